@@ -1,0 +1,233 @@
+"""What command-line options do to a configuration, and messages for the mistakes made in one."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+from mmengine import registry as mmengine_registry
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+
+import mmrs.registry
+from mmrs.utils.errors import ConfigError
+
+__all__ = [
+    'check_types',
+    'enable_amp',
+    'explain_type_error',
+    'load_config',
+    'merge_options',
+    'pretrained_files',
+    'remove_pretrained',
+]
+
+
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a configuration file and apply ``--cfg-options``.
+
+    Raises:
+        ConfigError: The file or one of its `_base_` is missing or no valid Python, or an option is misspelt.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.py')], n=3)
+        hint = f'; did you mean {", ".join(str(path.parent / name) for name in near)}?' if near else ''
+        raise ConfigError(f'config {path} does not exist{hint}')
+    try:
+        config = Config.fromfile(path)
+    except SyntaxError as error:
+        where = error.filename if error.filename and Path(error.filename).is_file() else path
+        raise ConfigError(f'config {where}, line {error.lineno}: {error.msg}') from error
+    except FileNotFoundError as error:
+        raise ConfigError(f'config {path}: {error}; check its _base_') from error
+    if options:
+        merge_options(config, options)
+    return config
+
+
+def merge_options(config: Config, options: Mapping[str, Any]) -> None:
+    """Merge dotted options into a configuration. New keys are welcome, misspelt ones are not.
+
+    Raises:
+        ConfigError: A part of a key is not there, but something very similar is.
+    """
+    top_level = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
+    for key in options:
+        node: Any = config
+        parts = key.split('.')
+        for depth, part in enumerate(parts):
+            if isinstance(node, (list, tuple)) and part.isdigit() and int(part) < len(node):
+                node = node[int(part)]
+                continue
+            if not isinstance(node, Mapping) and node is not config:
+                break
+            known = set(node.keys()) | (top_level if depth == 0 else set())
+            if part in node:
+                if node[part] is None and depth < len(parts) - 1:
+                    node[part] = {}  # MMEngine merges into dicts only
+                node = node[part]
+                continue
+            near = [] if part in known else difflib.get_close_matches(part, known, n=3, cutoff=0.8)
+            # Two layers of one kind may have similar keys, so the last part of a nested key is left to the class.
+            if near and (depth == 0 or depth < len(parts) - 1):
+                raise ConfigError(
+                    f'--cfg-options {key}: there is no {".".join(parts[: depth + 1])} in the configuration; '
+                    f'did you mean {", ".join(".".join([*parts[:depth], name]) for name in near)}?'
+                )
+            break
+    try:
+        config.merge_from_dict(dict(options))
+    except (KeyError, TypeError, IndexError, AssertionError) as error:
+        raise ConfigError(f'--cfg-options {" ".join(options)} cannot be merged: {error}') from error
+
+
+def walk(node: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All dicts of a configuration, each with its dotted key."""
+    if isinstance(node, Config):
+        node = node._cfg_dict
+    if isinstance(node, Mapping):
+        yield path, node
+        children: Iterator[tuple[Any, Any]] = iter(node.items())
+    elif isinstance(node, (list, tuple)):
+        children = enumerate(node)  # type: ignore[assignment]
+    else:
+        return
+    for key, child in children:
+        yield from walk(child, f'{path}.{key}' if path else str(key))
+
+
+def _is_pretrained(init_cfg: Any) -> bool:
+    return isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained'
+
+
+def remove_pretrained(node: Any) -> None:
+    """Set every ``pretrained=...`` and ``init_cfg=dict(type='Pretrained')`` below `node` to None, in place."""
+    for _, found in list(walk(node)):
+        if found.get('pretrained') is not None:
+            found['pretrained'] = None  # type: ignore[index]
+        init_cfg = found.get('init_cfg')
+        if _is_pretrained(init_cfg):
+            found['init_cfg'] = None  # type: ignore[index]
+        elif isinstance(init_cfg, (list, tuple)):
+            found['init_cfg'] = [item for item in init_cfg if not _is_pretrained(item)] or None  # type: ignore[index]
+
+
+def pretrained_files(node: Any, path: str = '') -> dict[str, str]:
+    """Pretrained files that a model configuration names: dotted key to file or URL."""
+    files = {}
+    for key, found in walk(node, path):
+        if isinstance(found.get('pretrained'), str):
+            files[f'{key}.pretrained'] = found['pretrained']
+        if _is_pretrained(found):
+            files[f'{key}.checkpoint'] = found['checkpoint']
+    return files
+
+
+def enable_amp(config: Config) -> None:
+    """Turn on automatic mixed precision, in each part of a joint optimizer.
+
+    Raises:
+        ConfigError: An optimizer wrapper has a type of its own.
+    """
+    wrapper = config.optim_wrapper
+    parts = {'optim_wrapper': wrapper}
+    if 'optimizer' not in wrapper:  # one part per optimizer
+        parts = {f'optim_wrapper.{k}': v for k, v in wrapper.items() if isinstance(v, Mapping) and 'optimizer' in v}
+    for key, part in parts.items():
+        if part.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise ConfigError(f'--amp: {key}.type is {part["type"]}; only OptimWrapper can be turned into AmpOptimWrapper')
+        part['type'] = 'AmpOptimWrapper'
+        part.setdefault('loss_scale', 'dynamic')
+
+
+# Unknown types ------------------------------------------------------------------------------------------------------
+
+#: Registries that a `type` must be in, by its place in a configuration; the first match counts.
+_PLACES = {
+    r'model(\.(backbone|neck|decode_head|auxiliary_head|data_preprocessor))?': 'model',
+    r'\w+_dataloader\.dataset(\.(source|target|dataset|datasets\.\d+))*': 'dataset',
+    r'\w+_dataloader\.dataset\..*pipeline\.\d+': 'transform',
+    r'\w+_dataloader\.sampler': 'data sampler',
+    r'optim_wrapper\.(\w+\.)?optimizer': 'optimizer',
+    r'optim_wrapper(\.\w+)?': 'optim_wrapper',
+    r'param_scheduler(\.\w+)*': 'parameter scheduler',
+    r'default_hooks\.\w+|custom_hooks\.\d+': 'hook',
+    r'(val|test)_evaluator(\.\d+)?': 'metric',
+    r'(train|val|test)_cfg': 'loop',
+    r'visualizer': 'visualizer',
+}
+
+
+def check_types(config: Config) -> None:
+    """Look up the types in the usual places of a configuration, before anything is built.
+
+    Raises:
+        ConfigError: One is unknown; the message says where the configuration has it and what is spelt like it.
+    """
+    registries = _registries()
+    for path, node in walk(config):
+        name = node.get('type')
+        kind = next((kind for place, kind in _PLACES.items() if re.fullmatch(place, path)), None)
+        if isinstance(name, str) and kind and registries[kind].get(name) is None:
+            raise _unknown_type(config, [f'{path}.type'], name, kind)
+
+
+_UNKNOWN = re.compile(r"'?([\w.]+)'? is not in the (?:(\w+)::)?([\w ]+) registry")
+
+
+def _registries() -> dict[str, Registry]:
+    found = {}
+    for module in (mmengine_registry, mmrs.registry):  # the last one wins: it sees the most
+        found.update({r.name: r for r in vars(module).values() if isinstance(r, Registry)})
+    return found
+
+
+def _known_types(registry: Registry | None) -> set[str]:
+    names: set[str] = set()
+    while registry is not None:
+        registry.import_from_location()
+        names |= set(registry.module_dict)
+        registry = registry.parent
+    return names
+
+
+def explain_type_error(error: BaseException, config: Config) -> ConfigError | None:
+    """The message for a type that no registry knows: where the configuration has it and what is spelt like it.
+
+    Args:
+        error: What building raised.
+        config: The configuration that was built.
+
+    Returns:
+        None if `error` is about something else.
+    """
+    match = _UNKNOWN.search(str(error))
+    if match is None:
+        return None
+    name, _, kind = match.groups()
+    keys = [f'{path}.{key}' if path else key for path, node in walk(config) for key in _type_keys(node, name)]
+    return _unknown_type(config, keys, name, kind)
+
+
+def _unknown_type(config: Config, keys: list[str], name: str, kind: str) -> ConfigError:
+    where = f'config {config.filename}: ' if config.filename else ''
+    near = _near(name.split('.')[-1], _known_types(_registries().get(kind)))
+    message = f'{where}{" and ".join(keys) or "a type"} is {name!r}, which is no registered {kind}'
+    message += f'; did you mean {" or ".join(near)}?' if near else '.'
+    if not near:
+        message += ' A class of your own needs custom_imports = dict(imports=[MODULE]) in the configuration'
+    return ConfigError(message)
+
+
+def _type_keys(node: Mapping[str, Any], name: str) -> list[str]:
+    return [k for k in ('type', 'constructor', 'runner_type') if node.get(k) == name]
+
+
+def _near(name: str, known: Sequence[str] | set[str]) -> list[str]:
+    lower = {candidate.lower(): candidate for candidate in known}
+    return [lower[hit] for hit in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+
+from mmrs.utils.errors import OutputError
+
+__all__ = ['atomic_path', 'new_directory', 'write_json']
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary name beside `path` to write to, which takes the final name when the block ends well.
+
+    The suffix stays, so that writers which go by it work.
+
+    Raises:
+        OutputError: `path` exists and `overwrite` is off.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise OutputError(f'{path} exists already; choose another name or ask for it to be overwritten')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def new_directory(path: str | os.PathLike, overwrite: bool = False) -> Path:
+    """Make a folder for outputs.
+
+    Raises:
+        OutputError: It holds something already and `overwrite` is off, or it is a file.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise OutputError(f'{path} is a file; a folder is needed here')
+    if path.is_dir() and not overwrite and any(path.iterdir()):
+        raise OutputError(f'{path} is not empty; choose another folder, or pass --overwrite to write into it')
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_json(data: Any, path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Write JSON atomically; NaN and infinities, which JSON lacks, become null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        if hasattr(value, 'tolist'):
+            return plain(value.tolist())
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    with atomic_path(path, overwrite) as temporary:
+        temporary.write_text(json.dumps(plain(data), indent=2, allow_nan=False) + '\n')

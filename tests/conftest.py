@@ -1,0 +1,34 @@
+"""Fixtures that several test files share."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# MMEngine keeps a log handler on the stream that pytest captured for an earlier test.
+logging.raiseExceptions = False
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='session')
+def real_data() -> Path:
+    """Folder of real imagery: `$MMRS_REAL_DATA`, or `shared/data` beside the checkout."""
+    folder = Path(os.environ.get('MMRS_REAL_DATA') or REPOSITORY.parent / 'shared' / 'data')
+    if not folder.is_dir():
+        pytest.skip(f'no real imagery in {folder}: set MMRS_REAL_DATA to a folder that has it')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def golden():
+    """Loads a file of numbers that the released ST-DASegNet computed."""
+
+    def load(name: str) -> dict:
+        path = REPOSITORY / 'tests' / 'data' / 'golden' / name
+        return json.loads(path.read_text()) if path.suffix == '.json' else torch.load(path, weights_only=True)
+
+    return load
