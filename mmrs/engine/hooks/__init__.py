@@ -1,0 +1,3 @@
+from .teacher_ema import TeacherEMAHook
+
+__all__ = ['TeacherEMAHook']

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmrs.registry import HOOKS
+from mmrs.utils import ConfigError
+
+
+@HOOKS.register_module()
+class TeacherEMAHook(Hook):
+    r"""Moves an adaptor's teacher before each training iteration.
+
+    .. math:: \theta' \leftarrow \alpha_i \theta' + (1 - \alpha_i) \theta, \quad \alpha_i = \min(1 - 1 / (i + 1), \text{decay})
+
+    with the runner's iteration i, so that a resumed run goes on where it stopped. At iteration 0 of a run the teacher
+    becomes a copy of the students, of a checkpoint's too.
+
+    Args:
+        decay: Upper bound of :math:`\alpha_i`, in [0, 1).
+        copy_at_start: False keeps the teacher that the model has, for runs that bring their own.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(self, decay: float = 0.999, copy_at_start: bool = True) -> None:
+        if not 0 <= decay < 1:
+            raise ConfigError(f'decay is {decay}: expected a value in [0, 1)')
+        self.decay = decay
+        self.copy_at_start = copy_at_start
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | tuple | list | Sequence[dict] | None = None
+    ) -> None:
+        """Update the teacher of ``runner.model``."""
+        if runner.iter > 0 or self.copy_at_start:
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            model.update_teacher(min(1 - 1 / (runner.iter + 1), self.decay))

@@ -1,0 +1,3 @@
+from .joint import JointOptimWrapper, JointOptimWrapperConstructor
+
+__all__ = ['JointOptimWrapper', 'JointOptimWrapperConstructor']

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict
+from torch import nn
+
+from mmrs.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmrs.utils import ConfigError
+
+
+class JointOptimWrapper(OptimWrapperDict):
+    """Several optimizers behind one forward and one backward pass.
+
+    The model's losses are summed and propagated once; then every optimizer steps. An adversarial model keeps its parts
+    apart by what it detaches. ``BaseModel.train_step`` and the data-parallel wrappers serve unchanged. With mixed
+    precision all parts share one gradient scaler, as there is one backward pass.
+
+    Args:
+        **parts: The optimizer wrapper of each part; all plain or all :class:`AmpOptimWrapper`, with the same
+            ``accumulative_counts``.
+
+    Raises:
+        ConfigError: If parts disagree.
+    """
+
+    def __init__(self, **parts: OptimWrapper) -> None:
+        super().__init__(**parts)
+        wrappers = list(parts.values())
+        self.lead = wrappers[0]
+        counts = {name: part._accumulative_counts for name, part in parts.items()}
+        if len(set(counts.values())) > 1:
+            raise ConfigError(f'accumulative_counts differ between the parts of optim_wrapper: {counts}')
+        mixed = {name: isinstance(part, AmpOptimWrapper) for name, part in parts.items()}
+        if len(set(mixed.values())) > 1:
+            raise ConfigError(f'some parts of optim_wrapper use mixed precision and some do not: {mixed}')
+        self.scaler = self.lead.loss_scaler if isinstance(self.lead, AmpOptimWrapper) else None
+        if self.scaler is not None:
+            for wrapper in wrappers:
+                wrapper.loss_scaler = self.scaler
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Mixed precision and, between accumulated batches, no gradient synchronisation."""
+        with self.lead.optim_context(model):
+            yield
+
+    def update_params(self, loss: torch.Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
+        """Propagate the summed loss (a scalar) and, every ``accumulative_counts`` calls, step all optimizers."""
+        self.backward(self.lead.scale_loss(loss))
+        if self.lead.should_update():
+            self.step(**(step_kwargs or {}))
+            self.zero_grad(**(zero_kwargs or {}))
+
+    def backward(self, loss: torch.Tensor, **kwargs: object) -> None:
+        """Propagate once, for all parts."""
+        self.lead.backward(loss, **kwargs)
+        for wrapper in self.values():
+            wrapper._inner_count = self.lead._inner_count
+
+    def step(self, **kwargs: object) -> None:
+        """Clip the gradients of each part as configured, and step its optimizer."""
+        if self.scaler is None:
+            for wrapper in self.values():
+                wrapper.step(**kwargs)
+            return
+        for wrapper in self.values():
+            if wrapper.clip_grad_kwargs:
+                self.scaler.unscale_(wrapper.optimizer)
+                wrapper._clip_grad()
+            self.scaler.step(wrapper.optimizer, **kwargs)
+        self.scaler.update(self.lead._scale_update_param)
+
+    def zero_grad(self, **kwargs: object) -> None:
+        """Clear the gradients of all parts."""
+        for wrapper in self.values():
+            wrapper.zero_grad(**kwargs)
+
+    def initialize_count_status(self, model: nn.Module, cur_iter: int, max_iters: int) -> None:
+        """Tell all parts where the run stands, for gradient accumulation."""
+        for wrapper in self.values():
+            wrapper.initialize_count_status(model, cur_iter, max_iters)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load the state of all parts.
+
+        Raises:
+            ConfigError: If the state has other parts than this wrapper.
+        """
+        if set(state_dict) != set(self.keys()):
+            raise ConfigError(
+                f'the checkpoint has optimizer states for {sorted(state_dict)}, but this run has {sorted(self.keys())}: '
+                'it comes from another kind of run'
+            )
+        super().load_state_dict(state_dict)
+
+
+class _MergedGroupsConstructor(DefaultOptimWrapperConstructor):
+    """MMEngine's constructor, with one parameter group per set of options instead of one per parameter.
+
+    The mathematics is the same; a fused optimizer then makes a few large updates instead of hundreds of small ones.
+    """
+
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: object) -> None:
+        super().add_params(params, module, prefix, **kwargs)
+        if prefix:  # called for a child
+            return
+        merged: dict[tuple, dict] = {}
+        for group in params:
+            options = tuple(sorted((key, repr(value)) for key, value in group.items() if key != 'params'))
+            merged.setdefault(options, {**group, 'params': []})['params'] += group['params']
+        params[:] = merged.values()
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class JointOptimWrapperConstructor:
+    """Builds a :class:`JointOptimWrapper` from one optimizer wrapper config per part of the model.
+
+    A part is named after a submodule of the model: ``optim_wrapper=dict(constructor='JointOptimWrapperConstructor',
+    segmentor=dict(type='OptimWrapper', optimizer=..., paramwise_cfg=...), discriminator=dict(...))``. Names in a part's
+    ``paramwise_cfg`` are relative to that submodule.
+
+    Raises:
+        ConfigError: If the model has no such submodule, or trainable parameters would belong to no part.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        if paramwise_cfg is not None:
+            raise ConfigError('paramwise_cfg belongs into a part of optim_wrapper (e.g. segmentor), not beside the parts')
+        self.parts = {key: value for key, value in optim_wrapper_cfg.items() if key != 'type' and value is not None}
+
+    def __call__(self, model: nn.Module) -> JointOptimWrapper:
+        """Build the wrapper for a model, data-parallel or not."""
+        if is_model_wrapper(model):
+            model = model.module
+        owned = set()
+        wrappers = {}
+        for name, cfg in self.parts.items():
+            part = getattr(model, name, None)
+            if not isinstance(part, nn.Module):
+                children = ', '.join(child for child, _ in model.named_children())
+                raise ConfigError(
+                    f'optim_wrapper.{name}: {type(model).__name__} has no such submodule (it has {children}); set '
+                    f'optim_wrapper.{name}=None if it was switched off'
+                )
+            cfg = {'type': 'OptimWrapper', **cfg}
+            paramwise_cfg = cfg.pop('paramwise_cfg', None)
+            wrappers[name] = _MergedGroupsConstructor(cfg, paramwise_cfg)(part)
+            owned |= {id(parameter) for parameter in part.parameters()}
+        orphans = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
+        if orphans:
+            raise ConfigError(
+                f'{len(orphans)} trainable parameters belong to no part of optim_wrapper ({", ".join(self.parts)}), the '
+                f'first is {orphans[0]}: add a part for them'
+            )
+        return JointOptimWrapper(**wrappers)

@@ -1,0 +1,3 @@
+from .st_dasegnet import STDASegNet
+
+__all__ = ['STDASegNet']

@@ -1,0 +1,3 @@
+from .mit import EfficientMiT
+
+__all__ = ['EfficientMiT']

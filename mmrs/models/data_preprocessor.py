@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from mmseg.utils import stack_batch
+from torch import Tensor
+
+from mmrs.registry import MODELS
+from mmrs.utils import ConfigError
+
+
+@MODELS.register_module()
+class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
+    """Normalises, pads and stacks two-domain and plain batches of any number of bands.
+
+    A two-domain batch, ``dict(source=dict(inputs, data_samples), target=...)``, becomes
+    ``dict(inputs=dict(source, target), data_samples=dict(source, target))``, which is what an adaptor's ``forward``
+    takes. A plain one, ``dict(inputs, data_samples)`` (validation, test, prediction, and training on one domain), stays
+    plain. Bands keep the order of the file.
+
+    Args:
+        mean: Mean per band, in the image's own units (0 to 255 for 8 bit).
+        std: Standard deviation per band, likewise.
+        source_mean: The source's mean where it differs; ``mean`` is then the target's and that of plain batches.
+        source_std: The source's standard deviation, likewise.
+        size_divisor: In training, images are padded at the right and bottom to a multiple of it.
+        size: In training, pad to this ``(height, width)`` instead.
+        pad_val: Value of padded pixels, after normalisation.
+        seg_pad_val: Label of padded pixels.
+        test_cfg: ``dict(size=...)`` or ``dict(size_divisor=...)`` to pad in test and validation too.
+
+    Raises:
+        ConfigError: If lengths of ``mean`` and ``std`` differ, or an image has another number of bands.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        source_mean: Sequence[float] | None = None,
+        source_std: Sequence[float] | None = None,
+        size_divisor: int | None = None,
+        size: tuple[int, int] | None = None,
+        pad_val: float = 0,
+        seg_pad_val: int = 255,
+        test_cfg: dict | None = None,
+        non_blocking: bool = True,
+    ) -> None:
+        super().__init__(non_blocking=non_blocking)
+        for domain, values in (
+            ('target', (mean, std)),
+            ('source', (mean if source_mean is None else source_mean, std if source_std is None else source_std)),
+        ):
+            if len(values[0]) != len(values[1]):
+                raise ConfigError(f'{domain}: {len(values[0])} means but {len(values[1])} standard deviations')
+            for name, value in zip(('mean', 'std'), values):
+                self.register_buffer(f'{domain}_{name}', torch.tensor(value).float().view(-1, 1, 1), persistent=False)
+        self.padding = dict(size=size) if size else dict(size_divisor=size_divisor or 1)
+        self.pad_values = dict(pad_val=pad_val, seg_pad_val=seg_pad_val)
+        self.test_cfg = test_cfg
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Prepare a collated batch; see the class for its two forms."""
+        data = self.cast_data(data)
+        if 'inputs' in data:
+            return self._prepare(data, 'target', training)
+        domains = {domain: self._prepare(batch, domain, training) for domain, batch in data.items()}
+        return {key: {d: batch[key] for d, batch in domains.items()} for key in ('inputs', 'data_samples')}
+
+    def _prepare(self, data: dict, domain: str, training: bool) -> dict:
+        mean, std = getattr(self, f'{domain}_mean'), getattr(self, f'{domain}_std')
+        samples = data.get('data_samples')
+        inputs = [self._normalize(image, mean, std, samples, i) for i, image in enumerate(data['inputs'])]
+        if training:
+            inputs, samples = stack_batch(inputs, samples, **self.padding, **self.pad_values)
+        elif self.test_cfg:
+            inputs, padding = stack_batch(inputs, **self.test_cfg, **self.pad_values)
+            for sample, meta in zip(samples or (), padding):
+                sample.set_metainfo(meta)
+        else:
+            sizes = sorted({tuple(image.shape[1:]) for image in inputs})
+            if len(sizes) > 1:
+                raise ConfigError(f'images of different sizes {sizes} in one test batch: use batch_size=1 or test_cfg')
+            inputs = torch.stack(inputs)
+        return dict(inputs=inputs, data_samples=samples)
+
+    @staticmethod
+    def _normalize(image: Tensor, mean: Tensor, std: Tensor, samples: list | None, index: int) -> Tensor:
+        if image.shape[0] != mean.shape[0]:
+            name = samples[index].metainfo.get('img_path', 'an image') if samples else 'an image'
+            raise ConfigError(
+                f'{name} has {image.shape[0]} bands, but the data preprocessor has mean and std for '
+                f'{mean.shape[0]}: give one value per band in model.data_preprocessor'
+            )
+        return (image.float() - mean) / std

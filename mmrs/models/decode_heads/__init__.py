@@ -1,0 +1,3 @@
+from .segformer_head import EfficientSegformerHead
+
+__all__ = ['EfficientSegformerHead']

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PseudoLabel(NamedTuple):
+    """Pseudo-labels of a batch: ``label`` and ``weight`` are ``(N, H, W)``, ``confident_share`` a scalar in [0, 1]."""
+
+    label: Tensor
+    weight: Tensor
+    confident_share: Tensor
+
+
+def make_pseudo_label(
+    logits: Tensor,
+    threshold: float = 0.975,
+    rare_threshold: float | None = 0.8,
+    class_weight: Tensor | None = None,
+) -> PseudoLabel:
+    """Turn a teacher's logits into labels with a weight per pixel.
+
+    The share q of pixels whose confidence reaches ``threshold`` weighs the whole batch (as in DACS). With class
+    weights, a pixel of at least ``rare_threshold`` gets ``q * class_weight[label]`` and any other ``q / 2``: nothing
+    is ignored, rare classes count more. Without class weights or ``rare_threshold`` every pixel weighs q.
+
+    Args:
+        logits: ``(N, K, H, W)``.
+        threshold: Confidence (maximum of the softmax) that counts towards q.
+        rare_threshold: Confidence from which a pixel has its class's weight.
+        class_weight: ``(K,)``.
+
+    Reference:
+        Zhao et al., arXiv 2301.05526, section 3.4 (cross-domain separated self-training).
+    """
+    top, label = logits.max(1)
+    confidence = (top - logits.logsumexp(1)).exp()  # the softmax's maximum, without the softmax of the other classes
+    share = (confidence >= threshold).to(logits.dtype).mean()
+    if class_weight is None or rare_threshold is None:
+        weight = share.expand_as(confidence)
+    else:
+        weight = share * torch.where(confidence >= rare_threshold, class_weight.to(logits.dtype)[label], 0.5)
+    return PseudoLabel(label, weight, share)

@@ -1,0 +1,3 @@
+from .domain_disentangled import DomainDisentangledNeck
+
+__all__ = ['DomainDisentangledNeck']

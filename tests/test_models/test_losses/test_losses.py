@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mmrs.models.losses import GANLoss, PixelMeanCrossEntropyLoss, make_pseudo_label
+from mmrs.utils import ConfigError
+
+
+def cross_entropy_reference(logits, label, class_weight, pixel_weight):
+    """The definition, in float64, pixel by pixel."""
+    logits = np.asarray(logits, dtype=np.float64)
+    total = 0.0
+    for n, h, w in np.ndindex(*label.shape):
+        y = int(label[n, h, w])
+        if y != 255:
+            z = logits[n, :, h, w]
+            total += class_weight[y] * pixel_weight[n, h, w] * (np.log(np.exp(z - z.max()).sum()) + z.max() - z[y])
+    return total / label.size
+
+
+@pytest.mark.parametrize('class_weight', [None, [0.5, 1.0, 2.0]])
+@pytest.mark.parametrize('weighted', [False, True])
+def test_cross_entropy_follows_its_definition(class_weight, weighted):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 3, 5, 4))
+    label = rng.integers(0, 3, (2, 5, 4))
+    label[0, :2] = 255
+    weight = rng.random((2, 5, 4)) if weighted else np.ones((2, 5, 4))
+    expected = cross_entropy_reference(logits, label, class_weight or [1.0] * 3, weight)
+    loss = PixelMeanCrossEntropyLoss(class_weight)
+    value = loss(torch.tensor(logits), torch.tensor(label), weight=torch.tensor(weight) if weighted else None)
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_cross_entropy_names_a_wrong_number_of_class_weights():
+    with pytest.raises(ConfigError, match='class_weight has 2 entries, but the logits have 3'):
+        PixelMeanCrossEntropyLoss([1.0, 1.0])(torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))
+
+
+def test_gan_losses_match_the_release(golden):
+    recorded = golden('ganloss.pt')
+    types = set()
+    for name, case in recorded['cases'].items():
+        gan_type, weight, real, discriminator = name.split('|')
+        types.add(gan_type)
+        loss = GANLoss(gan_type, loss_weight=float(weight[1:]), discriminator_weight=1.0)
+        score = recorded['x'].clone().requires_grad_()
+        value = loss(score, real == 'real1', discriminator == 'disc1')
+        (gradient,) = torch.autograd.grad(value, score)
+        torch.testing.assert_close(value, case['value'], rtol=1e-6, atol=1e-7, msg=name)
+        torch.testing.assert_close(gradient, case['grad'], rtol=1e-5, atol=1e-8, msg=name)
+    assert types == {'vanilla', 'lsgan', 'hinge', 'wgan', 'wgan-logistic-ns', 'L1'}
+
+
+def test_gan_loss_weighs_both_sides_alike_unless_told():
+    score = torch.full((1, 1, 2, 2), 0.3)
+    assert GANLoss(loss_weight=0.005)(score, True, is_discriminator=True).item() == pytest.approx(
+        0.005 * math.log1p(math.exp(-0.3))
+    )
+
+
+def test_gan_loss_uses_its_label_values():
+    loss = GANLoss('lsgan', real_label_val=0.9, fake_label_val=0.2)
+    score = torch.zeros(1, 1, 2, 2)
+    assert loss(score, True).item() == pytest.approx(0.81)
+    assert loss(score, False).item() == pytest.approx(0.04)
+    assert loss.boundary == pytest.approx(0.55)
+
+
+def test_unknown_gan_type_lists_what_exists():
+    with pytest.raises(ConfigError, match='wgan-logistic-ns'):
+        GANLoss('wgan-gp')
+
+
+def test_pseudo_labels_match_the_release(golden):
+    cases = {name: case for name, case in golden('pseudo.pt').items() if not name.startswith('bug_')}
+    assert len(cases) >= 5
+    for name, case in cases.items():
+        weights = case['class_weight'] and torch.tensor(case['class_weight'])
+        pseudo = make_pseudo_label(case['logits'], case['threshold'], case['rare_threshold'], weights)
+        assert torch.equal(pseudo.label, case['label'].squeeze(1)), name
+        torch.testing.assert_close(pseudo.weight, case['weight'], rtol=1e-6, atol=0, msg=name)
+        assert pseudo.confident_share.item() == pytest.approx(case['ratio'], rel=1e-6), name
+
+
+@pytest.mark.parametrize('class_weight', [[1.0, 2.0, 3.0, 4.0, 5.0, 2.0], [1.01, 0.0, 1.51, 1.51, 2.01, 2.01]])
+def test_pseudo_label_weights_are_a_table_look_up(golden, class_weight):
+    """Integer and zero class weights, which the release confuses with class ids and with 'not confident'."""
+    logits = golden('pseudo.pt')['config']['logits']
+    pseudo = make_pseudo_label(logits, 0.975, 0.8, torch.tensor(class_weight))
+    probability = np.exp(logits.double().numpy())
+    probability /= probability.sum(1, keepdims=True)
+    confidence = probability.max(1)
+    share = (confidence >= 0.975).mean()
+    expected = share * np.where(confidence >= 0.8, np.asarray(class_weight)[probability.argmax(1)], 0.5)
+    np.testing.assert_allclose(pseudo.weight.numpy(), expected, rtol=1e-5)
