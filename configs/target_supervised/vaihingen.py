@@ -1,0 +1,10 @@
+"""Vaihingen IRRG, SegFormer MiT-B5 trained on its own labels: what adaptation could reach at best."""
+
+_base_ = [
+    '../_base_/datasets/supervised_vaihingen.py',
+    '../_base_/models/segformer_mit-b5.py',
+    '../_base_/schedules/adamw_40k.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(decode_head=dict(loss_decode=dict(class_weight=[1.0, 1.0, 1.0, 1.25, 1.5, 1.5])))
