@@ -1,0 +1,129 @@
+"""The data set class behind all others."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from mmseg.datasets import BaseSegDataset
+
+from mmrs.datasets.classes import load_classes
+from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters
+from mmrs.registry import DATASETS
+
+
+@DATASETS.register_module()
+class RemoteSensingDataset(BaseSegDataset):
+    """Images and label maps in the standard layout, for any set of classes.
+
+    ```
+    data_root/img_dir/{train,val}/NAME.{png,jpg,tif,...}
+    data_root/ann_dir/{train,val}/NAME.{png,tif,...}
+    data_root/classes.yaml
+    ```
+
+    An image and its label map have the same name but for the suffix; subfolders are searched too. A new data set needs
+    no class of its own: `classes_file` names its classes.
+
+    Args:
+        classes_file: YAML table of classes (see `load_classes`), absolute or relative to `data_root`. It replaces
+            `metainfo`'s classes and palette and says which values of the label maps mean which class.
+        img_suffix: Suffix or suffixes of the images. By default everything that GDAL commonly reads.
+        seg_map_suffix: The same for the label maps.
+        **kwargs: As in mmseg's `BaseSegDataset`. Where `data_prefix` has no `seg_map_path`, there are no labels.
+
+    Raises:
+        FileNotFoundError: A folder, `ann_file`, `classes_file`, an image that `ann_file` lists, or the label map of an
+            image is missing.
+        ValueError: There are no images, or two of one name.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes_file: str | None = None,
+        img_suffix: str | Sequence[str] | None = None,
+        seg_map_suffix: str | Sequence[str] | None = None,
+        metainfo: dict | None = None,
+        data_root: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._index_of_id: dict[int, int] | None = None
+        if classes_file is not None:
+            table = load_classes(os.path.join(data_root or '', classes_file))
+            metainfo = {**(metainfo or {}), 'classes': table.names, 'palette': table.palette}
+            self._index_of_id = table.index_of_id
+        super().__init__(
+            img_suffix=_as_tuple(img_suffix),
+            seg_map_suffix=_as_tuple(seg_map_suffix),
+            metainfo=metainfo,
+            data_root=data_root,
+            **kwargs,
+        )
+
+    def load_data_list(self) -> list[dict]:
+        """Pairs images with label maps; see the class for what it raises."""
+        img_dir, ann_dir = self.data_prefix['img_path'], self.data_prefix.get('seg_map_path')
+        images = self._list('images', img_dir, self.img_suffix)
+        if self.ann_file:
+            images = self._select(images)
+        if not images:
+            raise ValueError(
+                f'No images for {type(self).__name__} in {img_dir}'
+                + (f' under the names in {self.ann_file}' if self.ann_file else '')
+                + f': files with suffix {", ".join(self.img_suffix)} were expected. Has the data set been converted?'
+            )
+        if ann_dir is None:
+            return [dict(img_path=os.path.join(img_dir, path)) for path in images.values()]
+        labels = self._list('label maps', ann_dir, self.seg_map_suffix)
+        missing = [path for stem, path in images.items() if stem not in labels]
+        if missing:
+            shown = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
+            raise FileNotFoundError(
+                f'{len(missing)} of {len(images)} images in {img_dir} have no label map in {ann_dir}: {shown}. A label '
+                f"map has the image's name and one of the suffixes {', '.join(self.seg_map_suffix)}."
+            )
+        return [
+            dict(img_path=os.path.join(img_dir, path), seg_map_path=os.path.join(ann_dir, labels[stem]))
+            for stem, path in images.items()
+        ]
+
+    def _list(self, what: str, folder: str, suffixes: Sequence[str]) -> dict[str, str]:
+        try:
+            return list_rasters(folder, suffixes)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'The folder of the {what} for {type(self).__name__} is missing: {folder}. Convert the data set (see '
+                'docs/datasets.md) or correct data_root and data_prefix.'
+            ) from error
+
+    def _select(self, images: dict[str, str]) -> dict[str, str]:
+        """The images that `ann_file` lists, one name a line, with or without suffix."""
+        if not os.path.isfile(self.ann_file):
+            raise FileNotFoundError(f'{self.ann_file}: no such file; a list of image names was expected there')
+        with open(self.ann_file, encoding='utf-8') as file:
+            names = [line.strip() for line in file if line.strip()]
+        stem_of = {**{path: stem for stem, path in images.items()}, **{stem: stem for stem in images}}
+        missing = [name for name in names if name not in stem_of]
+        if missing:
+            raise FileNotFoundError(
+                f'{self.ann_file} lists {len(missing)} images that are not in {self.data_prefix["img_path"]}: '
+                + ', '.join(missing[:5])
+            )
+        return {stem: images[stem] for stem in (stem_of[name] for name in names)}
+
+    def get_data_info(self, idx: int) -> dict:
+        """Paths of one sample and what the loading transforms need to know about the labels."""
+        info = super().get_data_info(idx)
+        info.update(
+            seg_fields=[],
+            reduce_zero_label=self.reduce_zero_label,
+            label_map=self._index_of_id or self.label_map,
+            classes=self._metainfo.get('classes'),
+        )
+        return info
+
+
+def _as_tuple(suffix: str | Sequence[str] | None) -> tuple[str, ...]:
+    if suffix is None:
+        return RASTER_SUFFIXES
+    return (suffix,) if isinstance(suffix, str) else tuple(suffix)

@@ -1,0 +1,193 @@
+"""Tables of classes: names, ids and colours of a data set, as a YAML file."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+IGNORE_INDEX = 255
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One class.
+
+    Attributes:
+        name: Its name.
+        ids: The values that stand for it in id masks; may be empty.
+        colours: The colours (RGB, 0 to 255) that stand for it in colour masks; may be empty.
+        ignore: Whether its pixels count as unlabelled.
+    """
+
+    name: str
+    ids: tuple[int, ...] = ()
+    colours: tuple[Colour, ...] = ()
+    ignore: bool = False
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a data set; the training index of a class is its position among those that are not ignored."""
+
+    classes: tuple[LabelClass, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes that count, in the order of their training indices."""
+        return tuple(c.name for c in self.classes if not c.ignore)
+
+    @property
+    def palette(self) -> list[Colour]:
+        """The first colour of each class that counts; empty if one has none."""
+        colours = [c.colours[:1] for c in self.classes if not c.ignore]
+        return [c[0] for c in colours] if all(colours) else []
+
+    def training_index(self, label_class: LabelClass) -> int:
+        """Training index of a class, 255 if it is ignored."""
+        return IGNORE_INDEX if label_class.ignore else self.names.index(label_class.name)
+
+    @property
+    def index_of_id(self) -> dict[int, int]:
+        """Training index by mask value. A class without ids stands under its training index."""
+        return {value: self.training_index(c) for c in self.classes for value in (c.ids or (self.training_index(c),))}
+
+    @property
+    def index_of_colour(self) -> dict[Colour, int]:
+        """Training index by colour."""
+        return {colour: self.training_index(c) for c in self.classes for colour in c.colours}
+
+    def converted(self) -> 'ClassTable':
+        """The same classes under their training indices, ignored ones under 255: how converted masks hold them."""
+        return ClassTable(
+            tuple(LabelClass(c.name, (self.training_index(c),), c.colours, c.ignore) for c in self.classes)
+        )
+
+    def to_yaml(self) -> str:
+        """The table as the text of a YAML file that `load_classes` reads."""
+        lines = ['classes:']
+        for c in self.classes:
+            # Quoted, because YAML takes a bare # for a comment and names such as `no` for truth values.
+            parts = [f'name: {_quoted(c.name)}']
+            if c.ids:
+                parts.append(f'id: {_one_or_list([str(i) for i in c.ids])}')
+            if c.colours:
+                parts.append(f'color: {_one_or_list([_quoted(to_hex(colour)) for colour in c.colours])}')
+            if c.ignore:
+                parts.append('ignore: true')
+            lines.append(f'  - {{{", ".join(parts)}}}')
+        return '\n'.join(lines) + '\n'
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _one_or_list(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f'[{", ".join(parts)}]'
+
+
+def to_hex(colour: Sequence[int]) -> str:
+    """`#RRGGBB` of an RGB colour."""
+    return '#{:02X}{:02X}{:02X}'.format(*(int(value) for value in colour))
+
+
+def load_classes(path: str | Path) -> ClassTable:
+    """Reads a table of classes.
+
+    Args:
+        path: A YAML file with a list `classes` of mappings with `name`, `id` (one or a list; optional), `color` (one or
+            a list of `'#RRGGBB'` or `[r, g, b]`; optional) and `ignore` (optional). Other keys of the file are left
+            alone.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not such a table; the message names the entry.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'{path}: no such file; a table of classes (YAML) was expected there')
+    with open(path, encoding='utf-8') as file:
+        try:
+            content = yaml.safe_load(file)
+        except yaml.YAMLError as error:
+            raise ValueError(f'{path} is not YAML: {error}') from error
+    return parse_classes(content, where=str(path))
+
+
+def parse_classes(content: Any, where: str) -> ClassTable:
+    """Makes a table of the parsed YAML; `where` is the name of its file for messages."""
+    entries = content.get('classes') if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f'{where} has no list `classes`. Expected: classes: [{{name: road, id: 0}}, ...]')
+    table = ClassTable(tuple(_parse_class(entry, f'{where}: class {i + 1}') for i, entry in enumerate(entries)))
+    if not table.names:
+        raise ValueError(f'{where}: every class is ignored; at least one must count.')
+    if len(table.names) >= IGNORE_INDEX - 1:
+        raise ValueError(f'{where}: {len(table.names)} classes; at most {IGNORE_INDEX - 2} fit into 8-bit label maps.')
+    _require_unique(where, 'name', [c.name for c in table.classes])
+    _require_unique(where, 'id', [value for c in table.classes for value in c.ids if not c.ignore])
+    _require_unique(where, 'color', [to_hex(colour) for c in table.classes for colour in c.colours])
+    counting, ignored = ({v for c in table.classes if c.ignore is flag for v in c.ids} for flag in (False, True))
+    if counting & ignored:
+        raise ValueError(f'{where}: id {min(counting & ignored)} belongs to a class and to an ignored one.')
+    if len({bool(c.ids) for c in table.classes if not c.ignore}) > 1:
+        raise ValueError(f'{where}: some classes have an `id` and some have none. Give one to all of them, or to none.')
+    return table
+
+
+def _require_unique(where: str, what: str, values: Sequence[Any]) -> None:
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f'{where}: {what} {", ".join(twice)} appears twice.')
+
+
+def _parse_class(entry: Any, where: str) -> LabelClass:
+    if not isinstance(entry, dict) or 'name' not in entry:
+        raise ValueError(f'{where} is {entry!r}; a mapping with a `name` was expected.')
+    if not isinstance(entry['name'], str) or not entry['name']:
+        raise ValueError(
+            f'{where}: name is {entry["name"]!r}; text was expected. Write names such as no or 1 in quotes.'
+        )
+    entry = {('color' if key == 'colour' else key): value for key, value in entry.items()}
+    where = f'{where} ({entry["name"]})'
+    unknown = set(entry) - {'name', 'id', 'color', 'ignore'}
+    if unknown:
+        raise ValueError(f'{where} has unknown keys {sorted(unknown)}; known are name, id, color, ignore.')
+    if not isinstance(entry.get('ignore', False), bool):
+        raise ValueError(f'{where}: ignore is {entry["ignore"]!r}; true or false was expected.')
+    ids = entry.get('id', [])
+    ids = ids if isinstance(ids, list) else [ids]
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in ids):
+        raise ValueError(f'{where}: id is {entry["id"]!r}; a whole number or a list of them was expected.')
+    return LabelClass(
+        name=entry['name'],
+        ids=tuple(ids),
+        colours=_parse_colours(entry['color'], where) if 'color' in entry else (),
+        ignore=entry.get('ignore', False),
+    )
+
+
+def _parse_colours(value: Any, where: str) -> tuple[Colour, ...]:
+    if value is None:
+        raise ValueError(f"{where}: color is empty. YAML takes # for a comment; write it in quotes: '#3C1098'.")
+    is_triple = isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) for v in value)
+    values = [value] if is_triple or not isinstance(value, list) else value
+    return tuple(_parse_colour(v, where) for v in values)
+
+
+def _parse_colour(value: Any, where: str) -> Colour:
+    try:
+        if isinstance(value, str):
+            digits = value.lstrip('#')
+            rgb = tuple(bytes.fromhex(digits))
+        else:
+            rgb = tuple(value)
+        if len(rgb) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in rgb):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: color is {value!r}; '#RRGGBB' or [r, g, b] of 0 to 255 was expected.") from None
+    return rgb[0], rgb[1], rgb[2]

@@ -1,0 +1,1 @@
+"""Conversion of published archives and of users' own files to the standard layout (see docs/datasets.md)."""

@@ -1,0 +1,6 @@
+"""Synthetic aerial scenes with exact labels: a source and a target domain with a gap of chosen strength."""
+
+from mmrs.datasets.synthetic.archives import Tile, make_tile, plan_tiles, write_isprs_archives
+from mmrs.datasets.synthetic.worlds import SOURCE_WORLD, World, world_at
+
+__all__ = ['SOURCE_WORLD', 'Tile', 'World', 'make_tile', 'plan_tiles', 'world_at', 'write_isprs_archives']

@@ -1,0 +1,144 @@
+"""Transforms that read images and label maps."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from mmrs.datasets.classes import IGNORE_INDEX
+from mmrs.datasets.rasters import read_image, read_label_map
+from mmrs.registry import TRANSFORMS
+
+# Stands for "no class" in look-up tables; a table of classes never reaches it.
+_UNKNOWN = 254
+
+
+@TRANSFORMS.register_module()
+class LoadRasterImage(BaseTransform):
+    """Reads an image of any format and any number of bands.
+
+    The bands keep the order of the file (RGB stays RGB), palette images become RGB, uint8 stays uint8 and every other
+    type becomes float32. Pixels without data (nodata, NaN) get the mean of the others, and `LoadRasterAnnotations`
+    marks them as ignored.
+
+    Required: `img_path`. Added: `img` `(H, W, C)`, `img_shape` and `ori_shape` `(H, W)`; and `valid_map` `(H, W)`,
+    bool, where the image has pixels without data.
+
+    Args:
+        bands: Numbers of the bands to read, counted from 1, in the wanted order. All of them by default.
+    """
+
+    def __init__(self, bands: Sequence[int] | None = None) -> None:
+        self.bands = None if bands is None else tuple(bands)
+
+    def transform(self, results: dict) -> dict:
+        """Reads the image; raises OSError if it cannot, ValueError if a band is missing."""
+        results['img'], valid = read_image(results['img_path'], self.bands)
+        results['img_shape'] = results['ori_shape'] = results['img'].shape[:2]
+        if valid is not None:
+            results['valid_map'] = valid
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(bands={self.bands})'
+
+
+@TRANSFORMS.register_module()
+class LoadRasterAnnotations(BaseTransform):
+    """Reads a label map of class ids, checks it, and turns the ids into training indices.
+
+    A palette image counts by its palette indices. With the data set's `reduce_zero_label`, id 0 is ignored and ids 1 to
+    K become 0 to K-1. Ignored pixels become 255; so do 255 itself, the file's declared nodata value, and the pixels
+    where the image has no data.
+
+    Required: `seg_map_path`, and from the data set `reduce_zero_label`, `label_map`, `classes`. Added: `gt_seg_map`
+    `(H, W)`, uint8.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Reads the label map.
+
+        Raises:
+            OSError: The file is missing or cannot be read.
+            ValueError: The sample has no label path, or the file has several bands, another size than the image, or ids
+                that are no class.
+        """
+        if results.get('seg_map_path') is None:
+            raise ValueError(
+                f'{results.get("img_path", "The sample")} has no label path (seg_map_path). Remove '
+                f'{type(self).__name__} from the pipeline of an unlabelled data set, or add seg_map_path to its '
+                'data_prefix.'
+            )
+        path = results['seg_map_path']
+        labels, nodata = read_label_map(path)
+        if labels.shape != tuple(results.get('ori_shape', labels.shape)):
+            (h, w), (label_h, label_w) = results['ori_shape'], labels.shape
+            raise ValueError(
+                f'The image {results["img_path"]} has {w} x {h} pixels (width x height), but its label map {path} has '
+                f'{label_w} x {label_h}. They must be of one size.'
+            )
+        index_of_id = _training_indices(results)
+        if nodata is not None:
+            index_of_id[int(nodata) if np.isfinite(nodata) else nodata] = IGNORE_INDEX
+        indices = _look_up(labels, index_of_id)
+        unknown = indices == _UNKNOWN
+        if unknown.any():
+            raise ValueError(_unknown_ids(path, labels, unknown, results))
+        if 'valid_map' in results:
+            indices[~results['valid_map']] = IGNORE_INDEX
+        results['gt_seg_map'] = indices
+        results.setdefault('seg_fields', []).append('gt_seg_map')
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+def _training_indices(results: Mapping) -> dict:
+    """Training index by mask value. Data sets that do not say how many classes they have may hold any id."""
+    label_map, classes = results.get('label_map'), results.get('classes')
+    if label_map is not None:
+        indices = dict(label_map)
+    else:
+        indices = {index: index for index in range(len(classes) if classes is not None else _UNKNOWN)}
+    if results.get('reduce_zero_label'):
+        indices = {0: IGNORE_INDEX, **{index + 1: new for index, new in indices.items()}}
+    # A class table may give the value 255 to a class of its own.
+    return {IGNORE_INDEX: IGNORE_INDEX, **indices}
+
+
+def _look_up(labels: np.ndarray, index_of_id: dict) -> np.ndarray:
+    if labels.dtype == np.uint8:
+        table = np.full(256, _UNKNOWN, np.uint8)
+        for value, index in index_of_id.items():
+            if 0 <= value < 256:
+                table[int(value)] = index
+        return table[labels]
+    values, inverse = np.unique(labels, return_inverse=True)
+    # NaN is no key that could be found, not being equal to itself; it is never a class.
+    indices = [IGNORE_INDEX if value != value else index_of_id.get(value, _UNKNOWN) for value in values.tolist()]
+    return np.array(indices, np.uint8)[inverse].reshape(labels.shape)
+
+
+def _unknown_ids(path: str, labels: np.ndarray, unknown: np.ndarray, results: Mapping) -> str:
+    values = np.unique(labels[unknown])
+    found = ', '.join(str(value) for value in values[:8].tolist()) + (', ...' if len(values) > 8 else '')
+    known = _training_indices(results)
+    classes = sorted(value for value, index in known.items() if index != IGNORE_INDEX)
+    ignored = sorted(value for value, index in known.items() if index == IGNORE_INDEX)
+    return (
+        f'{path}: label id {found} on {100 * unknown.mean():.3g} % of the pixels is no class of the data set. '
+        f'Expected: {_ranges(classes)} ({len(classes)} classes), or {_ranges(ignored)} (ignored). Correct the label '
+        'map, the classes of the data set, or its reduce_zero_label.'
+    )
+
+
+def _ranges(values: list) -> str:
+    """`0 to 5, 255` of a sorted list of whole numbers."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ', '.join(str(run[0]) if len(run) == 1 else f'{run[0]} to {run[-1]}' for run in runs)

@@ -1,0 +1,133 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from mmrs.datasets import LoadRasterAnnotations, LoadRasterImage, PotsdamDataset, RemoteSensingDataset, VaihingenDataset
+from mmrs.datasets.rasters import read_label_map
+from mmrs.registry import DATASETS
+
+PREFIX = dict(img_path='img_dir/train', seg_map_path='ann_dir/train')
+LOADING = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')]
+
+
+def build(root, **kwargs):
+    config = dict(type='RemoteSensingDataset', data_root=str(root), data_prefix=PREFIX, pipeline=LOADING)
+    return DATASETS.build({**config, **kwargs})
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg', '.tif'])
+def test_standard_layout_of_any_format(make_dataset, suffix):
+    dataset = build(make_dataset(suffix=suffix), metainfo=dict(classes=('a', 'b', 'c')))
+    assert len(dataset) == 3
+    sample = dataset[1]
+    assert sample['img_path'].endswith(f'img_dir/train/01{suffix}')
+    assert sample['seg_map_path'].endswith('ann_dir/train/01.png')
+    assert sample['img'].shape == (40, 48, 3)
+    assert set(np.unique(sample['gt_seg_map'])) == {0, 1, 2}
+
+
+def test_subfolders_and_mixed_suffixes(make_dataset, write, rng):
+    root = make_dataset()
+    write(root / 'img_dir/train/north/00.tif', rng.integers(0, 9, (4, 4, 3), np.uint8))
+    write(root / 'ann_dir/train/north/00.tif', np.zeros((4, 4), np.uint8))
+    names = [build(root).get_data_info(i)['img_path'].split('train/')[1] for i in range(4)]
+    assert names == ['00.png', '01.png', '02.png', 'north/00.tif']
+
+
+def test_classes_file_names_the_classes_and_maps_their_ids(make_dataset):
+    root = make_dataset(classes=3, first_id=5)
+    (root / 'classes.yaml').write_text(
+        "classes:\n  - {name: b, id: 7, color: '#0000FF'}\n  - {name: none, id: 5, ignore: true}\n"
+        "  - {name: a, id: 6, color: '#FF0000'}\n"
+    )
+    dataset = build(root, classes_file='classes.yaml')
+    assert dataset.metainfo['classes'] == ('b', 'a')
+    assert dataset.metainfo['palette'] == [(0, 0, 255), (255, 0, 0)]
+    assert set(np.unique(dataset[0]['gt_seg_map'])) == {0, 1, 255}
+    outside = build(root, classes_file=str(root / 'classes.yaml'))
+    assert outside.metainfo == dataset.metainfo
+
+
+def test_no_label_path_means_no_labels(make_dataset):
+    root = make_dataset()
+    shutil.rmtree(root / 'ann_dir')
+    dataset = build(root, data_prefix=dict(img_path='img_dir/train'), pipeline=LOADING[:1])
+    assert len(dataset) == 3
+    assert 'seg_map_path' not in dataset[0]
+
+
+def test_ann_file_selects_in_its_order(make_dataset):
+    root = make_dataset()
+    (root / 'subset.txt').write_text('02\n\n00.png\n')
+    dataset = build(root, ann_file='subset.txt')
+    assert [dataset.get_data_info(i)['img_path'][-6:] for i in range(2)] == ['02.png', '00.png']
+    (root / 'subset.txt').write_text('02\n99\n')
+    with pytest.raises(FileNotFoundError, match=r'subset\.txt lists 1 images that are not in .*train: 99'):
+        build(root, ann_file='subset.txt')
+    with pytest.raises(FileNotFoundError, match=r'none\.txt: no such file'):
+        build(root, ann_file='none.txt')
+
+
+def test_missing_masks_are_named(make_dataset):
+    root = make_dataset(n=8)
+    for i in range(7):
+        (root / f'ann_dir/train/0{i}.png').unlink()
+    with pytest.raises(
+        FileNotFoundError,
+        match=r'7 of 8 images in .*img_dir/train have no label map in .*ann_dir/train: '
+        r'00\.png, 01\.png, 02\.png, 03\.png, 04\.png, \.\.\.',
+    ):
+        build(root)
+
+
+def test_empty_split(make_dataset):
+    root = make_dataset()
+    for path in (root / 'img_dir/train').iterdir():
+        path.unlink()
+    with pytest.raises(
+        ValueError, match=r'No images for RemoteSensingDataset in .*img_dir/train: files with suffix .png'
+    ):
+        build(root)
+
+
+@pytest.mark.parametrize(('folder', 'what'), [('img_dir', 'images'), ('ann_dir', 'label maps')])
+def test_missing_folder(make_dataset, folder, what):
+    root = make_dataset()
+    shutil.rmtree(root / folder)
+    with pytest.raises(FileNotFoundError, match=f'The folder of the {what} for .* is missing: .*{folder}/train'):
+        build(root)
+
+
+@pytest.mark.parametrize('kind', [PotsdamDataset, VaihingenDataset])
+def test_isprs_label_ids(make_dataset, kind):
+    root = make_dataset(classes=7)
+    dataset = kind(data_root=str(root), data_prefix=PREFIX, pipeline=[LoadRasterImage(), LoadRasterAnnotations()])
+    assert dataset.metainfo['classes'] == ('impervious_surface', 'building', 'low_vegetation', 'tree', 'car', 'clutter')
+    assert dataset.metainfo['palette'][4] == [255, 255, 0]
+    sample = dataset[0]
+    ids, _ = read_label_map(sample['seg_map_path'])
+    np.testing.assert_array_equal(sample['gt_seg_map'], np.where(ids == 0, 255, ids - 1))
+
+
+def test_mmsegs_own_loading_transforms_work_too(make_dataset):
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+    sample = build(make_dataset(), pipeline=pipeline)[0]
+    assert sample['inputs'].shape == (3, 40, 48)
+    assert sample['data_samples'].gt_sem_seg.data.shape == (1, 40, 48)
+
+
+def test_subset_of_classes_by_metainfo(make_dataset):
+    root = make_dataset(classes=7)
+    dataset = VaihingenDataset(
+        data_root=str(root),
+        data_prefix=PREFIX,
+        metainfo=dict(classes=('tree', 'building')),
+        pipeline=[LoadRasterImage(), LoadRasterAnnotations()],
+    )
+    assert dataset.metainfo['palette'] == [[0, 255, 0], [0, 0, 255]]
+    assert set(np.unique(dataset[0]['gt_seg_map'])) == {0, 1, 255}
+
+
+def test_remote_sensing_dataset_is_exported():
+    assert DATASETS.get('RemoteSensingDataset') is RemoteSensingDataset

@@ -1,0 +1,18 @@
+"""Cut the ISPRS Potsdam data set into clips: OUT/img_dir/{train,val} and OUT/ann_dir/{train,val}."""
+
+import sys
+
+from mmrs.datasets.converters.cli import isprs_main
+from mmrs.datasets.converters.isprs import POTSDAM
+
+EXAMPLES = """examples:
+  # the archives as downloaded (3_Ortho_IRRG.zip, 5_Labels_all_noBoundary.zip): 2904 training, 1694 validation clips
+  python tools/dataset_converters/potsdam.py downloads/Potsdam -o data/potsdam_irrg
+  # the RGB images (2_Ortho_RGB.zip)
+  python tools/dataset_converters/potsdam.py downloads/Potsdam -o data/potsdam_rgb --bands rgb
+  # everything up to the edge, label colours slightly off allowed, only counting
+  python tools/dataset_converters/potsdam.py downloads/Potsdam -o data/potsdam_irrg --edge shift --tolerance 9 --dry-run
+"""
+
+if __name__ == '__main__':
+    sys.exit(isprs_main(POTSDAM, __doc__, EXAMPLES, bands=('irrg', 'rgb')))

@@ -1,0 +1,17 @@
+"""Cut the ISPRS Vaihingen data set into clips: OUT/img_dir/{train,val} and OUT/ann_dir/{train,val}."""
+
+import sys
+
+from mmrs.datasets.converters.cli import isprs_main
+from mmrs.datasets.converters.isprs import VAIHINGEN
+
+EXAMPLES = """examples:
+  # the archives as downloaded (ISPRS_semantic_labeling_Vaihingen.zip and
+  # ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_COMPLETE.zip): 1296 training, 440 validation clips
+  python tools/dataset_converters/vaihingen.py downloads/Vaihingen -o data/vaihingen
+  # without overlap, up to the edge, labels without eroded boundaries
+  python tools/dataset_converters/vaihingen.py downloads/Vaihingen -o data/full --stride 512 --edge shift --labels full
+"""
+
+if __name__ == '__main__':
+    sys.exit(isprs_main(VAIHINGEN, __doc__, EXAMPLES))
