@@ -32,6 +32,7 @@ LOVEDA = dict(
 def test_training_step(real_data, kind, source, target, images, labels):
     if not (real_data / source).is_dir():
         pytest.skip(f'no {source} in {real_data}')
+    init_default_scope('mmrs')
     cfg = Config.fromfile(CONFIG)
     classes = 7 if kind is LOVEDA else 6
     cfg.merge_from_dict(
@@ -67,7 +68,6 @@ def test_training_step(real_data, kind, source, target, images, labels):
         )
     )
     torch.manual_seed(0)
-    init_default_scope('mmrs')
     model = MODELS.build(cfg.model).train()
     model.init_weights()
     parts = {name: part for name, part in cfg.optim_wrapper.items() if name != 'constructor'}

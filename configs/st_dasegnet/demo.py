@@ -8,6 +8,7 @@ _base_ = [
 ]
 
 model = dict(
+    decode_head=dict(loss_decode=dict(class_weight=[1.0, 1.0, 1.0, 1.25, 3.0, 3.0])),
     self_training=dict(weight=1.0, threshold=0.9, rare_threshold=0.0, class_weight=[1.0] * 6),
 )
 train_cfg = dict(max_iters=400, val_interval=200)

@@ -1,0 +1,493 @@
+"""Trains configurations with several seeds, one run after the other, and compares them."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config, DictAction
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mmrs.apis.comparison import Comparison, last_values
+from mmrs.utils.config import load_config
+from mmrs.utils.errors import ConfigError, OutputError, UserError, describe
+from mmrs.utils.files import write_json
+from mmrs.utils.processes import run_tool, tail
+from mmrs.visualization import plot_curves, read_scalars
+
+__all__ = ['Entry', 'Run', 'compare', 'mean_curves', 'plan_runs', 'plot_comparison']
+
+#: Beside the logs of a run, what decides its result.
+RECORD = 'settings.json'
+#: What the training of a run printed.
+LOG = 'output.log'
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Dotted keys and values from ``KEY=VALUE`` arguments, by the rules of ``--cfg-options``.
+
+    Raises:
+        ConfigError: One is no ``KEY=VALUE``, or sets what each run has for itself.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--options', nargs='+', action=DictAction)
+    for option in options:
+        if '=' not in option:
+            raise ConfigError(f'--cfg-options {option}: KEY=VALUE was expected')
+        key = option.split('=')[0]
+        if key in ('randomness.seed', 'work_dir', 'resume'):
+            raise ConfigError(f'--cfg-options {key}: each run has its own; leave it out')
+    return parser.parse_args(['--options', *options]).options if options else {}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A configuration to be compared.
+
+    Args:
+        config: Configuration file.
+        warm_start: What to start from: a checkpoint file, or ``NAME/FILE`` for the file of that name from the run of
+            the entry NAME with the same seed.
+        cfg_options: ``KEY=VALUE`` as on the command line.
+    """
+
+    config: Path
+    warm_start: str | None = None
+    cfg_options: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str, cfg_options: Sequence[str] = ()) -> Entry:
+        """Read ``CONFIG`` or ``CONFIG:CHECKPOINT``."""
+        config, _, warm_start = text.partition(':')
+        return cls(Path(config), warm_start or None, tuple(cfg_options))
+
+    @property
+    def name(self) -> str:
+        """Folder and name of the configuration, such as ``st_dasegnet_demo``."""
+        path = self.config.absolute()
+        return f'{path.parent.name}_{path.stem}'
+
+
+@dataclass
+class Run:
+    """One configuration with one seed.
+
+    Args:
+        entry: The configuration.
+        seed: The seed.
+        out: Folder of all runs.
+        config: The entry's configuration, with its options.
+    """
+
+    entry: Entry
+    seed: int
+    out: Path
+    config: Config
+
+    def __str__(self) -> str:
+        return f'{self.entry.name}, seed {self.seed}'
+
+    @property
+    def folder(self) -> Path:
+        """The run's work dir."""
+        return self.out / self.entry.name / f'seed_{self.seed}'
+
+    @property
+    def iterations(self) -> int:
+        """How many there are in all."""
+        return int(self.config.train_cfg.max_iters)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint, once there is one."""
+        return self.folder / f'iter_{self.iterations}.pth'
+
+    @property
+    def warm_start(self) -> Path | None:
+        """The checkpoint to start from, which may not be there yet."""
+        if self.entry.warm_start is None:
+            return None
+        name, _, file = self.entry.warm_start.partition('/')
+        of_seed = self.out / name / self.folder.name / file
+        given = Path(self.entry.warm_start)
+        return given if given.is_file() and not of_seed.parent.is_dir() else of_seed
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result: configuration, seed and the weights to start from."""
+        config = json.loads(json.dumps(self.config.to_dict(), default=str))
+        if self.warm_start is not None:
+            config['load_from'] = _sha256(self.warm_start) if self.warm_start.is_file() else None
+        return dict(seed=self.seed, config=config)
+
+    def changes(self) -> list[str]:
+        """In what the run that the folder holds differs from this one; empty if in nothing, or if there is none.
+
+        Raises:
+            OutputError: The folder holds a run of unknown settings.
+        """
+        if not (self.folder / RECORD).is_file():
+            if (self.folder / 'last_checkpoint').exists():
+                raise OutputError(
+                    f'{self.folder} holds a run without {RECORD}, so it was not made here and may have any settings. '
+                    'Choose another folder with -o, or move that run away'
+                )
+            return []
+        before = _flat(json.loads((self.folder / RECORD).read_text(encoding='utf-8')))
+        after = _flat(self.settings())
+        differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+        if self.warm_start is not None and not self.warm_start.is_file():
+            differing = [key for key in differing if key != 'config.load_from']  # a finished run can do without
+        return [f'{key.removeprefix("config.")} was {before.get(key)}, is {after.get(key)}' for key in differing]
+
+    def results(self) -> dict[str, float] | None:
+        """What the finished run has logged last, see :func:`last_values`; None if it is not finished."""
+        return last_values(self.folder, self.iterations)
+
+    def step(self) -> int:
+        """The last logged iteration of the latest attempt."""
+        files = sorted(self.folder.glob('*/vis_data/scalars.json'))
+        lines = files[-1].read_text(encoding='utf-8').splitlines() if files else []
+        for line in reversed(lines):
+            try:
+                return int(json.loads(line)['step'])
+            except (json.JSONDecodeError, KeyError):  # just being written
+                continue
+        return 0
+
+    def resume_from(self) -> Path | None:
+        """The checkpoint from which an interrupted run goes on; None if it has to begin anew."""
+        pointer = self.folder / 'last_checkpoint'
+        if not pointer.is_file():
+            return None
+        # MMEngine names a checkpoint there once it is complete: a later one may be cut.
+        complete = _iteration(pointer.read_text(encoding='utf-8').strip())
+        # From the last iteration nothing is left to do, not even the validation that is lacking.
+        latest = min(complete, self.iterations - 1)
+        usable = [path for path in self.folder.glob('iter_*.pth') if _iteration(path) <= latest]
+        return max(usable, key=_iteration, default=None)
+
+    def state(self) -> str:
+        """``finished``, ``changed``, ``interrupted at N`` or ``to do``."""
+        if self.changes():
+            return 'changed'
+        if self.results() is not None:
+            return 'finished'
+        checkpoint = self.resume_from()
+        return f'interrupted at {_iteration(checkpoint)}' if checkpoint else 'to do'
+
+    def arguments(self) -> list[str]:
+        """The command line of ``train.py`` that begins the run or goes on with it."""
+        options = [*self.entry.cfg_options, f'randomness.seed={self.seed}']
+        if self.warm_start is not None:
+            options.append(f'load_from={self.warm_start}')
+        checkpoint = self.resume_from()
+        # Logs without a usable checkpoint are worth nothing.
+        how = ['--resume', str(checkpoint)] if checkpoint else ['--overwrite']
+        return [str(self.entry.config), '--work-dir', str(self.folder), *how, '--cfg-options', *options]
+
+    def train(self, progress: _SeriesProgress) -> None:
+        """Train, in a process of its own.
+
+        Raises:
+            UserError: It failed; the message has the end of what it printed.
+        """
+        if self.warm_start is not None and not self.warm_start.is_file():
+            raise ConfigError(f'{self.warm_start}, the checkpoint to start from, does not exist')
+        arguments = self.arguments()
+        write_json(self.settings(), self.folder / RECORD, overwrite=True)
+        log = self.folder / LOG
+        status = run_tool('train.py', arguments, log, lambda: progress.update(self.step()))
+        if status != 0:
+            raise UserError(f'training ended with status {status}. The end of {log}:\n{tail(log)}')
+        if self.results() is None:
+            raise UserError(f'training ended without a validation at iteration {self.iterations}; see {log}')
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flat(node: Any, prefix: str = '') -> dict[str, Any]:
+    """The leaves of nested dicts and lists by their dotted keys."""
+    if not isinstance(node, (dict, list)) or not node:
+        return {prefix: node}
+    leaves = {}
+    for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+        leaves.update(_flat(child, f'{prefix}.{key}' if prefix else str(key)))
+    return leaves
+
+
+def _iteration(path: str | Path) -> int:
+    match = re.fullmatch(r'iter_(\d+)\.pth', Path(path).name)
+    return int(match[1]) if match else -1
+
+
+class _SeriesProgress:
+    """How far a series of runs has come: a live line on a terminal, a line each minute elsewhere.
+
+    The time left is reckoned from the pace of the runs of the same configuration, else from that of all.
+    """
+
+    def __init__(self, runs: Sequence[Run], console: Console) -> None:
+        self.left = {id(run): run.iterations for run in runs}
+        self.runs, self.console = runs, console
+        self._pace: dict[str, tuple[float, int]] = {}  # seconds and iterations
+        self._run: Run | None = None
+        self._own = (0.0, 0)  # of the run that is going on
+        columns = (TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+                   TextColumn('{task.fields[left]}'))  # fmt: skip
+        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task('', total=sum(self.left.values()), left='')
+
+    def __enter__(self) -> _SeriesProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def begin(self, run: Run, first: int = 0) -> None:
+        """A run begins, after `first` iterations that it has done already."""
+        self._run, self._first, self._start = run, first, time.monotonic()
+        self._printed, self._own = self._start, (0.0, 0)
+        self.update(first)
+
+    def update(self, step: int) -> None:
+        """The run has come to an iteration."""
+        run, now = self._run, time.monotonic()
+        assert run is not None
+        step = max(step, self._first)
+        self.left[id(run)] = run.iterations - step
+        if step - self._first > self._own[1]:  # a new log line
+            self._own = (now - self._start, step - self._first)
+        left = self._time_left(run.entry.name, now)
+        where = f'run {self.runs.index(run) + 1} of {len(self.runs)}: {run}, iteration {step} of {run.iterations}'
+        total = sum(r.iterations for r in self.runs)
+        self.bar.update(self.task, description=where, completed=total - sum(self.left.values()), left=left)
+        if not self.console.is_terminal and now - self._printed >= 60:
+            self._printed = now
+            self.console.print(f'  {where}, {left}', highlight=False)
+
+    def end(self, run: Run) -> None:
+        """The run is over, in whatever way."""
+        self.left[id(run)] = 0
+        if run is self._run:  # it did begin
+            self._pace = self._paces(run.entry.name)
+
+    def _paces(self, name: str) -> dict[str, tuple[float, int]]:
+        """The paces with that of the run that is going on, which is of this name."""
+        seconds, iterations = self._pace.get(name, (0.0, 0))
+        return {**self._pace, name: (seconds + self._own[0], iterations + self._own[1])}
+
+    def _time_left(self, name: str, now: float) -> str:
+        paces = self._paces(name)
+        total_seconds, total_iterations = (sum(values) for values in zip(*paces.values()))
+        if not total_iterations:
+            return 'time left: not known yet'
+        wanted = 0.0
+        for run in self.runs:
+            seconds, iterations = paces.get(run.entry.name, (0.0, 0))
+            pace = seconds / iterations if iterations else total_seconds / total_iterations
+            wanted += pace * self.left[id(run)]
+        # Between two log lines the clock runs on.
+        since = now - self._start - self._own[0]
+        return f'{duration(max(0.0, wanted - since))} left'
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f'{minutes // 60}:{minutes % 60:02d}:{rest:02d}'
+
+
+def plan_runs(entries: Sequence[Entry], seeds: Sequence[int], out: Path) -> list[Run]:
+    """The runs in their order: for each seed all entries, so that a first comparison is there early.
+
+    Raises:
+        ConfigError: A configuration cannot be read or is none for this, two have one name, or a warm start is neither a
+            file nor of an earlier entry.
+    """
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise ConfigError(f'seeds {", ".join(map(str, seeds)) or "(none)"}: different ones are needed')
+    configs: dict[str, Config] = {}
+    for entry in entries:
+        if entry.name in configs:
+            raise ConfigError(f'{entry.config}: there is another configuration of the name {entry.name}')
+        config = load_config(entry.config, parse_options(entry.cfg_options))
+        if not (config.get('train_cfg') or {}).get('max_iters'):
+            raise ConfigError(f'config {entry.config} has no train_cfg.max_iters; it must count iterations')
+        if config.get('val_dataloader') is None:
+            raise ConfigError(f'config {entry.config} has no val_dataloader: without validation there is no score')
+        if entry.warm_start is not None:
+            name = entry.warm_start.split('/')[0]
+            trained = all((out / name / f'seed_{k}' / entry.warm_start.partition('/')[2]).is_file() for k in seeds)
+            if name not in configs and not trained and not Path(entry.warm_start).is_file():
+                raise ConfigError(
+                    f'{entry.config}:{entry.warm_start} is no checkpoint file, and {name} none of the configurations '
+                    f'before it ({", ".join(configs) or "there are none"})'
+                )
+        configs[entry.name] = config
+    return [Run(entry, seed, out, configs[entry.name]) for seed in seeds for entry in entries]
+
+
+def compare(
+    entries: Sequence[Entry],
+    seeds: Sequence[int],
+    out: str | Path,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Comparison:
+    """Train each configuration with each seed and gather the scores of the last iteration.
+
+    Runs that are finished are left as they are, interrupted ones go on from their last checkpoint. A run that fails
+    does not keep the others from being trained.
+
+    Args:
+        entries: The configurations.
+        seeds: The seeds.
+        out: Folder that gets ``NAME/seed_K`` for each run.
+        dry_run: Only say what would be done.
+        overwrite: Train runs anew whose settings have changed since.
+        console: Where to report progress; by default stderr.
+
+    Returns:
+        The scores, of the finished runs only.
+
+    Raises:
+        ConfigError: See :func:`plan_runs`.
+        OutputError: `out` holds runs of other settings, and `overwrite` is off.
+    """
+    console = console or Console(stderr=True)
+    out = Path(out)
+    runs = plan_runs(entries, seeds, out)
+    states = {id(run): run.state() for run in runs}
+    if dry_run:
+        console.print(_plan_table(runs, states))
+    elif not overwrite:
+        for run in runs:
+            _require_unchanged(run)
+    comparison = Comparison(
+        list(seeds), {e.name: {} for e in entries}, about={e.name: _about(e, runs) for e in entries}
+    )
+    if not dry_run:
+        todo = [run for run in runs if states[id(run)] != 'finished']
+        if finished := len(runs) - len(todo):
+            console.print(f'{finished} of {len(runs)} runs are finished already', highlight=False)
+        _train_all(todo, comparison, overwrite, console)
+    for run in runs:
+        results = run.results() if str(run) not in comparison.failed and not run.changes() else None
+        if results is not None:
+            comparison.values[run.entry.name][run.seed] = results
+    return comparison
+
+
+def _train_all(runs: Sequence[Run], comparison: Comparison, overwrite: bool, console: Console) -> None:
+    with _SeriesProgress(runs, console) as progress:
+        for number, run in enumerate(runs, 1):
+            start = time.monotonic()
+            where = f'run {number} of {len(runs)}: {run}'
+            try:
+                if run.changes() and overwrite:
+                    shutil.rmtree(run.folder)
+                _require_unchanged(run)
+                checkpoint = run.resume_from()
+                first = _iteration(checkpoint) if checkpoint else 0
+                after = f' after iteration {first}' if checkpoint else ''
+                console.print(f'{where}, {run.iterations} iterations{after} ({run.folder / LOG})', highlight=False)
+                progress.begin(run, first)
+                run.train(progress)
+            except KeyboardInterrupt:
+                console.print('Interrupted; the same command goes on from the last checkpoint.', highlight=False)
+                raise
+            except (UserError, OSError) as error:
+                comparison.failed[str(run)] = describe(error)
+                console.print(f'[red]failed: {run}[/]: {escape(describe(error))}', highlight=False)
+            else:
+                results = run.results() or {}
+                took = duration(time.monotonic() - start)
+                console.print(f'  mIoU {results.get("mIoU", float("nan")):.1f} after {took}', highlight=False)
+                progress.update(run.iterations)
+            progress.end(run)
+
+
+def _require_unchanged(run: Run) -> None:
+    if changes := run.changes():
+        more = f' and {len(changes) - 3} more' if len(changes) > 3 else ''
+        raise OutputError(
+            f'{run.folder} holds a run of other settings ({"; ".join(changes[:3])}{more}). '
+            'Choose another folder with -o, or train it anew with --overwrite'
+        )
+
+
+def _plan_table(runs: Sequence[Run], states: dict[int, str]) -> Table:
+    table = Table(title=f'{len(runs)} runs', title_justify='left')
+    for heading in ('run', 'seed', 'iterations', 'starts from', 'state'):
+        table.add_column(heading, justify='right' if heading in ('seed', 'iterations') else 'left', overflow='fold')
+    for run in runs:
+        start = str(run.entry.warm_start or run.config.get('load_from') or '-')
+        cells = (run.entry.name, str(run.seed), str(run.iterations), start, states[id(run)])
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _about(entry: Entry, runs: Sequence[Run]) -> dict[str, Any]:
+    iterations = next(run.iterations for run in runs if run.entry == entry)
+    return dict(
+        config=str(entry.config),
+        warm_start=entry.warm_start,
+        cfg_options=list(entry.cfg_options),
+        iterations=iterations,
+    )
+
+
+def mean_curves(runs: Sequence[str | Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Curves of several runs, averaged where all of them have a value."""
+    curves = [read_scalars(run) for run in runs]
+    means = {}
+    for key in curves[0]:
+        if all(key in other for other in curves):
+            values = [dict(zip(steps.tolist(), logged.tolist())) for steps, logged in (c[key] for c in curves)]
+            common = sorted(set.intersection(*map(set, values)))
+            if common:
+                means[key] = (np.array(common), np.array([[v[step] for step in common] for v in values]).mean(0))
+    return means
+
+
+def plot_comparison(comparison: Comparison, out: str | Path, figure: str | Path) -> list[str]:
+    """Draw the mean curves over the seeds, one line for each configuration; returns what was drawn.
+
+    Args:
+        comparison: What :func:`compare` returned.
+        out: Its folder.
+        figure: Picture; an earlier one is replaced.
+
+    Raises:
+        ConfigError: No run is finished.
+    """
+    curves = {
+        comparison.titles.get(name, name): mean_curves([Path(out) / name / f'seed_{seed}' for seed in runs])
+        for name, runs in comparison.values.items()
+        if runs
+    }
+    if not curves:
+        raise ConfigError('no run is finished, so there are no curves')
+    number = len(comparison.seeds)
+    title = f'mean over {number} seeds' if number > 1 else ''
+    return plot_curves(curves, figure, title=title, overwrite=True)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmrs.apis.train import explained_errors
+from mmrs.engine.checkpoint import read_checkpoint, state_dict_of
+from mmrs.models.adaptors.st_dasegnet_release import convert_release
+from mmrs.registry import MODELS
+from mmrs.utils.files import atomic_path
+
+__all__ = ['convert_st_dasegnet']
+
+
+def convert_st_dasegnet(src: str | Path, dst: str | Path, config: str | Path, overwrite: bool = False) -> Counter[str]:
+    """Rename a checkpoint of the ST-DASegNet release for this project's model and save it.
+
+    Args:
+        src: The released checkpoint.
+        dst: The file to write.
+        config: Configuration of the model that it belongs to.
+        overwrite: Whether to replace ``dst``.
+
+    Returns:
+        How many tensors each part of the model received.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read, or does not fill the model exactly.
+        OutputError: If ``dst`` exists.
+    """
+    cfg = Config.fromfile(str(config))
+    init_default_scope(cfg.get('default_scope', 'mmrs'))
+    with explained_errors(cfg):
+        model = MODELS.build(cfg.model)
+    state = convert_release(state_dict_of(read_checkpoint(src), src), model)
+    model.load_state_dict(state)
+    with atomic_path(dst, overwrite) as temporary:
+        torch.save(dict(state_dict=state), temporary)
+    return Counter('.'.join(name.split('.')[: 2 if name.startswith('segmentor') else 1]) for name in state)

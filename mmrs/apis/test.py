@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger, print_log
+from prettytable import PrettyTable
+
+from mmrs.apis.train import build_runner, default_work_dir, explained_errors
+from mmrs.evaluation import IoUMetric, scores
+from mmrs.utils.config import load_config
+from mmrs.utils.errors import ConfigError
+from mmrs.utils.files import new_directory, write_json
+from mmrs.visualization import LabelMapHook, OverlayHook, plot_confusion_matrix
+
+__all__ = ['test', 'tta_pipeline']
+
+#: Factors on the size of an image under `--tta`, where the configuration does not say.
+TTA_SCALES = (0.75, 1.0, 1.25)
+
+
+def tta_pipeline(pipeline: list[dict[str, Any]], scales: tuple[float, ...] = TTA_SCALES) -> list[dict[str, Any]]:
+    """Turn a test pipeline into one with every combination of some sizes and three flips (none, either axis).
+
+    Args:
+        pipeline: Configurations of transforms; the last one packs the inputs.
+        scales: Factors on the size.
+
+    Returns:
+        The same loading, then ``TestTimeAug``. Labels are loaded last, as they must not be resized or flipped.
+    """
+    labels = [step for step in pipeline if 'Annotation' in str(step['type'])]
+    others = [step for step in pipeline[:-1] if step not in labels]
+    resize = [dict(type='Resize', scale_factor=scale, keep_ratio=True) for scale in scales]
+    flip = [dict(type='RandomFlip', prob=0.0)]
+    flip += [dict(type='RandomFlip', prob=1.0, direction=axis) for axis in ('horizontal', 'vertical')]
+    rest = [[step] for step in [*labels, pipeline[-1]]]
+    return [*others, dict(type='TestTimeAug', transforms=[resize, flip, *rest])]
+
+
+def test(
+    config: str | Path | Config,
+    checkpoint: str | Path,
+    work_dir: str | Path | None = None,
+    out: str | Path | None = None,
+    show_dir: str | Path | None = None,
+    show_interval: int = 1,
+    tta: bool = False,
+    metrics: str | Path | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    launcher: str = 'none',
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint on the test set of a configuration.
+
+    Args:
+        config: A configuration or its file.
+        checkpoint: Weights to load.
+        work_dir: Folder for the log and the results, which go to a subfolder named after the time.
+        out: Folder for label maps, see :class:`LabelMapHook`.
+        show_dir: Folder for pictures, see :class:`OverlayHook`.
+        show_interval: A picture for every n-th image only.
+        tta: Test-time augmentation: the configuration's ``tta_pipeline``, else :func:`tta_pipeline`.
+        metrics: File for the scores, instead of ``metrics.json`` in the subfolder.
+        cfg_options: Dotted keys and values that override the configuration.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        overwrite: Write into folders and over a file that exist already.
+
+    Returns:
+        What the evaluators returned, and under ``classes`` and ``confusion_matrix`` the details, in the first process.
+
+    Raises:
+        ConfigError: Something in the configuration or the options cannot work.
+        CheckpointError: The checkpoint cannot be read or does not fit.
+        OutputError: An output exists already.
+    """
+    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    cfg.launcher = launcher
+    cfg.work_dir = str(work_dir or cfg.get('work_dir') or default_work_dir(cfg))
+    for key in ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'):
+        if cfg.get(key) is None:
+            raise ConfigError(f'config {cfg.filename}: a test needs {key}, which is not set')
+    if metrics is not None and Path(metrics).exists() and not overwrite:
+        raise ConfigError(f'--metrics {metrics} exists already; choose another name, or pass --overwrite')
+    cfg.load_from, cfg.resume = str(checkpoint), False
+    # A runner without them is one for tests.
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'):
+        cfg[key] = None
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+        cfg[key] = None
+
+    hooks: list[dict[str, Any]] = []
+    if out is not None:
+        hooks.append(dict(type=LabelMapHook.__name__, out_dir=str(new_directory(out, overwrite))))
+    if show_dir is not None:
+        pictures = new_directory(show_dir, overwrite)
+        hooks.append(dict(type=OverlayHook.__name__, out_dir=str(pictures), interval=show_interval))
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *hooks]
+    if tta:
+        _use_tta(cfg)
+
+    runner = build_runner(cfg)
+    with explained_errors(cfg):
+        results = dict(runner.test())
+    if runner.rank != 0:
+        return results
+    target = Path(metrics) if metrics is not None else Path(runner.log_dir) / 'metrics.json'
+    for metric in runner.test_evaluator.metrics:
+        if isinstance(metric, IoUMetric) and metric.matrix is not None:
+            results.update(_details(metric, Path(runner.log_dir)))
+    about = dict(config=cfg.filename, checkpoint=str(checkpoint), tta=tta, images=len(runner.test_dataloader.dataset))
+    write_json({**about, **results}, target, overwrite)
+    print_log(f'scores: {target}', MMLogger.get_current_instance())
+    for what, folder in (('label maps', out), ('pictures', show_dir)):
+        if folder is not None:
+            print_log(f'{what}: {folder}', MMLogger.get_current_instance())
+    return results
+
+
+def _use_tta(cfg: Config) -> None:
+    # mmseg's merged prediction lacks a dimension, which MMEngine adds and warns of, image by image.
+    warnings.filterwarnings('ignore', message='The shape of value will convert', category=UserWarning)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:  # wrappers
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.get('tta_pipeline') or tta_pipeline(dataset.pipeline)
+    cfg.model = ConfigDict(**(cfg.get('tta_model') or dict(type='SegTTAModel')), module=cfg.model)
+
+
+def _details(metric: IoUMetric, folder: Path) -> dict[str, Any]:
+    """Log and draw the confusion matrix; return it with the scores of each class."""
+    matrix, classes = metric.matrix, metric.dataset_meta['classes']
+    assert matrix is not None
+    table = PrettyTable(['labelled \\ predicted, %', *classes, 'pixels'], align='r')
+    for name, row in zip(classes, matrix):
+        total = row.sum()
+        table.add_row([name, *(f'{100 * n / total:.1f}' if total else '-' for n in row), f'{total:,}'])
+    print_log(f'confusion matrix:\n{table}', MMLogger.get_current_instance())
+    plot_confusion_matrix(matrix, classes, folder / 'confusion_matrix.png')
+    by_class = scores(matrix)
+    pixels = np.asarray(matrix).sum(1)
+    details = {
+        name: {**{key: float(values[i]) for key, values in by_class.items()}, 'pixels': int(pixels[i])}
+        for i, name in enumerate(classes)
+    }
+    return dict(classes=details, confusion_matrix=matrix.tolist())

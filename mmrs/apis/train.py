@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmrs.engine.checkpoint import download
+from mmrs.engine.runner import AdaptationRunner
+from mmrs.registry import RUNNERS
+from mmrs.utils.config import (
+    check_types,
+    enable_amp,
+    explain_type_error,
+    load_config,
+    pretrained_files,
+    remove_pretrained,
+)
+from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
+
+__all__ = ['build_runner', 'default_work_dir', 'explained_errors', 'train']
+
+
+def build_runner(config: Config) -> Runner:
+    """Build the runner that a configuration names, :class:`AdaptationRunner` unless it says otherwise.
+
+    Raises:
+        ConfigError: A `type` in the configuration is unknown.
+    """
+    config.setdefault('runner_type', AdaptationRunner.__name__)
+    check_types(config)
+    with explained_errors(config):
+        return RUNNERS.build(config)
+
+
+@contextmanager
+def explained_errors(config: Config) -> Iterator[None]:
+    """Turn the failed look-up of a `type` into a :class:`ConfigError` that says where the configuration has it."""
+    try:
+        yield
+    except Exception as error:
+        explained = explain_type_error(error, config)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def default_work_dir(config: Config) -> str:
+    """``work_dirs/NAME-OF-THE-CONFIG``, as in the other OpenMMLab tools."""
+    return str(Path('work_dirs') / Path(config.filename or 'run').stem)
+
+
+def _find_resumable(resume: str | bool, work_dir: Path) -> str | None:
+    """The checkpoint to resume from; None if there is none yet and the automatic choice was asked for."""
+    if resume not in (True, 'auto'):
+        return str(resume)
+    if not (work_dir / 'last_checkpoint').is_file():
+        print_log(f'--resume: {work_dir} has no checkpoint yet, so training starts from the beginning', logger='current')
+        return None
+    latest = Path(find_latest_checkpoint(str(work_dir)))
+    if not latest.is_file():  # the folder may have moved since
+        latest = work_dir / latest.name
+    if not latest.is_file():
+        raise CheckpointError(f'{work_dir / "last_checkpoint"} names {latest.name}, which is not there: --resume PATH')
+    return str(latest)
+
+
+def train(
+    config: str | Path | Config,
+    work_dir: str | Path | None = None,
+    resume: str | bool | None = None,
+    amp: bool = False,
+    cfg_options: Mapping[str, Any] | None = None,
+    launcher: str = 'none',
+    pretrained: bool = True,
+    overwrite: bool = False,
+) -> Runner:
+    """Train a model.
+
+    Args:
+        config: A configuration or its file.
+        work_dir: Folder for logs and checkpoints; else the configuration's, else ``work_dirs/NAME``.
+        resume: A checkpoint to continue from, or ``'auto'`` for the latest one in `work_dir`, if there is one.
+        amp: Automatic mixed precision.
+        cfg_options: Dotted keys and values that override the configuration.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        pretrained: Off: ignore the pretrained weights that the configuration names.
+        overwrite: Start anew in a folder that holds a run already.
+
+    Returns:
+        The runner, after training.
+
+    Raises:
+        ConfigError: Something in the configuration or the options cannot work.
+        CheckpointError: Weights cannot be had or do not fit.
+        OutputError: `work_dir` holds a run already.
+    """
+    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    cfg.launcher = launcher
+    cfg.work_dir = str(work_dir or cfg.get('work_dir') or default_work_dir(cfg))
+    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if cfg.get(key) is None:
+            raise ConfigError(f'config {cfg.filename}: training needs {key}, which is not set')
+
+    checkpoint = _find_resumable(resume, Path(cfg.work_dir)) if resume else None
+    if checkpoint is not None:
+        cfg.resume, cfg.load_from = True, checkpoint
+    elif not overwrite and (Path(cfg.work_dir) / 'last_checkpoint').exists() and not cfg.get('resume'):
+        raise OutputError(
+            f'{cfg.work_dir} holds a training run already. Continue it with --resume, choose another --work-dir, '
+            'or write over it with --overwrite'
+        )
+    if amp:
+        if get_device() == 'cpu':
+            raise ConfigError('--amp needs a GPU; leave it out on this machine')
+        enable_amp(cfg)
+    if not pretrained:
+        remove_pretrained(cfg.model)
+
+    runner = build_runner(cfg)
+    if not cfg.get('resume'):
+        # Before the data sets are read, so that a machine without network is told in the first second.
+        for key, name in pretrained_files(cfg.model, 'model').items():
+            if '://' in name:
+                download(name, key)
+            elif not Path(name).expanduser().is_file():
+                raise CheckpointError(f'{key} is {name}, which does not exist; correct it, or pass --no-pretrained')
+    with explained_errors(cfg):
+        runner.train()
+    return runner

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any, Callable
+
+from mmengine.dist import is_distributed, master_only
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import BaseLoop, Runner
+from mmengine.runner.checkpoint import CheckpointLoader, find_latest_checkpoint
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import nn
+
+from mmrs.engine.checkpoint import load_matching, require_resumable, state_dict_of
+from mmrs.engine.distributed import CPUDistributedDataParallel, init_cpu_group, on_cpu
+from mmrs.registry import RUNNERS
+from mmrs.utils.errors import CheckpointError, ConfigError
+from mmrs.utils.files import atomic_path
+
+__all__ = ['AdaptationRunner', 'check_num_classes']
+
+
+def check_num_classes(model: nn.Module, dataset: Any, where: str) -> None:
+    """Compare the classes of every decode head with those that a data set names.
+
+    Args:
+        model: The model; its decode heads are found by their class.
+        dataset: A data set; one without class names is not checked.
+        where: Configuration key of the data set, for the message.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if classes is None:
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, BaseDecodeHead) and module.num_classes != len(classes):
+            raise ConfigError(
+                f'model.{name.removeprefix("module.")}.num_classes is {module.num_classes}, but the data set at '
+                f'{where} ({type(dataset).__name__}) has {len(classes)} classes: {", ".join(classes)}. Set num_classes '
+                f'of every decode head to {len(classes)}, or the classes by {where}.metainfo'
+            )
+
+
+@RUNNERS.register_module()
+class AdaptationRunner(Runner):
+    """MMEngine's runner, with checks before the first iteration and support for several processes without a GPU.
+
+    - A checkpoint that fits the model in part gives a warning, one that does not fit at all an error; a resumed run
+      demands a complete fit. See :mod:`mmrs.engine.checkpoint`.
+    - The class count of every decode head must be the data sets'.
+    - Weights that a resumed run overwrites anyway are not initialised, so it needs no pretrained file.
+    """
+
+    _starts: Counter[str] = Counter()
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        if self.distributed and not is_distributed() and on_cpu():
+            init_cpu_group(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
+        super().setup_env(env_cfg)
+        # MMEngine names logs, folders and shared objects after the second; runs of one process may share that.
+        self._starts[self._timestamp] += 1
+        if self._starts[self._timestamp] > 1:
+            self._timestamp += f'_{self._starts[self._timestamp]}'
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        if self.distributed and on_cpu():
+            model = revert_sync_batchnorm(model)  # torch synchronises batch statistics between GPUs only
+            model_wrapper_cfg = dict(
+                dict(broadcast_buffers=False, find_unused_parameters=self.cfg.get('find_unused_parameters', False)),
+                **{key: value for key, value in (model_wrapper_cfg or {}).items() if key != 'type'},
+                type=CPUDistributedDataParallel,
+            )
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        if not (self._resume and (self._load_from or find_latest_checkpoint(self.work_dir))):
+            super()._init_model_weights()
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        return self._checked(super().build_train_loop(loop), 'train_dataloader.dataset')
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        return self._checked(super().build_val_loop(loop), 'val_dataloader.dataset')
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        return self._checked(super().build_test_loop(loop), 'test_dataloader.dataset')
+
+    def _checked(self, loop: BaseLoop, where: str) -> BaseLoop:
+        check_num_classes(self.model, loop.dataloader.dataset, where)
+        return loop
+
+    def load_checkpoint(
+        self, filename: str, map_location: str | Callable = 'cpu', strict: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Load weights; raises :class:`CheckpointError` where none, or with `strict` not all, fit."""
+        checkpoint = CheckpointLoader.load_checkpoint(str(filename), map_location)
+        if self._resume:
+            require_resumable(checkpoint, filename)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        load_matching(self.model, state_dict_of(checkpoint, filename), filename, strict=strict or self._resume)
+        self._has_loaded = True
+        return checkpoint
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Continue a run; raises :class:`CheckpointError` where the file is not the state of a run of this model."""
+        self._resume = True
+        try:
+            super().resume(filename, *args, **kwargs)
+        except (AssertionError, IndexError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f'cannot resume from {filename}: its optimizers or schedules are not those of this configuration '
+                f'({error}). To start a new run from its weights: --cfg-options load_from={filename}'
+            ) from error
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the configuration; a test's goes to its own log folder, not over the training's."""
+        name = os.path.basename(self.cfg.filename or f'{self.timestamp}.py')
+        folder = self.work_dir if self._train_loop is not None else self.log_dir
+        with atomic_path(os.path.join(folder, name), overwrite=True) as temporary:
+            self.cfg.dump(temporary)

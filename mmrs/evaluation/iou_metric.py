@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+import torch
+from mmengine.logging import MMLogger, print_log
+from mmseg.evaluation import IoUMetric as MMSegIoUMetric
+from prettytable import PrettyTable
+from torch import Tensor
+
+from mmrs.registry import METRICS
+from mmrs.utils.errors import DataError
+
+__all__ = ['IoUMetric', 'confusion_matrix', 'scores']
+
+
+def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Count pixels by labelled and predicted class.
+
+    Args:
+        prediction: Class indices of any shape.
+        label: Class indices of the same shape, or `ignore_index`.
+        num_classes: K.
+        ignore_index: Label of pixels that do not count.
+
+    Returns:
+        ``(K, K)`` counts, int64: rows are labels, columns predictions.
+
+    Raises:
+        ValueError: A label or a prediction that is no class.
+    """
+    counted = label != ignore_index
+    label, prediction = label[counted].long(), prediction[counted].long()
+    for name, indices in (('label', label), ('prediction', prediction)):
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < num_classes:
+            raise ValueError(
+                f'{name} {int(indices.min())} to {int(indices.max())}, but the classes are 0 to {num_classes - 1} '
+                f'and ignored pixels {ignore_index}'
+            )
+    return torch.bincount(label * num_classes + prediction, minlength=num_classes**2).view(num_classes, -1).cpu()
+
+
+def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of each class, in percent, from a confusion matrix with labels as rows.
+
+    A class that is neither labelled nor predicted has no score: NaN. One that is labelled and never predicted has an F1
+    of 0, not NaN as mmseg's ``mFscore`` has it, which would leave the worst classes out of the mean.
+
+    Args:
+        matrix: ``(K, K)`` counts.
+
+    Returns:
+        ``(K,)`` values under ``IoU``, ``F1``, ``Acc`` (recall) and ``Precision``.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    hit, labelled, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return dict(
+            IoU=100 * hit / (labelled + predicted - hit),
+            F1=100 * 2 * hit / (labelled + predicted),
+            Acc=100 * hit / labelled,
+            Precision=100 * hit / predicted,
+        )
+
+
+@METRICS.register_module()
+class IoUMetric(MMSegIoUMetric):
+    """mmseg's metric on a confusion matrix of integers, with the scores of each class.
+
+    Means leave out classes without a score, see :func:`scores`. All values are in percent: ``aAcc`` (overall accuracy),
+    ``mIoU``, ``mF1``, ``mAcc`` and ``IoU.<class>``. After an evaluation, :attr:`matrix` has the counts.
+
+    Args:
+        ignore_index: Label of pixels that do not count.
+        prefix: In front of the names of the values.
+        collect_device: Where the results of several processes meet, ``'cpu'`` or ``'gpu'``.
+    """
+
+    default_prefix = ''  # MMEngine warns of None
+
+    def __init__(self, ignore_index: int = 255, prefix: str | None = None, collect_device: str = 'cpu', **kwargs: Any):
+        super().__init__(ignore_index=ignore_index, prefix=prefix, collect_device=collect_device, **kwargs)
+        self.matrix: np.ndarray | None = None
+
+    def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Count the pixels of a batch of predictions.
+
+        Raises:
+            DataError: A sample has no label, or one that is no class; the message names its file.
+        """
+        num_classes = len(self.dataset_meta['classes'])
+        for sample in data_samples:
+            if 'gt_sem_seg' not in sample:
+                raise DataError(
+                    f'{sample.get("img_path", "an image")} has no label to evaluate against; the data set of the '
+                    'evaluation needs seg_map_path and its pipeline LoadAnnotations'
+                )
+            prediction = sample['pred_sem_seg']['data'].squeeze()
+            label = sample['gt_sem_seg']['data'].squeeze().to(prediction.device)
+            try:
+                self.results.append(confusion_matrix(prediction, label, num_classes, self.ignore_index))
+            except ValueError as error:
+                raise DataError(f'{sample.get("seg_map_path", sample.get("img_path"))}: {error}') from error
+
+    def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
+        """Log a table of the classes and return the values."""
+        names = self.dataset_meta['classes']
+        self.matrix = torch.stack(results).sum(0).numpy()
+        by_class = scores(self.matrix)
+        table = PrettyTable(['Class', *by_class], align='r')
+        table.align['Class'] = 'l'
+        for i, name in enumerate(names):
+            table.add_row([name, *(_cell(values[i]) for values in by_class.values())])
+        means = {name: _mean(values) for name, values in by_class.items()}
+        table.add_divider()
+        table.add_row(['mean', *map(_cell, means.values())])
+        total = self.matrix.sum()
+        overall = 100 * float(np.diag(self.matrix).sum()) / float(total) if total else float('nan')
+        print_log(f'scores of the classes:\n{table}\noverall accuracy {overall:.2f}', MMLogger.get_current_instance())
+        values = dict(aAcc=overall, mIoU=means['IoU'], mF1=means['F1'], mAcc=means['Acc'])
+        values.update({f'IoU.{name}': float(value) for name, value in zip(names, by_class['IoU'])})
+        return values
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float('nan')
+
+
+def _cell(value: float) -> str:
+    return '-' if np.isnan(value) else f'{value:.2f}'

@@ -1,0 +1,116 @@
+"""Hooks that write what a model predicts during a test."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+import rasterio
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmseg.structures import SegDataSample
+from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
+
+from mmrs.datasets.rasters import open_raster, read_image
+from mmrs.registry import HOOKS
+from mmrs.utils.files import atomic_path
+from mmrs.visualization.panels import class_colours, draw_sample
+
+__all__ = ['LabelMapHook', 'OverlayHook']
+
+NODATA = 255
+
+
+class _OutputHook(Hook):
+    # Whether the folder may be written to is for the caller to check, before any process of several writes into it.
+    def __init__(self, out_dir: str) -> None:
+        self.out_dir = Path(out_dir)
+
+    def _path(self, runner: Runner, sample: SegDataSample, suffix: str) -> Path:
+        """Where the result of an image goes: its place below the images' folder, so that no two names meet."""
+        prefix = getattr(runner.test_dataloader.dataset, 'data_prefix', {}).get('img_path')
+        image = Path(sample.img_path)
+        inside = os.path.relpath(image, prefix) if prefix else image.name
+        return self.out_dir / Path(image.name if inside.startswith('..') else inside).with_suffix(suffix)
+
+
+@HOOKS.register_module()
+class LabelMapHook(_OutputHook):
+    """Writes each predicted label map, with the values that the data set's own label maps have.
+
+    The map of a georeferenced image is a GeoTIFF with its CRS and transform, the classes' colours as a colour table, and
+    255 as nodata where the image declares nodata; that of any other image is a grey-scale PNG.
+
+    Args:
+        out_dir: Folder for the maps. Files of the same names are replaced.
+    """
+
+    def before_test(self, runner: Runner) -> None:
+        """Look up the values of the data set's label maps."""
+        dataset = runner.test_dataloader.dataset
+        info = dataset.get_data_info(0)
+        count = len(dataset.metainfo['classes'])
+        values = np.arange(256)
+        for value, index in reversed(list((info.get('label_map') or {}).items())):
+            if 0 <= index < count:
+                values[index] = value
+        values[:count] += bool(info.get('reduce_zero_label'))
+        self._values = values.astype(np.uint8)
+        self._colours = {int(values[i]): colour for i, colour in enumerate(class_colours(dataset.metainfo))}
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[SegDataSample] | None = None
+    ) -> None:
+        """Write the maps of a batch."""
+        for sample in outputs or ():
+            labels = self._values[sample.pred_sem_seg.data.squeeze().cpu().numpy()]
+            with open_raster(sample.img_path) as image:
+                crs, transform = image.crs, image.transform
+                if image.nodata is not None or image.count in (2, 4):
+                    labels = np.where(image.dataset_mask() == 0, NODATA, labels).astype(np.uint8)
+            located = crs is not None or not transform.is_identity
+            profile: dict[str, Any] = dict(driver='PNG')
+            if located:
+                profile = dict(driver='GTiff', crs=crs, transform=transform, nodata=NODATA, compress='deflate', tiled=True)
+            path = self._path(runner, sample, '.tif' if located else '.png')
+            with atomic_path(path, overwrite=True) as temporary, warnings.catch_warnings():
+                warnings.simplefilter('ignore', NotGeoreferencedWarning)
+                height, width = labels.shape
+                with rasterio.open(temporary, 'w', height=height, width=width, count=1, dtype='uint8', **profile) as out:
+                    out.write(labels, 1)
+                    if located:
+                        out.write_colormap(1, self._colours)
+
+
+@HOOKS.register_module()
+class OverlayHook(_OutputHook):
+    """Writes a picture of image, ground truth and prediction for every n-th image of a test.
+
+    Args:
+        out_dir: Folder for the pictures. Files of the same names are replaced.
+        interval: n.
+    """
+
+    def __init__(self, out_dir: str, interval: int = 1) -> None:
+        super().__init__(out_dir)
+        self.interval = interval
+        self._seen = 0
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[SegDataSample] | None = None
+    ) -> None:
+        """Write the pictures of a batch."""
+        for sample in outputs or ():
+            if self._seen % self.interval == 0:
+                image, _ = read_image(sample.img_path)
+                path = self._path(runner, sample, '.png')
+                meta = runner.test_dataloader.dataset.metainfo
+                # MMEngine's visualizer itself is for the first of several processes only.
+                bands = getattr(runner.visualizer, 'bands', None)
+                with atomic_path(path, overwrite=True) as temporary:
+                    Image.fromarray(draw_sample(path.stem, image, sample, meta, bands=bands)).save(temporary)
+            self._seen += 1

@@ -1,0 +1,66 @@
+from types import SimpleNamespace
+
+import pytest
+from mmengine.model import BaseModule
+from torch import nn
+
+from mmrs.engine import AdaptationRunner
+from mmrs.engine.runner import check_num_classes
+from mmrs.registry import MODELS, RUNNERS
+from mmrs.utils import ConfigError
+
+
+def head(num_classes):
+    config = dict(type='mmseg.FCNHead', in_channels=2, channels=2, num_convs=0, concat_input=False)
+    return MODELS.build(dict(config, num_classes=num_classes, norm_cfg=None))
+
+
+class TwoHeads(BaseModule):
+    def __init__(self, source, target):
+        super().__init__()
+        self.decode_head = nn.ModuleDict(dict(source=head(source), target=head(target)))
+
+
+def dataset(classes):
+    return SimpleNamespace(metainfo=dict(classes=classes))
+
+
+def test_every_head_is_checked():
+    three = dataset(('road', 'house', 'tree'))
+    check_num_classes(TwoHeads(3, 3), three, 'val_dataloader.dataset')
+    with pytest.raises(ConfigError, match=r'model\.decode_head\.target\.num_classes is 4.*val_dataloader.*3 classes: road'):
+        check_num_classes(TwoHeads(3, 4), three, 'val_dataloader.dataset')
+    wrapped = nn.Module()
+    wrapped.module = TwoHeads(2, 3)  # as a data-parallel or test-time augmentation wrapper has it
+    with pytest.raises(ConfigError, match=r'model\.decode_head\.source\.num_classes is 2'):
+        check_num_classes(wrapped, three, 'x')
+
+
+def test_data_sets_without_class_names_are_not_checked():
+    for unknown in (SimpleNamespace(), dataset(None), SimpleNamespace(metainfo=None)):
+        check_num_classes(TwoHeads(3, 4), unknown, 'x')
+
+
+def test_registered():
+    assert RUNNERS.get('AdaptationRunner') is AdaptationRunner
+
+
+def test_weights_that_a_resumed_run_overwrites_are_not_initialised(tmp_path):
+    started = []
+
+    class Model(BaseModule):
+        def init_weights(self):
+            started.append(True)
+
+    def initialise(**settings):
+        started.clear()
+        runner = AdaptationRunner(Model(), str(tmp_path), default_scope='mmrs', experiment_name=str(settings), **settings)
+        runner._init_model_weights()
+        return bool(started)
+
+    assert initialise()
+    assert initialise(load_from='weights.pth')
+    assert initialise(resume=True)  # nothing to resume from yet
+    assert not initialise(resume=True, load_from='iter_3.pth')
+    (tmp_path / 'last_checkpoint').write_text('iter_3.pth')
+    assert not initialise(resume=True)

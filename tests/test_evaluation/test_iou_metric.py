@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.evaluation import IoUMetric as MMSegIoUMetric
+from mmseg.structures import SegDataSample
+
+from mmrs.evaluation import IoUMetric, confusion_matrix, scores
+from mmrs.registry import METRICS
+from mmrs.utils import DataError
+
+META = dict(classes=('road', 'house', 'tree', 'car'))
+
+
+def sample(prediction, label=None, name='a.png'):
+    found = SegDataSample(metainfo=dict(img_path=name))
+    found.pred_sem_seg = PixelData(data=prediction[None])
+    if label is not None:
+        found.gt_sem_seg = PixelData(data=label[None])
+    return found.to_dict()
+
+
+def evaluate(metric, samples):
+    metric.dataset_meta = META
+    for one in samples:
+        metric.process({}, [one])
+    return metric.evaluate(len(samples))
+
+
+@pytest.fixture
+def maps():
+    """Predictions and labels of several images; class 3 is in the labels and never predicted."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = []
+    for _ in range(3):
+        label = torch.randint(0, 4, (20, 30), generator=generator)
+        prediction = torch.where(torch.rand(20, 30, generator=generator) < 0.6, label, 0)
+        prediction[prediction == 3] = 1
+        label[:4] = 255
+        pairs.append((prediction, label))
+    return pairs
+
+
+def test_confusion_matrix_by_hand():
+    label = torch.tensor([0, 0, 1, 1, 1, 255])
+    prediction = torch.tensor([0, 1, 1, 1, 0, 0])
+    assert confusion_matrix(prediction, label, 3).tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
+    assert confusion_matrix(prediction, torch.full((6,), 255), 3).sum() == 0
+
+
+def test_scores_by_hand():
+    values = scores(np.array([[1, 1, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]))
+    np.testing.assert_allclose(values['IoU'], [25, 50, np.nan, 0])
+    # Class 2 is nowhere; class 3 is labelled and never found, which is an F1 of 0.
+    np.testing.assert_allclose(values['F1'], [40, 200 / 3, np.nan, 0])
+    np.testing.assert_allclose(values['Acc'], [50, 200 / 3, np.nan, 0])
+    np.testing.assert_allclose(values['Precision'], [100 / 3, 200 / 3, np.nan, np.nan])
+
+
+def test_agrees_with_mmseg(maps):
+    samples = [sample(*pair) for pair in maps]
+    ours = evaluate(IoUMetric(), samples)
+    # mmseg's Dice is F1, and right for classes that are never predicted.
+    theirs = evaluate(MMSegIoUMetric(iou_metrics=['mIoU', 'mDice']), samples)
+    for ours_key, theirs_key in (('mIoU', 'mIoU'), ('aAcc', 'aAcc'), ('mAcc', 'mAcc'), ('mF1', 'mDice')):
+        assert ours[ours_key] == pytest.approx(theirs[theirs_key], abs=0.006)  # mmseg rounds to two digits
+    assert 0 < ours['mIoU'] < 100
+    assert ours['IoU.car'] == 0
+
+
+def test_never_predicted_class_counts_in_mean_f1(maps):
+    samples = [sample(*pair) for pair in maps]
+    ours = evaluate(IoUMetric(), samples)['mF1']
+    theirs = evaluate(MMSegIoUMetric(iou_metrics=['mFscore']), samples)['mFscore']
+    assert ours == pytest.approx(theirs * 3 / 4, abs=0.01)
+
+
+def test_counts_are_exact_beyond_single_precision():
+    metric = IoUMetric()
+    metric.dataset_meta = META
+    large = torch.diag(torch.tensor([2**24, 1, 1, 1]))
+    values = metric.compute_metrics([large] + [torch.diag(torch.tensor([1, 0, 0, 0]))] * 3)
+    assert metric.matrix[0, 0] == 2**24 + 3
+    assert values['aAcc'] == 100
+
+
+def test_absent_classes_are_left_out_of_the_means():
+    label = torch.tensor([[0, 0, 1, 1]])
+    values = evaluate(IoUMetric(), [sample(torch.tensor([[0, 0, 1, 0]]), label)])
+    assert values['mIoU'] == pytest.approx((200 / 3 + 50) / 2)
+    assert np.isnan(values['IoU.tree'])
+
+
+def test_nothing_labelled():
+    values = evaluate(IoUMetric(), [sample(torch.zeros(2, 2, dtype=torch.long), torch.full((2, 2), 255))])
+    assert np.isnan(values['mIoU'])
+    assert np.isnan(values['aAcc'])
+
+
+def test_bad_labels_name_the_file():
+    zeros = torch.zeros(2, 2, dtype=torch.long)
+    with pytest.raises(DataError, match=r'a\.png: label 7 to 7, but the classes are 0 to 3'):
+        evaluate(IoUMetric(), [sample(zeros, zeros + 7)])
+    with pytest.raises(DataError, match=r'b\.png has no label'):
+        evaluate(IoUMetric(), [sample(zeros, name='b.png')])
+
+
+def test_registered_in_place_of_mmsegs():
+    metric = METRICS.build(dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore'], prefix='val'))
+    assert isinstance(metric, IoUMetric)
+    assert METRICS.build(dict(type='mmseg.IoUMetric')).__class__ is MMSegIoUMetric

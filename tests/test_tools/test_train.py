@@ -1,0 +1,277 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mmrs.engine.checkpoint import read_checkpoint
+from tests.tiny_runs import write_clips, write_config
+from tools import train
+
+
+def log_of(work_dir) -> str:
+    return '\n'.join(file.read_text() for file in sorted(work_dir.glob('*/*.log')))
+
+
+def scalars_of(work_dir) -> list:
+    (file,) = work_dir.glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def fails(capsys, *argv) -> str:
+    """The error message of a run that must end with status 2."""
+    assert train.main([str(arg) for arg in argv]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith('error: ')
+    assert 'Traceback' not in message
+    return message
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        train.main(['--help'])
+    assert end.value.code == 0
+    assert 'examples:' in capsys.readouterr().out
+
+
+def test_a_run_leaves_checkpoints_scores_and_config(finished):
+    assert (finished.work_dir / 'last_checkpoint').read_text() == str(finished.checkpoint)
+    state = read_checkpoint(finished.checkpoint)
+    assert state['meta']['iter'] == 2
+    assert {'state_dict', 'optimizer', 'message_hub', 'param_schedulers'} <= set(state)
+    training, validation = scalars_of(finished.work_dir)[:2], scalars_of(finished.work_dir)[2]
+    assert [line['step'] for line in training] == [1, 2]
+    assert all(line['loss'] > 0 for line in training)
+    assert 0 <= validation['mIoU'] <= 100
+    assert Config.fromfile(finished.work_dir / finished.config.name).train_cfg.max_iters == 2
+
+
+def test_adaptation_logs_every_loss_and_is_resumable(adapted, tmp_path):
+    line = scalars_of(adapted.work_dir)[0]
+    assert {'loss_seg_s2s', 'loss_pseudo_t2t', 'loss_adv_s2t', 'confident_share', 'disc_accuracy_target'} <= set(line)
+    assert set(read_checkpoint(adapted.checkpoint)['optimizer']) == {'segmentor', 'discriminator'}
+    first = str(adapted.work_dir / 'iter_1.pth')
+    assert train.main([str(adapted.config), '--work-dir', str(tmp_path), '--resume', first]) == 0
+    resumed, straight = read_checkpoint(tmp_path / 'iter_2.pth'), read_checkpoint(adapted.checkpoint)
+    assert resumed['meta']['iter'] == 2
+    assert set(resumed['state_dict']) == set(straight['state_dict'])
+
+
+def test_same_seed_same_weights(config, finished, tmp_path):
+    runs = {}
+    for name, seed in (('same', 0), ('other', 1)):
+        options = ['--work-dir', str(tmp_path / name), '--cfg-options', f'randomness.seed={seed}']
+        assert train.main([str(config), *options]) == 0
+        runs[name] = read_checkpoint(tmp_path / name / 'iter_2.pth')['state_dict']
+    first = read_checkpoint(finished.checkpoint)['state_dict']
+    assert all(torch.equal(first[key], runs['same'][key]) for key in first)
+    assert not all(torch.equal(first[key], runs['other'][key]) for key in first)
+
+
+@pytest.mark.parametrize('path', [[], ['auto']])
+def test_resume_continues_the_latest_checkpoint_wherever_the_folder_is(finished, tmp_path, path):
+    shutil.copytree(finished.work_dir, tmp_path / 'moved')
+    (tmp_path / 'moved' / 'last_checkpoint').write_text('/no/longer/there/iter_2.pth')
+    options = ['--work-dir', str(tmp_path / 'moved'), '--resume', *path, '--cfg-options', 'train_cfg.max_iters=3']
+    assert train.main([str(finished.config), *options]) == 0
+    assert read_checkpoint(tmp_path / 'moved' / 'iter_3.pth')['meta']['iter'] == 3
+    assert 'resumed epoch: 0, iter: 2' in log_of(tmp_path / 'moved')
+
+
+def test_automatic_resume_without_a_checkpoint_keeps_the_warm_start(finished, tmp_path):
+    options = ['--work-dir', str(tmp_path), '--resume', '--cfg-options', f'load_from={finished.checkpoint}']
+    assert train.main([str(finished.config), *options]) == 0
+    assert f'{finished.checkpoint}: 124 weights fit' in log_of(tmp_path)
+    assert (tmp_path / 'iter_1.pth').exists()
+
+
+def test_a_resumed_run_needs_no_pretrained_file(finished, tmp_path, monkeypatch):
+    options = [
+        '--work-dir', str(tmp_path), '--resume', str(finished.checkpoint), '--cfg-options', 'train_cfg.max_iters=3',
+        'model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.checkpoint=https://x.invalid/w.pth',
+    ]  # fmt: skip
+    assert train.main([str(finished.config), *options]) == 0
+
+
+def test_nothing_is_overwritten_unasked(finished, tmp_path, capsys):
+    work_dir = tmp_path / 'run'
+    shutil.copytree(finished.work_dir, work_dir)
+    message = fails(capsys, finished.config, '--work-dir', work_dir)
+    assert f'{work_dir} holds a training run already' in message
+    assert train.main([str(finished.config), '--work-dir', str(work_dir), '--overwrite']) == 0
+
+
+# Checkpoints that do not fit ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreign(tmp_path, finished):
+    """A function that saves an altered copy of the run's last checkpoint."""
+
+    def save(name, alter):
+        state = read_checkpoint(finished.checkpoint)
+        torch.save(alter(state) or state, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+def test_resume_with_weights_only(foreign, config, capsys, tmp_path):
+    path = foreign('weights.pth', lambda state: state['state_dict'])
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--resume', path)
+    assert f'cannot resume from {path}: it has no meta, state_dict, optimizer, message_hub' in message
+    assert f'load_from={path}' in message
+
+
+def test_resume_with_another_model(foreign, config, capsys, tmp_path):
+    def rename(state):
+        weights = state['state_dict']
+        weights['decode_head.other.weight'] = weights.pop('decode_head.conv_seg.weight')
+
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--resume', foreign('other.pth', rename))
+    assert '123 weights fit, 1 missing from the file (decode_head.conv_seg.weight)' in message
+    assert '1 in the file only (decode_head.other.weight)' in message
+
+
+def test_resume_with_other_optimizers(adapted, foreign, config, capsys, tmp_path):
+    def other(state):
+        state['optimizer']['param_groups'][0]['params'] = [0]
+
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--resume', foreign('optimizer.pth', other))
+    assert 'optimizers or schedules are not those of this configuration' in message
+
+    def joint(state):
+        state['optimizer'] = dict(generator=state['optimizer'])
+
+    state = read_checkpoint(adapted.checkpoint)
+    state['optimizer'] = dict(generator=state['optimizer']['segmentor'])
+    torch.save(state, tmp_path / 'joint.pth')
+    message = fails(capsys, adapted.config, '--work-dir', tmp_path / 'run', '--resume', tmp_path / 'joint.pth')
+    assert "['generator']" in message
+
+
+def test_resume_with_a_missing_file(config, capsys, tmp_path):
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--resume', tmp_path / 'iter_9.pth')
+    assert 'iter_9.pth does not exist' in message
+    (tmp_path / 'run2').mkdir()
+    (tmp_path / 'run2' / 'last_checkpoint').write_text('iter_9.pth')
+    assert 'which is not there' in fails(capsys, config, '--work-dir', tmp_path / 'run2', '--resume')
+
+
+def test_start_from_weights_that_match_nothing(config, capsys, tmp_path):
+    torch.save(dict(state_dict={'layer.weight': torch.zeros(3)}), tmp_path / 'foreign.pth')
+    option = f'load_from={tmp_path / "foreign.pth"}'
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--cfg-options', option)
+    assert 'none of its 1 weights matches' in message
+    assert 'layer.weight' in message
+    assert 'backbone.layers.0.0.projection.weight' in message
+
+
+def test_start_from_weights_that_match_in_part_warns(foreign, config, tmp_path):
+    def drop(state):
+        del state['state_dict']['decode_head.conv_seg.bias']
+
+    option = f'load_from={foreign("part.pth", drop)}'
+    assert train.main([str(config), '--work-dir', str(tmp_path / 'run'), '--cfg-options', option]) == 0
+    log = log_of(tmp_path / 'run')
+    assert 'WARNING' in log
+    assert 'fits the model in part: 123 weights fit, 1 missing from the file (decode_head.conv_seg.bias)' in log
+
+
+# Pretrained weights -------------------------------------------------------------------------------------------------
+
+URL = 'https://weights.invalid/mit_b0.pth'
+
+
+@pytest.fixture
+def pretrained(tmp_path, clips, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    return write_config(tmp_path / 'pretrained.py', clips, init_cfg=f"dict(type='Pretrained', checkpoint='{URL}')")
+
+
+def test_offline_with_pretrained_weights(pretrained, capsys, tmp_path):
+    message = fails(capsys, pretrained, '--work-dir', tmp_path / 'run')
+    for part in (URL, '--no-pretrained', '--cfg-options model.backbone.init_cfg.checkpoint=FILE', 'hub/checkpoints'):
+        assert part in message
+
+
+def test_no_pretrained(pretrained, tmp_path):
+    assert train.main([str(pretrained), '--work-dir', str(tmp_path / 'run'), '--no-pretrained']) == 0
+
+
+def test_pretrained_file_by_option_or_cache(pretrained, finished, tmp_path, capsys):
+    state = read_checkpoint(finished.checkpoint)['state_dict']
+    backbone = {key[len('backbone.') :]: value for key, value in state.items() if key.startswith('backbone.')}
+    torch.save(backbone, tmp_path / 'mine.pth')
+    file = f'model.backbone.init_cfg.checkpoint={tmp_path / "mine.pth"}'
+    assert train.main([str(pretrained), '--work-dir', str(tmp_path / 'a'), '--cfg-options', file]) == 0
+    (tmp_path / 'hub' / 'checkpoints').mkdir(parents=True)
+    shutil.copy(tmp_path / 'mine.pth', tmp_path / 'hub' / 'checkpoints' / 'mit_b0.pth')
+    assert train.main([str(pretrained), '--work-dir', str(tmp_path / 'b')]) == 0
+    for run in 'ab':
+        assert f'{len(backbone)} weights fit' in log_of(tmp_path / run)
+    message = fails(capsys, pretrained, '--work-dir', tmp_path / 'c', '--cfg-options', f'{file}.not')
+    assert 'model.backbone.init_cfg.checkpoint is' in message
+    assert 'mine.pth.not, which does not exist' in message
+
+
+# Configurations that cannot work ------------------------------------------------------------------------------------
+
+
+def test_class_count_differs_between_head_and_data(config, capsys, tmp_path):
+    option = 'model.decode_head.num_classes=5'
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--cfg-options', option)
+    assert 'model.decode_head.num_classes is 5' in message
+    assert 'train_dataloader.dataset (PotsdamDataset) has 6 classes: impervious_surface, ' in message
+
+
+@pytest.mark.parametrize(
+    ('option', 'expected'),
+    [
+        ('model.decode_head.type=SegformrHead', 'model.decode_head.type'),
+        ('model.decode_head.loss_decode.type=CrosEntropyLoss', 'model.decode_head.loss_decode.type'),
+        ('optim_wrapper.optimizer.type=AdmW', 'optim_wrapper.optimizer.type'),
+        ('optim_wrapper.constructor=JointOptimWraperConstructor', 'optim_wrapper.constructor'),
+        ('runner_type=AdaptionRunner', 'runner_type'),
+    ],
+)
+def test_typo_in_a_type(config, capsys, tmp_path, option, expected):
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--cfg-options', option)
+    assert f'{expected} is {option.split("=")[1]!r}' in message
+    assert 'did you mean ' in message
+    assert message.count('\n') == 1
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_data_errors_are_reported_without_traceback(workers, capsys, tmp_path):
+    bad = write_clips(tmp_path / 'bad', train=1)
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(bad / 'ann_dir' / 'train' / 'clip0.png')
+    options = [f'train_dataloader.num_workers={workers}', 'train_dataloader.batch_size=1']
+    config = write_config(tmp_path / 'tiny.py', bad)
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--cfg-options', *options)
+    assert message.startswith(f'error: {bad}/ann_dir/train/clip0.png: label id 9')
+
+
+def test_missing_data_are_reported_without_traceback(config, capsys, tmp_path):
+    option = 'train_dataloader.dataset.data_root=/no'
+    assert '/no/img_dir/train' in fails(capsys, config, '--work-dir', tmp_path / 'c', '--cfg-options', option)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_amp_needs_a_gpu(config, capsys, tmp_path):
+    assert '--amp needs a GPU' in fails(capsys, config, '--work-dir', tmp_path / 'run', '--amp')
+
+
+def test_launcher_without_launch(config, capsys, tmp_path, monkeypatch):
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE'):
+        monkeypatch.delenv(name, raising=False)
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--launcher', 'pytorch')
+    assert 'RANK, LOCAL_RANK, WORLD_SIZE is not set' in message
+
+
+def test_a_config_without_training_part(config, capsys, tmp_path):
+    config.write_text(config.read_text() + '\noptim_wrapper = None\n')
+    assert 'training needs optim_wrapper' in fails(capsys, config, '--work-dir', tmp_path / 'run')

@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""Measure training time, memory and inference latency of a configuration's model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mmengine.config import DictAction
+
+from mmrs.engine.benchmark import BenchmarkSettings, benchmark, format_report
+from mmrs.utils.errors import report_errors
+
+EXAMPLES = """\
+examples:
+  # seconds per step, peak memory and latency with the config's batch and crop size
+  python tools/analysis_tools/benchmark.py configs/st_dasegnet/potsdam2vaihingen.py
+
+  # beside the same model of stock modules, trained as the authors' release does, on two CPU threads
+  python tools/analysis_tools/benchmark.py configs/st_dasegnet/demo.py --stock --batch-size 2 --crop-size 256 \\
+      --threads 2 --cfg-options model.decode_head.channels=256
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Measure training time, peak memory and inference latency on random images and weights. Runs on the '
+        'first GPU, on the CPU without one.',
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', help='configuration file')
+    parser.add_argument(
+        '--stock', action='store_true', help='measure the model in its stock form too, alternately, and print ratios'
+    )
+    parser.add_argument('--batch-size', type=int, metavar='N', help="images per domain (default: the config's)")
+    parser.add_argument('--crop-size', type=int, metavar='PX', help="training images (default: the config's)")
+    parser.add_argument('--inference-size', type=int, default=512, metavar='PX', help='predicted image (default: 512)')
+    parser.add_argument('--iters', type=int, default=10, metavar='N', help='timed repetitions (default: 10)')
+    parser.add_argument('--threads', type=int, metavar='N', help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override the config'
+    )
+    return parser.parse_args(argv)
+
+
+@report_errors
+def main(argv: list[str] | None = None) -> None:
+    options = vars(parse_args(argv))
+    stock = options.pop('stock')
+    print(format_report(benchmark(BenchmarkSettings(**options), stock)))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,66 @@
+#!/usr/bin/env python
+"""Train a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mmengine.config import DictAction
+
+from mmrs.apis import train
+from mmrs.utils.errors import report_errors
+
+EXAMPLES = """\
+examples:
+  # ST-DASegNet, Potsdam IRRG to Vaihingen
+  python tools/train.py configs/st_dasegnet/potsdam2vaihingen.py
+
+  # the same, shorter, from random initialisation, in a folder of its own
+  python tools/train.py configs/st_dasegnet/potsdam2vaihingen.py --no-pretrained \\
+      --work-dir work_dirs/short --cfg-options train_cfg.max_iters=2000 randomness.seed=1
+
+  # continue an interrupted run
+  python tools/train.py configs/st_dasegnet/potsdam2vaihingen.py --resume
+
+  # two GPUs
+  tools/dist_train.sh configs/st_dasegnet/potsdam2vaihingen.py 2
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Train a model.', epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='configuration file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/NAME-OF-THE-CONFIG)')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='PATH',
+        help='continue from this checkpoint, or, without PATH, from the latest one in the work dir if there is one',
+    )
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (GPU)')
+    parser.add_argument(
+        '--no-pretrained', dest='pretrained', action='store_false', help='ignore the pretrained weights of the config'
+    )
+    parser.add_argument('--overwrite', action='store_true', help='start anew in a work dir that holds a run already')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override the config: a.b=1, list="[1,2]" or list=1,2 (no blanks inside, quotes around brackets)',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    return parser.parse_args(argv)
+
+
+@report_errors
+def main(argv: list[str] | None = None) -> None:
+    train(**vars(parse_args(argv)))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
