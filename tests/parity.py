@@ -157,7 +157,7 @@ class Comparison:
     """Largest error per kind, with the name of the tensor that has it."""
 
     def __init__(self) -> None:
-        self.errors = {kind: (0.0, '-') for kind in TOLERANCES}
+        self.errors = dict.fromkeys(TOLERANCES, (0.0, '-'))
 
     def add(self, kind: str, error: float, name: str) -> None:
         """Keep the error if it is the largest of its kind; not-a-number counts as infinite."""

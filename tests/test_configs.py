@@ -70,26 +70,27 @@ def test_pretrained_weights_are_named_by_official_urls(config):
 
 def narrow(cfg) -> dict:
     """Options that cut width and depth of a model, consistently."""
-    options = {}
-    kind = cfg.model.backbone.type
+    kind, head = cfg.model.backbone.type, cfg.model.decode_head
     if kind.endswith(('MiT', 'MixVisionTransformer')):
         widths = [8 * heads for heads in cfg.model.backbone.num_heads]
-        options.update({'backbone.embed_dims': 8, 'backbone.num_layers': [1, 1, 1, 1], 'decode_head.in_channels': widths})
+        options = {'backbone.embed_dims': 8, 'backbone.num_layers': [1, 1, 1, 1]}
     elif kind.startswith('ResNet'):
         widths = [8, 16, 32, 64]
-        options.update({'backbone.depth': 18, 'backbone.stem_channels': 8, 'backbone.base_channels': 8})
-        options.update({'decode_head.in_channels': widths[-1], 'decode_head.c1_in_channels': 8, 'decode_head.c1_channels': 8})
+        options = {'backbone.depth': 18, 'backbone.stem_channels': 8, 'backbone.base_channels': 8}
     else:
         pytest.fail(f'say here how to cut a {kind}')
+    if 'c1_in_channels' in head:
+        options.update({'decode_head.c1_in_channels': widths[0], 'decode_head.c1_channels': 8})
+    all_stages = isinstance(head.in_channels, (list, tuple))
+    options['decode_head.in_channels'] = widths if all_stages else widths[-1]
     options['decode_head.channels'] = 16
     if 'neck' in cfg.model:
         options['neck.in_channels'] = widths
         if cfg.model.neck.get('variant') == 'ds2':
-            widths = [*widths[:-1], widths[-1] + max(widths[-1] // cfg.model.neck.reduction, cfg.model.neck.min_channels)]
-            many = isinstance(options['decode_head.in_channels'], list)
-            options['decode_head.in_channels'] = widths if many else widths[-1]
+            last = widths[-1] + max(widths[-1] // cfg.model.neck.reduction, cfg.model.neck.min_channels)
+            options['decode_head.in_channels'] = [*widths[:-1], last] if all_stages else last
     if cfg.model.get('discriminator'):
-        options['discriminator.in_channels'] = options.get('neck.in_channels', widths)[-1]
+        options['discriminator.in_channels'] = widths[-1]
         options['discriminator.base_channels'] = 8
     return {f'model.{key}': value for key, value in options.items()}
 
@@ -130,6 +131,7 @@ def test_trains_two_steps_and_tests(config, tmp_path):
     options = {
         **local_data(cfg, tmp_path / 'data'),
         **narrow(cfg),
+        'train_dataloader.batch_size': 2,  # where a config has 1, it is for two processes
         'train_cfg.max_iters': 2,
         'train_cfg.val_interval': 2,
         'default_hooks.checkpoint.interval': 2,
@@ -151,5 +153,5 @@ def test_trains_two_steps_and_tests(config, tmp_path):
     checkpoint = str(tmp_path / 'run' / 'iter_2.pth')
     assert test_tool.main([str(config), checkpoint, '--metrics', str(metrics), *common]) == 0
     scores = json.loads(metrics.read_text())
-    assert scores['images'] == 1
+    assert scores['images'] >= 1
     assert len(scores['classes']) == cfg.model.decode_head.num_classes

@@ -9,6 +9,6 @@ optim_wrapper = dict(segmentor=dict(optimizer=dict(lr=6e-4)), discriminator=None
 train_cfg = dict(max_iters=800)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, begin=0, end=41, by_epoch=False),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, begin=0, end=800, by_epoch=False),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, begin=0, end=801, by_epoch=False),
 ]
 load_from = None

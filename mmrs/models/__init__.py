@@ -1,8 +1,8 @@
 from .adaptors import *  # noqa: F403
 from .backbones import *  # noqa: F403
-from .data_preprocessor import DomainAdaptationDataPreprocessor
+from .data_preprocessor import DomainAdaptationDataPreprocessor as DomainAdaptationDataPreprocessor
 from .decode_heads import *  # noqa: F403
 from .discriminators import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .necks import *  # noqa: F403
-from .teacher import EMATeacher
+from .teacher import EMATeacher as EMATeacher

@@ -74,17 +74,17 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
         samples = data.get('data_samples')
         inputs = [self._normalize(image, mean, std, samples, i) for i, image in enumerate(data['inputs'])]
         if training:
-            inputs, samples = stack_batch(inputs, samples, **self.padding, **self.pad_values)
+            batch, samples = stack_batch(inputs, samples, **self.padding, **self.pad_values)
         elif self.test_cfg:
-            inputs, padding = stack_batch(inputs, **self.test_cfg, **self.pad_values)
+            batch, padding = stack_batch(inputs, **self.test_cfg, **self.pad_values)
             for sample, meta in zip(samples or (), padding):
                 sample.set_metainfo(meta)
         else:
             sizes = sorted({tuple(image.shape[1:]) for image in inputs})
             if len(sizes) > 1:
                 raise ConfigError(f'images of different sizes {sizes} in one test batch: use batch_size=1 or test_cfg')
-            inputs = torch.stack(inputs)
-        return dict(inputs=inputs, data_samples=samples)
+            batch = torch.stack(inputs)
+        return dict(inputs=batch, data_samples=samples)
 
     @staticmethod
     def _normalize(image: Tensor, mean: Tensor, std: Tensor, samples: list | None, index: int) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrs.utils import ConfigError
@@ -82,8 +82,8 @@ class EMATeacher(nn.Module):
             alpha: Share of the teacher's own past, in [0, 1].
         """
         copies = [self.get_submodule(name) for name in students]
-        mine = [p for module in copies for p in module.parameters()]
-        theirs = [p for module in students.values() for p in module.parameters()]
+        mine: list[Tensor] = [p for module in copies for p in module.parameters()]
+        theirs: list[Tensor] = [p for module in students.values() for p in module.parameters()]
         torch._foreach_lerp_(mine, theirs, 1 - alpha)
         if self.buffers_follow or alpha == 0:
             for own, other in zip(copies, students.values()):

@@ -69,7 +69,9 @@ def test_accumulation_averages_batches():
         for name, counts in (('segmentor', 2), ('discriminator', 2))
     }
     joint = JointOptimWrapperConstructor(parts)(model)
-    once = JointOptimWrapperConstructor({name: dict(cfg, accumulative_counts=1) for name, cfg in parts.items()})(reference)
+    once = JointOptimWrapperConstructor({name: dict(cfg, accumulative_counts=1) for name, cfg in parts.items()})(
+        reference
+    )
     x = torch.randn(6, 3, dtype=torch.float64)
     start = copy.deepcopy(model.state_dict())
     model.train_step(dict(x=x[:3]), joint)

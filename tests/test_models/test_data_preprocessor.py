@@ -26,7 +26,9 @@ def test_each_domain_has_its_own_statistics(bands):
     batch = dict(source=domain(bands, [(4, 6)]), target=domain(bands, [(4, 6)], labelled=False))
     out = preprocessor(batch, training=True)
     raw = batch['source']['inputs'][0].double()
-    expected = (batch['target']['inputs'][0].double() - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    expected = (batch['target']['inputs'][0].double() - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(
+        -1, 1, 1
+    )
     torch.testing.assert_close(out['inputs']['source'][0].double(), (raw - 1) / 4, atol=1e-5, rtol=1e-6)
     torch.testing.assert_close(out['inputs']['target'][0].double(), expected, atol=1e-5, rtol=1e-6)
     assert 'gt_sem_seg' in out['data_samples']['source'][0]

@@ -20,8 +20,8 @@ examples:
 @report_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Convert a checkpoint of the ST-DASegNet release to this project. Every tensor must find its place, '
-        'and every place its tensor.',
+        description='Convert a checkpoint of the ST-DASegNet release to this project. Every tensor must find its '
+        'place, and every place its tensor.',
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -11,5 +11,5 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, begin=0, end=41, by_epoch=False),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, begin=0, end=600, by_epoch=False),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, begin=0, end=601, by_epoch=False),
 ]

@@ -14,7 +14,9 @@ from mmrs.utils import ConfigError
 class TeacherEMAHook(Hook):
     r"""Moves an adaptor's teacher before each training iteration.
 
-    .. math:: \theta' \leftarrow \alpha_i \theta' + (1 - \alpha_i) \theta, \quad \alpha_i = \min(1 - 1 / (i + 1), \text{decay})
+    .. math::
+        \theta' \leftarrow \alpha_i \theta' + (1 - \alpha_i) \theta, \quad
+        \alpha_i = \min(1 - 1 / (i + 1), \text{decay})
 
     with the runner's iteration i, so that a resumed run goes on where it stopped. At iteration 0 of a run the teacher
     becomes a copy of the students, of a checkpoint's too.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from mmengine.model import is_model_wrapper
@@ -48,7 +49,9 @@ class JointOptimWrapper(OptimWrapperDict):
         with self.lead.optim_context(model):
             yield
 
-    def update_params(self, loss: torch.Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
+    def update_params(
+        self, loss: torch.Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None
+    ) -> None:
         """Propagate the summed loss (a scalar) and, every ``accumulative_counts`` calls, step all optimizers."""
         self.backward(self.lead.scale_loss(loss))
         if self.lead.should_update():
@@ -92,8 +95,8 @@ class JointOptimWrapper(OptimWrapperDict):
         """
         if set(state_dict) != set(self.keys()):
             raise ConfigError(
-                f'the checkpoint has optimizer states for {sorted(state_dict)}, but this run has {sorted(self.keys())}: '
-                'it comes from another kind of run'
+                f'the checkpoint has optimizer states for {sorted(state_dict)}, but this run has '
+                f'{sorted(self.keys())}: it comes from another kind of run'
             )
         super().load_state_dict(state_dict)
 
@@ -129,13 +132,15 @@ class JointOptimWrapperConstructor:
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         if paramwise_cfg is not None:
-            raise ConfigError('paramwise_cfg belongs into a part of optim_wrapper (e.g. segmentor), not beside the parts')
+            raise ConfigError(
+                'paramwise_cfg belongs into a part of optim_wrapper (e.g. segmentor), not beside the parts'
+            )
         self.parts = {key: value for key, value in optim_wrapper_cfg.items() if key != 'type' and value is not None}
 
     def __call__(self, model: nn.Module) -> JointOptimWrapper:
         """Build the wrapper for a model, data-parallel or not."""
         if is_model_wrapper(model):
-            model = model.module
+            model = cast(nn.Module, model.module)
         owned = set()
         wrappers = {}
         for name, cfg in self.parts.items():
@@ -153,7 +158,7 @@ class JointOptimWrapperConstructor:
         orphans = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
         if orphans:
             raise ConfigError(
-                f'{len(orphans)} trainable parameters belong to no part of optim_wrapper ({", ".join(self.parts)}), the '
-                f'first is {orphans[0]}: add a part for them'
+                f'{len(orphans)} trainable parameters belong to no part of optim_wrapper '
+                f'({", ".join(self.parts)}), the first is {orphans[0]}: add a part for them'
             )
         return JointOptimWrapper(**wrappers)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from mmengine.dist import is_distributed
@@ -38,7 +38,8 @@ def _build_pair(cfg: dict) -> ModuleDict:
 
 
 def _stages_read_by(head: nn.Module) -> set[int]:
-    stages = {head.in_index} if isinstance(head.in_index, int) else set(head.in_index)
+    index: Any = head.in_index
+    stages = {index} if isinstance(index, int) else set(index)
     # mmseg's DeepLabV3+ head also reads the first stage, without listing it.
     return stages | {0} if getattr(head, 'c1_bottleneck', None) is not None else stages
 
@@ -134,6 +135,8 @@ class STDASegNet(EncoderDecoder):
         Segmentation, arXiv 2301.05526.
     """
 
+    align_corners: bool
+
     def __init__(
         self,
         backbone: dict,
@@ -150,13 +153,15 @@ class STDASegNet(EncoderDecoder):
         # mmseg's EncoderDecoder gives whole and sliding inference; its constructor would build a single branch.
         BaseSegmentor.__init__(self, data_preprocessor, init_cfg)
         self.segmentor = DualStudent(backbone, neck, decode_head)
-        head = self.segmentor.heads[0]
+        head: Any = self.segmentor.heads[0]
         self.align_corners, self.num_classes, self.out_channels = head.align_corners, head.num_classes, head.num_classes
         self.train_cfg, self.test_cfg = train_cfg, test_cfg
 
-        self.discriminator = None if discriminator is None else _build_pair(discriminator)
-        self.gan_loss = None if discriminator is None else MODELS.build(gan_loss or dict(type='GANLoss', loss_weight=0.005))
-        self.teacher = None
+        self.discriminator: ModuleDict | None = None if discriminator is None else _build_pair(discriminator)
+        self.gan_loss = (
+            None if discriminator is None else MODELS.build(gan_loss or dict(type='GANLoss', loss_weight=0.005))
+        )
+        self.teacher: EMATeacher | None = None
         if self_training is not None:
             self._init_self_training(**self_training)
 
@@ -178,7 +183,7 @@ class STDASegNet(EncoderDecoder):
             )
         self.teacher_type = teacher
         self.pseudo_weight = weight
-        self.pseudo_thresholds = dict(threshold=threshold, rare_threshold=rare_threshold)
+        self.pseudo_thresholds: dict[str, Any] = dict(threshold=threshold, rare_threshold=rare_threshold)
         self.teacher = EMATeacher(self._taught(), batch_statistics, buffers)
         weights = None if class_weight is None else torch.tensor(class_weight)
         self.register_buffer('pseudo_class_weight', weights, persistent=False)
@@ -237,17 +242,17 @@ class STDASegNet(EncoderDecoder):
                     'the model adapts to a target domain, but the batch has none: use a DomainAdaptationDataset, or '
                     'set model.discriminator and model.self_training to None'
                 )
-            inputs, data_samples = dict(source=inputs), dict(source=data_samples)
-        domains = DOMAINS if adapts else DOMAINS[:1]
-        images = [inputs[domain] for domain in domains]
+            images, labelled = [inputs], data_samples
+        else:
+            images = [inputs[domain] for domain in (DOMAINS if adapts else DOMAINS[:1])]
+            labelled = cast(dict, data_samples)['source']
         self._check_batch(images)
-        label = torch.stack([sample.gt_sem_seg.data for sample in data_samples['source']]).squeeze(1).long()
+        label = torch.stack([sample.gt_sem_seg.data for sample in labelled]).squeeze(1).long()
 
         features = self.segmentor.extract(images)
-        disentangled = [self.segmentor.neck(*pair) for pair in features]
-        losses = self._segmentation_loss('loss_seg_s2', disentangled[0], label)
+        losses = self._segmentation_loss('loss_seg_s2', self.segmentor.neck(*features[0]), label)
         if self.teacher is not None:
-            losses.update(self._self_training_loss(images[1], features[1], disentangled[1]))
+            losses.update(self._self_training_loss(images[1], features[1]))
         if self.discriminator is not None:
             # For either student, the images of its own domain are real and those of the other one fake.
             for i, name in enumerate(('loss_adv_t2s', 'loss_adv_s2t')):
@@ -260,15 +265,13 @@ class STDASegNet(EncoderDecoder):
         losses = {}
         for student, head, logits in zip('st', self.segmentor.heads, self.segmentor.decode(features)):
             logits = self._resize(logits, label)
-            terms = head.loss_decode if isinstance(head.loss_decode, nn.ModuleList) else [head.loss_decode]
-            losses[prefix + student] = sum(
-                term(logits, label, weight=weight, ignore_index=head.ignore_index) for term in terms
-            )
+            terms: Any = head.loss_decode if isinstance(head.loss_decode, nn.ModuleList) else [head.loss_decode]
+            values = [term(logits, label, weight=weight, ignore_index=head.ignore_index) for term in terms]
+            losses[prefix + student] = torch.stack(values).sum()
         return losses
 
-    def _self_training_loss(
-        self, images: Tensor, features: tuple[Features, Features], disentangled: tuple[Features, Features]
-    ) -> dict[str, Tensor]:
+    def _self_training_loss(self, images: Tensor, features: tuple[Features, Features]) -> dict[str, Tensor]:
+        disentangled = self.segmentor.neck(*features)
         pseudo = self.make_pseudo_label(images, features, disentangled)
         losses = self._segmentation_loss('loss_pseudo_t2', disentangled, pseudo.label, pseudo.weight)
         losses = {name: self.pseudo_weight * value for name, value in losses.items()}
@@ -285,13 +288,14 @@ class STDASegNet(EncoderDecoder):
             features: Both students' stages of them; read by the ``single_target`` teacher.
             disentangled: The neck's output on those; read by the ``decoder_only`` teachers.
         """
+        teacher: Any = self.teacher
         if self.teacher_type == 'decoder_only':
-            logits = self.teacher.source(disentangled[0]) + self.teacher.target(disentangled[1])
+            logits = teacher.source(disentangled[0]) + teacher.target(disentangled[1])
         else:
             student = self.segmentor.heads[0]
-            for_source, for_target = self.segmentor.neck(features[0], self.teacher.backbone(images))
-            with borrowed_as_teacher(student, self.teacher.batch_statistics):
-                logits = student(for_source) + self.teacher.decode_head(for_target)
+            for_source, for_target = self.segmentor.neck(features[0], teacher.backbone(images))
+            with borrowed_as_teacher(student, teacher.batch_statistics):
+                logits = student(for_source) + teacher.decode_head(for_target)
         logits = self._resize(logits / 2, images)
         return make_pseudo_label(logits, class_weight=self.pseudo_class_weight, **self.pseudo_thresholds)
 
@@ -300,7 +304,8 @@ class STDASegNet(EncoderDecoder):
     ) -> dict[str, Tensor]:
         """The generator's loss ``name`` and the discriminator's own, on the last maps of one student's backbone."""
         domain = DOMAINS[student]
-        discriminator = self.discriminator[domain]
+        gan_loss: Any = self.gan_loss
+        discriminator = cast(ModuleDict, self.discriminator)[domain]
         size_real, size_fake = images[student], images[1 - student]
         for features, size in ((real, size_real), (fake, size_fake)):
             self._check_crop(features, size, discriminator.min_size)
@@ -308,7 +313,7 @@ class STDASegNet(EncoderDecoder):
 
         frozen = {key: value.detach() for key, value in discriminator.named_parameters()}
         fooled = self._resize(torch.func.functional_call(discriminator, frozen, (fake,)), size_fake)
-        losses = {name: self.gan_loss(fooled, target_is_real=True)}
+        losses = {name: gan_loss(fooled, target_is_real=True)}
 
         fake = fake.detach()
         if real.shape == fake.shape:  # instance normalisation sees each image alone, so one pass is exact
@@ -318,9 +323,9 @@ class STDASegNet(EncoderDecoder):
         right = []
         for kind, score, size in zip(('real', 'fake'), scores, (size_real, size_fake)):
             is_real = kind == 'real'
-            loss = self.gan_loss(self._resize(score, size), target_is_real=is_real, is_discriminator=True)
+            loss = gan_loss(self._resize(score, size), target_is_real=is_real, is_discriminator=True)
             losses[f'loss_disc_{domain}_{kind}'] = loss
-            right.append(((score.detach() > self.gan_loss.boundary) == is_real).float().mean())
+            right.append(((score.detach() > gan_loss.boundary) == is_real).float().mean())
         return {**losses, f'disc_accuracy_{domain}': (right[0] + right[1]) / 2}
 
     def _resize(self, logits: Tensor, like: Tensor) -> Tensor:
@@ -332,9 +337,9 @@ class STDASegNet(EncoderDecoder):
         if min(height, width) < needed:
             stride = round(images.shape[-2] / height)
             raise ConfigError(
-                f'a crop of {images.shape[-2]} x {images.shape[-1]} px gives a last feature map of {height} x {width}, but '
-                f'the discriminator needs at least {needed} x {needed}: use crops of at least {needed * stride} px or a '
-                'smaller discriminator.num_conv'
+                f'a crop of {images.shape[-2]} x {images.shape[-1]} px gives a last feature map of {height} x {width}, '
+                f'but the discriminator needs at least {needed} x {needed}: use crops of at least {needed * stride} px '
+                'or a smaller discriminator.num_conv'
             )
 
     def _check_batch(self, images: list[Tensor]) -> None:
@@ -345,7 +350,7 @@ class STDASegNet(EncoderDecoder):
         )
         if pools and min(map(len, images)) < 2 and not is_distributed():
             raise ConfigError(
-                'the batch holds 1 image, but the ASPP head pools each image to one pixel and batch normalisation needs '
-                'at least 2 of them: set train_dataloader.batch_size to 2 or more, or use several processes with SyncBN'
+                'the batch holds 1 image, but the ASPP head pools each image to one pixel and batch normalisation '
+                'needs at least 2 of them: set train_dataloader.batch_size to 2 or more, or use several processes with '
+                'SyncBN'
             )
-

@@ -35,6 +35,8 @@ class PixelMeanCrossEntropyLoss(nn.Module):
         Zhao et al., arXiv 2301.05526, eq. of the segmentation and self-training losses.
     """
 
+    class_weight: Tensor | None
+
     def __init__(
         self,
         class_weight: Sequence[float] | None = None,

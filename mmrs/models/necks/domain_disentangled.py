@@ -46,7 +46,9 @@ class DomainUniversalModule(nn.Module):
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         self.universal = ConvModule(channels, channels, 3, padding=1)
-        self.project = nn.ModuleDict({d: ConvModule(channels, out_channels, 3, padding=1) for d in ('source', 'target')})
+        self.project = nn.ModuleDict(
+            {d: ConvModule(channels, out_channels, 3, padding=1) for d in ('source', 'target')}
+        )
 
     def forward(self, x_s: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
         """Map two ``(N, C, H, W)`` maps of the same images to two of ``(N, d, H, W)``."""

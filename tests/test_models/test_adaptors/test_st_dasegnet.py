@@ -153,7 +153,9 @@ def test_each_loss_reaches_what_it_should():
     losses = loss_of(model, batch())
     for name, parts in reach.items():
         gradients = torch.autograd.grad(losses[name], list(parameters.values()), retain_graph=True, allow_unused=True)
-        moved = {p.removeprefix('segmentor.') for p, g in zip(parameters, gradients) if g is not None and g.abs().sum() > 0}
+        moved = {
+            p.removeprefix('segmentor.') for p, g in zip(parameters, gradients) if g is not None and g.abs().sum() > 0
+        }
         assert {next(part for part in PARTS if p.startswith(part)) for p in moved} == parts, name
 
 
@@ -198,7 +200,10 @@ def test_single_target_teacher_averages_teacher_and_source_student():
             module.eval()
     features = segmentor.extract([images])[0]
     pseudo = model.make_pseudo_label(images, features, segmentor.neck(*features))
-    teacher_backbone, teacher_head = copy.deepcopy(segmentor.backbone['target']), copy.deepcopy(segmentor.decode_head['target'])
+    teacher_backbone, teacher_head = (
+        copy.deepcopy(segmentor.backbone['target']),
+        copy.deepcopy(segmentor.decode_head['target']),
+    )
     with torch.no_grad():
         for p in [*teacher_backbone.parameters(), *teacher_head.parameters()]:
             p.mul_(1.5)
@@ -225,7 +230,9 @@ def test_without_adaptation_it_trains_on_the_source_alone():
     data = batch()
     losses = loss_of(model, data['source'])
     assert set(losses) == {'loss_seg_s2s', 'loss_seg_s2t'}
-    joint = JointOptimWrapperConstructor(dict(segmentor=dict(optimizer=dict(type='SGD', lr=0.1)), discriminator=None))(model)
+    joint = JointOptimWrapperConstructor(dict(segmentor=dict(optimizer=dict(type='SGD', lr=0.1)), discriminator=None))(
+        model
+    )
     before = copy.deepcopy(model.segmentor.state_dict())
     model.train_step(data['source'], joint)
     assert any(not torch.equal(value, before[name]) for name, value in model.segmentor.state_dict().items())
@@ -238,7 +245,9 @@ def test_prediction_is_the_mean_of_both_heads_without_teachers():
         for p in model.teacher.parameters():
             p.fill_(float('nan'))
         logits = model.encode_decode(images, [])
-        features = model.segmentor.neck(model.segmentor.backbone['source'](images), model.segmentor.backbone['target'](images))
+        features = model.segmentor.neck(
+            model.segmentor.backbone['source'](images), model.segmentor.backbone['target'](images)
+        )
         heads = [head(f) for head, f in zip(model.segmentor.heads, features)]
         expected = nn.functional.interpolate((heads[0] + heads[1]) / 2, (100, 72), mode='bilinear')
     torch.testing.assert_close(logits, expected)
@@ -290,7 +299,9 @@ class TestConverter:
     def test_leftovers_are_refused(self, recorded):
         model = MODELS.build(parity.model_config(recorded['config']))
         state = {**recorded['initial_state'], 'ema_backbone.weight': torch.zeros(1)}
-        with pytest.raises(CheckpointError, match=r'1 tensors of the checkpoint have no place(.|\n)*ema_backbone.weight'):
+        with pytest.raises(
+            CheckpointError, match=r'1 tensors of the checkpoint have no place(.|\n)*ema_backbone.weight'
+        ):
             convert_release(state, model)
 
     def test_missing_tensors_are_named(self, recorded):
