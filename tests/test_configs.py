@@ -103,7 +103,11 @@ def write_data(folder: Path, dataset, number: int, size: int) -> None:
         (folder / sub).mkdir(parents=True, exist_ok=True)
         for i in range(number):
             coarse = rng.choice(ids, (size // 16, size // 16)).astype(np.uint8)
-            picture = rng.integers(0, 255, (size, size, 3), np.uint8) if key == 'img_path' else coarse.repeat(16, 0).repeat(16, 1)
+            picture = (
+                rng.integers(0, 255, (size, size, 3), np.uint8)
+                if key == 'img_path'
+                else coarse.repeat(16, 0).repeat(16, 1)
+            )
             Image.fromarray(picture).save(folder / sub / f'clip{i}.png')
 
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from torch import nn
+from mmseg.models import BaseSegmentor
 
 from mmrs.engine.checkpoint import load_matching, read_checkpoint, state_dict_of
 from mmrs.registry import DATASETS, MODELS
@@ -24,7 +25,7 @@ def init_model(
     checkpoint: str | Path | None = None,
     device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
-) -> nn.Module:
+) -> BaseSegmentor:
     """Build a model for prediction.
 
     Args:
@@ -58,7 +59,7 @@ def init_model(
 
 
 @torch.no_grad()
-def predict_array(model: nn.Module, image: np.ndarray) -> np.ndarray:
+def predict_array(model: BaseSegmentor, image: np.ndarray) -> np.ndarray:
     """Predict the classes of an image.
 
     Args:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -59,7 +60,9 @@ def _find_resumable(resume: str | bool, work_dir: Path) -> str | None:
     if resume not in (True, 'auto'):
         return str(resume)
     if not (work_dir / 'last_checkpoint').is_file():
-        print_log(f'--resume: {work_dir} has no checkpoint yet, so training starts from the beginning', logger='current')
+        print_log(
+            f'--resume: {work_dir} has no checkpoint yet, so training starts from the beginning', logger='current'
+        )
         return None
     latest = Path(find_latest_checkpoint(str(work_dir)))
     if not latest.is_file():  # the folder may have moved since

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -113,6 +114,8 @@ class _Subject:
         cfg = settings.load()
         if stock:
             cfg = stock_config(cfg)
+        # MMEngine logs the options of every parameter.
+        MMLogger.get_instance('mmengine', log_level='WARNING')
         torch.manual_seed(0)
         self.device = get_device()
         self.model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(self.device).train()

@@ -10,10 +10,11 @@ from __future__ import annotations
 import difflib
 import pickle
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Mapping
+from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
@@ -254,7 +255,7 @@ def load_matching(
         CheckpointError: Nothing matched, or, with `strict`, not everything.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = model.get_submodule('module')
     own = model.state_dict()
     misshapen = [k for k, v in weights.items() if k in own and own[k].shape != v.shape]
     fitting = {k: v for k, v in weights.items() if k not in misshapen}

@@ -58,8 +58,7 @@ def init_cpu_group(launcher: str, timeout: float | None = None) -> None:
         timeout: Seconds that a collective operation may take.
     """
     os.environ.update(launcher_environment(launcher))
-    options = {} if timeout is None else {'timeout': datetime.timedelta(seconds=timeout)}
-    dist.init_process_group('gloo', **options)
+    dist.init_process_group('gloo', timeout=None if timeout is None else datetime.timedelta(seconds=timeout))
 
 
 def on_cpu() -> bool:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from mmengine.dist import is_distributed, master_only
 from mmengine.model import revert_sync_batchnorm

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config
@@ -69,7 +70,7 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
             known = set(node.keys()) | (top_level if depth == 0 else set())
             if part in node:
                 if node[part] is None and depth < len(parts) - 1:
-                    node[part] = {}  # MMEngine merges into dicts only
+                    node.__setitem__(part, {})  # MMEngine merges into dicts only
                 node = node[part]
                 continue
             near = [] if part in known else difflib.get_close_matches(part, known, n=3, cutoff=0.8)
@@ -140,7 +141,9 @@ def enable_amp(config: Config) -> None:
         parts = {f'optim_wrapper.{k}': v for k, v in wrapper.items() if isinstance(v, Mapping) and 'optimizer' in v}
     for key, part in parts.items():
         if part.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise ConfigError(f'--amp: {key}.type is {part["type"]}; only OptimWrapper can be turned into AmpOptimWrapper')
+            raise ConfigError(
+                f'--amp: {key}.type is {part["type"]}; only OptimWrapper can be turned into AmpOptimWrapper'
+            )
         part['type'] = 'AmpOptimWrapper'
         part.setdefault('loss_scale', 'dynamic')
 

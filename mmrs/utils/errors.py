@@ -15,10 +15,19 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
-__all__ = ['CheckpointError', 'ConfigError', 'DataError', 'OutputError', 'UserError', 'describe', 'is_user_error', 'report_errors']
+__all__ = [
+    'CheckpointError',
+    'ConfigError',
+    'DataError',
+    'OutputError',
+    'UserError',
+    'describe',
+    'is_user_error',
+    'report_errors',
+]
 
 
 class UserError(Exception):

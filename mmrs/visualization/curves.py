@@ -6,8 +6,9 @@ import difflib
 import fnmatch
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def _records(file: Path) -> list[dict[str, Any]]:
                 break
             raise DataError(f'{file}, line {number} is no JSON: {error}') from error
         if not isinstance(record, dict):
-            raise DataError(f'{file}, line {number} is no JSON object: is it one of MMEngine\'s scalars.json?')
+            raise DataError(f"{file}, line {number} is no JSON object: is it one of MMEngine's scalars.json?")
         records.append(record)
     return records
 

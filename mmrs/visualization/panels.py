@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from mmseg.structures import SegDataSample
@@ -24,7 +25,7 @@ _INK, _PAPER, _IGNORED = (30, 30, 30), (255, 255, 255), (110, 110, 110)
 def class_colours(meta: Mapping[str, Any]) -> list[tuple[int, int, int]]:
     """The palette of a data set, or colours of our own where it has none."""
     number = len(meta.get('classes') or ())
-    palette = [tuple(map(int, colour)) for colour in meta.get('palette') or ()]
+    palette = [(int(red), int(green), int(blue)) for red, green, blue in meta.get('palette') or ()]
     return palette if len(palette) >= number > 0 else [CLASS_COLOURS[i % len(CLASS_COLOURS)] for i in range(number)]
 
 

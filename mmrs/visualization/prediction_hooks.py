@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -75,12 +76,16 @@ class LabelMapHook(_OutputHook):
             located = crs is not None or not transform.is_identity
             profile: dict[str, Any] = dict(driver='PNG')
             if located:
-                profile = dict(driver='GTiff', crs=crs, transform=transform, nodata=NODATA, compress='deflate', tiled=True)
+                profile = dict(
+                    driver='GTiff', crs=crs, transform=transform, nodata=NODATA, compress='deflate', tiled=True
+                )
             path = self._path(runner, sample, '.tif' if located else '.png')
             with atomic_path(path, overwrite=True) as temporary, warnings.catch_warnings():
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
                 height, width = labels.shape
-                with rasterio.open(temporary, 'w', height=height, width=width, count=1, dtype='uint8', **profile) as out:
+                with rasterio.open(
+                    temporary, 'w', height=height, width=width, count=1, dtype='uint8', **profile
+                ) as out:
                     out.write(labels, 1)
                     if located:
                         out.write_colormap(1, self._colours)

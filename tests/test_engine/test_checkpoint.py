@@ -12,7 +12,14 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from mmrs.engine import checkpoint as module
-from mmrs.engine.checkpoint import download, load_matching, read_checkpoint, require_resumable, resolve_url, state_dict_of
+from mmrs.engine.checkpoint import (
+    download,
+    load_matching,
+    read_checkpoint,
+    require_resumable,
+    resolve_url,
+    state_dict_of,
+)
 from mmrs.utils import CheckpointError
 
 
@@ -118,7 +125,9 @@ def test_complete_match(model):
 
 def test_nothing_matches(model):
     before = model[0].weight.clone()
-    with pytest.raises(CheckpointError, match=r'x\.pth does not fit.*none of its 2 weights.*has a, b.*model has 0\.weight'):
+    with pytest.raises(
+        CheckpointError, match=r'x\.pth does not fit.*none of its 2 weights.*has a, b.*model has 0\.weight'
+    ):
         load_matching(model, dict(a=torch.zeros(2), b=torch.zeros(2)), 'x.pth')
     assert torch.equal(model[0].weight, before)
 
@@ -135,7 +144,12 @@ def test_partial_match_warns_with_counts(model, logged):
     assert len(match.missing) == 4  # weight, bias, mean and variance of the normalisation, less its counter
     ((level, message),) = logged
     assert level == logging.WARNING
-    for part in ('1 weights fit', '4 missing from the file', '1 in the file only (head)', '1 of another shape (0.bias)'):
+    for part in (
+        '1 weights fit',
+        '4 missing from the file',
+        '1 in the file only (head)',
+        '1 of another shape (0.bias)',
+    ):
         assert part in message
     with pytest.raises(CheckpointError, match=r'file \(7,\), model \(3,\)'):
         load_matching(model, weights, 'x.pth', strict=True)

@@ -43,7 +43,9 @@ def free_port() -> str:
 
 
 def launch(script, *arguments):
-    environment = dict(os.environ, PYTHON=sys.executable, PORT=free_port(), CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+    environment = dict(
+        os.environ, PYTHON=sys.executable, PORT=free_port(), CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1'
+    )
     for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
         environment.pop(name, None)
     command = ['bash', str(REPOSITORY / 'tools' / script), *map(str, arguments)]
@@ -94,7 +96,11 @@ def test_scripts_say_how_they_are_used(script):
 @pytest.mark.parametrize(
     ('script', 'arguments', 'expected'),
     [
-        ('slurm_train', 'gpu job c.py --amp', '-p gpu --job-name=job .*--ntasks=4 .*train.py c.py --launcher slurm --amp'),
+        (
+            'slurm_train',
+            'gpu job c.py --amp',
+            '-p gpu --job-name=job .*--ntasks=4 .*train.py c.py --launcher slurm --amp',
+        ),
         ('slurm_test', 'gpu job c.py w.pth --tta', '.*--ntasks=4 .*test.py c.py w.pth --launcher slurm --tta'),
         ('dist_train', 'c.py 4 --amp', '--nproc_per_node=4 .*train.py c.py --launcher pytorch --amp'),
         ('dist_test', 'c.py w.pth 4 --tta', '--nproc_per_node=4 .*test.py c.py w.pth --launcher pytorch --tta'),

@@ -28,7 +28,9 @@ def dataset(classes):
 def test_every_head_is_checked():
     three = dataset(('road', 'house', 'tree'))
     check_num_classes(TwoHeads(3, 3), three, 'val_dataloader.dataset')
-    with pytest.raises(ConfigError, match=r'model\.decode_head\.target\.num_classes is 4.*val_dataloader.*3 classes: road'):
+    with pytest.raises(
+        ConfigError, match=r'model\.decode_head\.target\.num_classes is 4.*val_dataloader.*3 classes: road'
+    ):
         check_num_classes(TwoHeads(3, 4), three, 'val_dataloader.dataset')
     wrapped = nn.Module()
     wrapped.module = TwoHeads(2, 3)  # as a data-parallel or test-time augmentation wrapper has it
@@ -54,7 +56,7 @@ def test_weights_that_a_resumed_run_overwrites_are_not_initialised(tmp_path):
 
     def initialise(**settings):
         started.clear()
-        runner = AdaptationRunner(Model(), str(tmp_path), default_scope='mmrs', experiment_name=str(settings), **settings)
+        runner = AdaptationRunner(Model(), str(tmp_path), default_scope='mmrs', **settings)
         runner._init_model_weights()
         return bool(started)
 

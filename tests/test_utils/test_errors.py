@@ -42,7 +42,7 @@ def test_checks_of_the_package_are_for_the_user(tmp_path):
     error = caught(load_classes, tmp_path / 'nothing.yaml')
     assert type(error) is FileNotFoundError
     assert is_user_error(error)
-    assert not is_user_error(caught(lambda: open(tmp_path / 'nothing')))
+    assert not is_user_error(caught((tmp_path / 'nothing').read_text))
 
 
 def test_traceback_on_request(monkeypatch):

@@ -8,9 +8,13 @@ from mmrs.utils.files import atomic_path, new_directory, write_json
 
 
 def test_atomic_path_leaves_nothing_behind_on_failure(tmp_path):
-    with pytest.raises(RuntimeError), atomic_path(tmp_path / 'sub' / 'a.txt') as temporary:
-        temporary.write_text('half')
-        raise RuntimeError
+    def fail():
+        with atomic_path(tmp_path / 'sub' / 'a.txt') as temporary:
+            temporary.write_text('half')
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list((tmp_path / 'sub').iterdir()) == []
 
 

@@ -74,7 +74,7 @@ def test_plot_curves(tmp_path):
     with pytest.raises(OutputError, match=r'c\.png exists'):
         plot_curves(runs, tmp_path / 'c.png')
     assert plot_curves(runs, tmp_path / 'c.png', keys=['l*'], window=1, overwrite=True) == ['lr', 'loss']
-    with pytest.raises(ConfigError, match="no run has 'mIuO'; there is .*mIoU"):
+    with pytest.raises(ConfigError, match=r"no run has 'mIuO'; there is .*mIoU"):
         plot_curves(runs, tmp_path / 'd.png', keys=['mIuO'])
     assert not (tmp_path / 'd.png').exists()
 

@@ -24,7 +24,7 @@ examples:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Draw samples of a data set as they leave the pipeline: source and target side by side, with labels.',
+        description='Draw samples of a data set as they leave the pipeline: source and target side by side, labelled.',
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -46,7 +46,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run_names(runs: list[str]) -> list[str]:
     """Short names of runs: the part of their paths behind what they have in common."""
-    folders = [p.parents[2] if p.suffix == '.json' and len(p.parents) > 2 else p for p in (Path(r).resolve() for r in runs)]
+    paths = [Path(run).resolve() for run in runs]
+    # WORK_DIR/TIME/vis_data/scalars.json
+    folders = [path.parents[2] if path.suffix == '.json' and len(path.parents) > 2 else path for path in paths]
     common = os.path.commonpath([folder.parent for folder in folders])
     return [os.path.relpath(folder, common) for folder in folders]
 

@@ -242,7 +242,8 @@ class STDASegNet(EncoderDecoder):
                     'the model adapts to a target domain, but the batch has none: use a DomainAdaptationDataset, or '
                     'set model.discriminator and model.self_training to None'
                 )
-            images, labelled = [inputs], data_samples
+            images = [inputs]
+            labelled: Any = data_samples
         else:
             images = [inputs[domain] for domain in (DOMAINS if adapts else DOMAINS[:1])]
             labelled = cast(dict, data_samples)['source']
