@@ -8,7 +8,7 @@ import sys
 
 from mmengine.config import DictAction
 
-from mmrs.apis import test
+from mmrs.apis import evaluate
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 @report_errors
 def main(argv: list[str] | None = None) -> None:
-    test(**vars(parse_args(argv)))
+    evaluate(**vars(parse_args(argv)))
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ _base_ = [
 # Chosen on a wider gap than the demo's (docs/results.md).
 model = dict(
     decode_head=dict(loss_decode=dict(class_weight=[1.0, 1.0, 1.0, 1.25, 3.0, 3.0])),
-    self_training=dict(weight=1.0, threshold=0.6),
+    self_training=dict(weight=1.0, threshold=0.8, rare_threshold=0.6, class_weight=[1.0, 1.0, 1.5, 1.5, 2.0, 2.0]),
 )
 train_cfg = dict(max_iters=400, val_interval=200)
 optim_wrapper = dict(segmentor=dict(optimizer=dict(lr=3e-4)))

@@ -60,9 +60,7 @@ def _find_resumable(resume: str | bool, work_dir: Path) -> str | None:
     if resume not in (True, 'auto'):
         return str(resume)
     if not (work_dir / 'last_checkpoint').is_file():
-        print_log(
-            f'--resume: {work_dir} has no checkpoint yet, so training starts from the beginning', logger='current'
-        )
+        print_log(f'--resume: no checkpoint in {work_dir} yet; training starts from the beginning', logger='current')
         return None
     latest = Path(find_latest_checkpoint(str(work_dir)))
     if not latest.is_file():  # the folder may have moved since

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrs.engine.release_step import ReleaseStep
 from mmrs.models.adaptors import STDASegNet
@@ -114,24 +116,21 @@ class _Subject:
         cfg = settings.load()
         if stock:
             cfg = stock_config(cfg)
-        # MMEngine logs the options of every parameter.
-        MMLogger.get_instance('mmengine', log_level='WARNING')
         torch.manual_seed(0)
         self.device = get_device()
-        self.model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(self.device).train()
-        self.adapts = isinstance(self.model, STDASegNet) and None not in (self.model.teacher, self.model.discriminator)
-        self.batch = _random_batch(settings, len(cfg.model.data_preprocessor.mean), self.model, self.adapts)
-        self.images = torch.randn(1, *self._image(settings.inference_size), device=self.device)
+        self.model: Any = revert_sync_batchnorm(MODELS.build(cfg.model)).to(self.device).train()
+        parts = [getattr(self.model, part, None) for part in ('teacher', 'discriminator')]
+        bands, classes = len(cfg.model.data_preprocessor.mean), self.model.num_classes
+        self.batch = _random_batch(settings, bands, classes, two_domains=parts != [None, None])
+        size = settings.inference_size
+        self.images = torch.randn(1, bands, size, size, device=self.device)
         self.iteration = 0
-        if stock and self.adapts:
-            self.release_step = ReleaseStep(self.model, cfg.optim_wrapper)
-        else:
-            self.release_step = None
-            self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
-
-    def _image(self, size: int) -> tuple[int, int, int]:
-        batch = self.batch['source'] if 'source' in self.batch else self.batch
-        return batch['inputs'][0].shape[0], size, size
+        self.release_step: ReleaseStep | None = None
+        with _no_log():
+            if stock and isinstance(self.model, STDASegNet) and None not in parts:
+                self.release_step = ReleaseStep(self.model, cfg.optim_wrapper)
+            else:
+                self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
 
     def train_step(self) -> None:
         """Teacher update, losses, backward pass, optimizers."""
@@ -160,13 +159,28 @@ class _Subject:
             return self.model.encode_decode(self.images, [meta])
 
 
-def _random_batch(settings: BenchmarkSettings, bands: int, model: nn.Module, two_domains: bool) -> dict:
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """Without the options of every single parameter, which MMEngine logs."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _random_batch(settings: BenchmarkSettings, bands: int, classes: int, two_domains: bool) -> dict:
     generator = torch.Generator().manual_seed(0)
-    size = (settings.crop_size, settings.crop_size)
+    number, crop_size = settings.batch_size, settings.crop_size
+    assert number is not None
+    assert crop_size is not None
+    size = (crop_size, crop_size)
 
     def domain() -> dict:
-        images = [torch.randint(256, (bands, *size), generator=generator).byte() for _ in range(settings.batch_size)]
-        labels = [torch.randint(model.num_classes, (1, *size), generator=generator) for _ in images]
+        images = [torch.randint(256, (bands, *size), generator=generator).byte() for _ in range(number)]
+        labels = [torch.randint(classes, (1, *size), generator=generator) for _ in images]
         meta = dict(img_shape=size, ori_shape=size)
         samples = [SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=label)) for label in labels]
         return dict(inputs=images, data_samples=samples)
@@ -259,7 +273,9 @@ def check_agreement(logits: Tensor, expected: Tensor) -> None:
     difference = (logits - expected).abs().max().item()
     bound = TOLERANCE * max(1.0, expected.abs().max().item())
     if not difference <= bound:
-        raise AssertionError(f'with the same weights, logits differ from the stock model\'s by {difference:.1e} > {bound:.1e}')
+        raise AssertionError(
+            f"with the same weights, logits differ from the stock model's by {difference:.1e} > {bound:.1e}"
+        )
 
 
 def format_report(results: dict[str, Measurement]) -> str:

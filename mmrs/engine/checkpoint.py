@@ -7,6 +7,7 @@ is then covered.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import pickle
 import re
@@ -50,12 +51,14 @@ def _history_buffer_method(owner: type, name: str) -> Any:
 
 def _safe_globals() -> list[Any]:
     # MMEngine's message hub holds HistoryBuffer objects: numpy arrays and references to the class's own methods.
-    core = getattr(np, '_core', None) or np.core
+    core = np._core if int(np.__version__.split('.')[0]) >= 2 else np.core
     arrays = [(core.multiarray._reconstruct, '_reconstruct'), (core.multiarray.scalar, 'scalar')]
     # numpy 2 moved these; a file names them as the numpy that wrote it did.
     named = [(f, f'{package}.multiarray.{name}') for f, name in arrays for package in ('numpy._core', 'numpy.core')]
     dtypes = {type(np.dtype(t)) for t in ('bool', 'uint8', 'int32', 'int64', 'uint32', 'float16', 'float32', 'float64')}
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *named, (_history_buffer_method, 'builtins.getattr')]
+    # Bytes are pickled as text to encode.
+    plain = [(_history_buffer_method, 'builtins.getattr'), (codecs.encode, '_codecs.encode')]
+    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *named, *plain]
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
@@ -216,6 +219,7 @@ class Match:
 
     @property
     def complete(self) -> bool:
+        """Whether every weight of the one has met one of the other."""
         return not (self.missing or self.unexpected or self.misshapen)
 
     def __str__(self) -> str:

@@ -50,14 +50,12 @@ def launcher_environment(launcher: str) -> dict[str, str]:
     return found
 
 
-def init_cpu_group(launcher: str, timeout: float | None = None) -> None:
-    """Join the process group of a launcher with gloo. MMEngine's `init_dist` would call for a CUDA device first.
+def init_cpu_group(timeout: float | None = None) -> None:
+    """Join the process group that the environment describes with gloo. MMEngine would call for a CUDA device first.
 
     Args:
-        launcher: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
         timeout: Seconds that a collective operation may take.
     """
-    os.environ.update(launcher_environment(launcher))
     dist.init_process_group('gloo', timeout=None if timeout is None else datetime.timedelta(seconds=timeout))
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor
@@ -15,9 +17,9 @@ class ReleaseStep:
     """A training step of :class:`STDASegNet` as its authors' release computes it: the yardstick of the benchmark.
 
     The losses and their gradients are those of ``STDASegNet.loss``. The way to them is the release's: either backbone
-    sees one domain at a time; the teachers run in training mode with a graph; in the generators' step the discriminators
-    also score two maps whose scores nobody reads; generators and discriminators have a backward pass each; the teacher
-    moves tensor by tensor; every loss is copied to the host.
+    sees one domain at a time; the teachers run in training mode with a graph; in the generators' step the
+    discriminators also score two maps whose scores nobody reads; generators and discriminators have a backward pass
+    each; the teacher moves tensor by tensor; every loss is copied to the host.
 
     Args:
         model: The model, with discriminators and a teacher, built of whichever backbones and heads.
@@ -25,7 +27,7 @@ class ReleaseStep:
     """
 
     def __init__(self, model: STDASegNet, optim_wrapper: dict) -> None:
-        self.model = model
+        self.model: Any = model
         self.optimizers = {
             part: build_optim_wrapper(getattr(model, part), dict(optim_wrapper[part]))
             for part in ('segmentor', 'discriminator')

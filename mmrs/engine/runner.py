@@ -13,7 +13,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import nn
 
 from mmrs.engine.checkpoint import load_matching, require_resumable, state_dict_of
-from mmrs.engine.distributed import CPUDistributedDataParallel, init_cpu_group, on_cpu
+from mmrs.engine.distributed import CPUDistributedDataParallel, init_cpu_group, launcher_environment, on_cpu
 from mmrs.registry import RUNNERS
 from mmrs.utils.errors import CheckpointError, ConfigError
 from mmrs.utils.files import atomic_path
@@ -57,8 +57,11 @@ class AdaptationRunner(Runner):
     _starts: Counter[str] = Counter()
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        if self.distributed and not is_distributed() and on_cpu():
-            init_cpu_group(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
+        """Start the process group, on a CPU too, and give the run a time stamp of its own."""
+        if self.distributed and not is_distributed():
+            os.environ.update(launcher_environment(self.launcher))
+            if on_cpu():
+                init_cpu_group(env_cfg.get('dist_cfg', {}).get('timeout'))
         super().setup_env(env_cfg)
         # MMEngine names logs, folders and shared objects after the second; runs of one process may share that.
         self._starts[self._timestamp] += 1
@@ -66,6 +69,7 @@ class AdaptationRunner(Runner):
             self._timestamp += f'_{self._starts[self._timestamp]}'
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """Wrap the model for several processes, on a CPU too."""
         if self.distributed and on_cpu():
             model = revert_sync_batchnorm(model)  # torch synchronises batch statistics between GPUs only
             model_wrapper_cfg = dict(
@@ -80,12 +84,15 @@ class AdaptationRunner(Runner):
             super()._init_model_weights()
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop; raises :class:`ConfigError` where classes of heads and data differ."""
         return self._checked(super().build_train_loop(loop), 'train_dataloader.dataset')
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop; raises :class:`ConfigError` where classes of heads and data differ."""
         return self._checked(super().build_val_loop(loop), 'val_dataloader.dataset')
 
     def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop; raises :class:`ConfigError` where classes of heads and data differ."""
         return self._checked(super().build_test_loop(loop), 'test_dataloader.dataset')
 
     def _checked(self, loop: BaseLoop, where: str) -> BaseLoop:
@@ -114,6 +121,15 @@ class AdaptationRunner(Runner):
                 f'cannot resume from {filename}: its optimizers or schedules are not those of this configuration '
                 f'({error}). To start a new run from its weights: --cfg-options load_from={filename}'
             ) from error
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint, under its name only when it is complete: a run may be killed at any time."""
+        if '://' in out_dir:  # a storage that MMEngine writes to itself
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        with atomic_path(os.path.join(out_dir, filename), overwrite=True) as temporary:
+            super().save_checkpoint(str(temporary.parent), temporary.name, *args, **kwargs)
 
     @master_only
     def dump_config(self) -> None:

@@ -112,9 +112,8 @@ class IoUMetric(MMSegIoUMetric):
         table = PrettyTable(['Class', *by_class], align='r')
         table.align['Class'] = 'l'
         for i, name in enumerate(names):
-            table.add_row([name, *(_cell(values[i]) for values in by_class.values())])
+            table.add_row([name, *(_cell(values[i]) for values in by_class.values())], divider=i == len(names) - 1)
         means = {name: _mean(values) for name, values in by_class.items()}
-        table.add_divider()
         table.add_row(['mean', *map(_cell, means.values())])
         total = self.matrix.sum()
         overall = 100 * float(np.diag(self.matrix).sum()) / float(total) if total else float('nan')

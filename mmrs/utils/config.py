@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config
@@ -70,7 +70,7 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
             known = set(node.keys()) | (top_level if depth == 0 else set())
             if part in node:
                 if node[part] is None and depth < len(parts) - 1:
-                    node.__setitem__(part, {})  # MMEngine merges into dicts only
+                    cast('dict', node)[part] = {}  # MMEngine merges into dicts only
                 node = node[part]
                 continue
             near = [] if part in known else difflib.get_close_matches(part, known, n=3, cutoff=0.8)
@@ -93,9 +93,9 @@ def walk(node: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
         node = node._cfg_dict
     if isinstance(node, Mapping):
         yield path, node
-        children: Iterator[tuple[Any, Any]] = iter(node.items())
+        children: Iterable[tuple[Any, Any]] = node.items()
     elif isinstance(node, (list, tuple)):
-        children = enumerate(node)  # type: ignore[assignment]
+        children = enumerate(node)
     else:
         return
     for key, child in children:

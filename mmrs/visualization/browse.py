@@ -37,7 +37,7 @@ def draw_training_sample(sample: Mapping[str, Any], meta: Mapping[str, Any]) -> 
         picture = to_display(part['inputs'].permute(1, 2, 0).numpy())
         name = Path(part['data_samples'].metainfo.get('img_path', '')).stem
         size = f'{picture.shape[1]} x {picture.shape[0]}'
-        row.append((f'{domain} {name} ({size})'.strip(), picture))
+        row.append((f'{domain} {size}, {name}'.strip(), picture))
         if 'gt_sem_seg' in part['data_samples']:
             labels = part['data_samples'].gt_sem_seg.data.squeeze().numpy()
             row.append((f'{domain} labels'.strip(), overlay(picture, labels, colours)))

@@ -111,7 +111,7 @@ def plot_curves(
     runs: Mapping[str, Curves],
     path: str | Path,
     keys: Sequence[str] | None = None,
-    window: int = 9,
+    window: int | None = None,
     title: str = '',
     overwrite: bool = False,
 ) -> list[str]:
@@ -124,7 +124,7 @@ def plot_curves(
         path: Picture to write; the suffix says in which format.
         keys: Names or patterns (``decode.*``) of what to draw; else the total loss, the scores, and whether adaptation
             is active.
-        window: Number of logged values to smooth over; 1 for none.
+        window: Number of logged values to smooth over; 1 for none, by default a twentieth of them.
         title: Title.
         overwrite: Replace the picture where it exists.
 
@@ -151,11 +151,12 @@ def plot_curves(
             steps, values = curves[key]
             colour = _COLOURS[i % len(_COLOURS)]
             dots = len(steps) < 0.5 * longest[name] or len(steps) < 3
-            if dots or window <= 1:
+            width = max(3, len(steps) // 20) if window is None else window
+            if dots or width <= 1:
                 axis.plot(steps, values, '-o' if dots else '-', color=colour, markersize=3.5, linewidth=1.4, label=name)
             else:
                 axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-                axis.plot(steps, smoothed(values, window), color=colour, linewidth=1.6, label=name)
+                axis.plot(steps, smoothed(values, width), color=colour, linewidth=1.6, label=name)
         axis.set_title(key, fontsize=10, loc='left')
         axis.set_xlabel('iteration')
         axis.xaxis.set_major_formatter(lambda x, _: f'{x / 1000:g}k' if abs(x) >= 1000 else f'{x:g}')

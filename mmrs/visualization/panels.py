@@ -32,9 +32,9 @@ def class_colours(meta: Mapping[str, Any]) -> list[tuple[int, int, int]]:
 def to_display(image: np.ndarray, bands: Sequence[int] | None = None) -> np.ndarray:
     """Three bands of an image as an 8-bit picture.
 
-    The bands are shown in their order as red, green and blue. For IRRG that is the false-colour composite that the ISPRS
-    pictures show, vegetation in red. Values other than uint8 are stretched between their 2nd and 98th percentile, all
-    bands by the same amount, so that colours stay comparable.
+    The bands are shown in their order as red, green and blue. For IRRG that is the false-colour composite that the
+    ISPRS pictures show, vegetation in red. Values other than uint8 are stretched between their 2nd and 98th percentile,
+    all bands by the same amount, so that colours stay comparable.
 
     Args:
         image: ``(H, W)`` or ``(H, W, C)``, of any type; NaN becomes black.

@@ -43,8 +43,8 @@ class _OutputHook(Hook):
 class LabelMapHook(_OutputHook):
     """Writes each predicted label map, with the values that the data set's own label maps have.
 
-    The map of a georeferenced image is a GeoTIFF with its CRS and transform, the classes' colours as a colour table, and
-    255 as nodata where the image declares nodata; that of any other image is a grey-scale PNG.
+    The map of a georeferenced image is a GeoTIFF with its CRS and transform, the classes' colours as a colour table,
+    and 255 as nodata where the image has no data (its own nodata, mask, NaN); that of any other image is a grey-scale PNG.
 
     Args:
         out_dir: Folder for the maps. Files of the same names are replaced.
@@ -71,8 +71,9 @@ class LabelMapHook(_OutputHook):
             labels = self._values[sample.pred_sem_seg.data.squeeze().cpu().numpy()]
             with open_raster(sample.img_path) as image:
                 crs, transform = image.crs, image.transform
-                if image.nodata is not None or image.count in (2, 4):
-                    labels = np.where(image.dataset_mask() == 0, NODATA, labels).astype(np.uint8)
+            _, valid = read_image(sample.img_path)
+            if valid is not None:
+                labels = np.where(valid, labels, NODATA).astype(np.uint8)
             located = crs is not None or not transform.is_identity
             profile: dict[str, Any] = dict(driver='PNG')
             if located:

@@ -1,8 +1,11 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.model import BaseModule
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from mmrs.engine import AdaptationRunner
 from mmrs.engine.runner import check_num_classes
@@ -66,3 +69,28 @@ def test_weights_that_a_resumed_run_overwrites_are_not_initialised(tmp_path):
     assert not initialise(resume=True, load_from='iter_3.pth')
     (tmp_path / 'last_checkpoint').write_text('iter_3.pth')
     assert not initialise(resume=True)
+
+
+def test_a_save_that_is_cut_short_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    runner = AdaptationRunner(
+        nn.Linear(1, 1),
+        str(tmp_path),
+        train_dataloader=DataLoader(TensorDataset(torch.zeros(1)), sampler=[0]),
+        train_cfg=dict(by_epoch=False, max_iters=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_scope='mmrs',
+    )
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.save_checkpoint(str(tmp_path), 'a.pth', by_epoch=False)
+    whole = (tmp_path / 'a.pth').read_bytes()
+
+    def killed(checkpoint, filename, **kwargs):
+        Path(filename).write_bytes(whole[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('mmengine.runner.runner.save_checkpoint', killed)
+    with pytest.raises(KeyboardInterrupt):
+        runner.save_checkpoint(str(tmp_path), 'a.pth', by_epoch=False)
+    assert (tmp_path / 'a.pth').read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir() if path.is_file() and 'a' in path.stem] == ['a.pth']

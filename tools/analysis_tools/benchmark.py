@@ -24,8 +24,8 @@ examples:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Measure training time, peak memory and inference latency on random images and weights. Runs on the '
-        'first GPU, on the CPU without one.',
+        description='Measure training time, peak memory and inference latency on random images and weights, on the '
+        'first GPU or else on the CPU.',
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -17,7 +17,7 @@ examples:
   python tools/analysis_tools/plot_curves.py work_dirs/source_only work_dirs/st_dasegnet -o curves.png
 
   # every adversarial loss of one run, unsmoothed
-  python tools/analysis_tools/plot_curves.py work_dirs/st_dasegnet -o gan.pdf --keys '*gan*' --smooth 1
+  python tools/analysis_tools/plot_curves.py work_dirs/st_dasegnet -o gan.pdf --keys 'loss_adv*' 'loss_disc*' --smooth 1
 
   # what has been logged?
   python tools/analysis_tools/plot_curves.py work_dirs/st_dasegnet --list
@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('-o', '--out', metavar='FIG', help='picture to write (.png, .pdf, .svg)')
     parser.add_argument('--keys', nargs='+', metavar='KEY', help="what to draw; patterns such as 'decode.*' are fine")
     parser.add_argument('--names', nargs='+', metavar='NAME', help='a name for each run (default: its folder)')
-    parser.add_argument('--smooth', type=int, default=9, metavar='N', help='mean over N logged values (default: 9)')
+    parser.add_argument('--smooth', type=int, metavar='N', help='mean over N logged values (default: 1/20 of them)')
     parser.add_argument('--title', default='', help='title of the picture')
     parser.add_argument('--list', action='store_true', help='print what has been logged, and draw nothing')
     parser.add_argument('--overwrite', action='store_true', help='replace the picture where it exists')

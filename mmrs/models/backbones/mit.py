@@ -1,9 +1,10 @@
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
+from mmcv.cnn.bricks.drop import DropPath
 from mmseg.models.backbones import MixVisionTransformer
 from mmseg.models.backbones.mit import EfficientMultiheadAttention, TransformerEncoderLayer
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrs.registry import MODELS
 
@@ -64,12 +65,12 @@ def _attention(attention: EfficientMultiheadAttention, x: Tensor) -> Tensor:
         key, value = F.linear(reduced, weight[C:], None if bias is None else bias[C:]).chunk(2, dim=-1)
     else:
         query, key, value = F.linear(x, weight, bias).chunk(3, dim=-1)
-    heads = (t.reshape(N, -1, mha.num_heads, mha.head_dim).transpose(1, 2) for t in (query, key, value))
-    out = F.scaled_dot_product_attention(*heads, dropout_p=mha.dropout if mha.training else 0.0)
+    query, key, value = (t.reshape(N, -1, mha.num_heads, mha.head_dim).transpose(1, 2) for t in (query, key, value))
+    out = F.scaled_dot_product_attention(query, key, value, dropout_p=mha.dropout if mha.training else 0.0)
     return attention.proj_drop(mha.out_proj(out.transpose(1, 2).reshape(N, H, W, C)))
 
 
-def _add_residual(x: Tensor, residual: Tensor, drop_path: nn.Module) -> Tensor:
+def _add_residual(x: Tensor, residual: Tensor, drop_path: DropPath) -> Tensor:
     """Add a residual branch under stochastic depth: MMCV's `DropPath` with its draws, in one pass over the maps."""
     if drop_path.drop_prob == 0 or not drop_path.training:
         return x + residual

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class EfficientSegformerHead(SegformerHead):
         inputs = self._transform_inputs(inputs)
         size = inputs[0].shape[2:]
         fusion = self.fusion_conv
-        out = None
+        out: Any = None
         for x, conv, weight in zip(inputs, self.convs, fusion.conv.weight.split(self.channels, dim=1)):
             x = conv(x.contiguous(memory_format=torch.channels_last))
             # The bias, present only without a norm layer, is added once; its resize is itself.

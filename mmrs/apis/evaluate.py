@@ -17,7 +17,7 @@ from mmrs.utils.errors import ConfigError
 from mmrs.utils.files import new_directory, write_json
 from mmrs.visualization import LabelMapHook, OverlayHook, plot_confusion_matrix
 
-__all__ = ['test', 'tta_pipeline']
+__all__ = ['evaluate', 'tta_pipeline']
 
 #: Factors on the size of an image under `--tta`, where the configuration does not say.
 TTA_SCALES = (0.75, 1.0, 1.25)
@@ -42,7 +42,7 @@ def tta_pipeline(pipeline: list[dict[str, Any]], scales: tuple[float, ...] = TTA
     return [*others, dict(type='TestTimeAug', transforms=[resize, flip, *rest])]
 
 
-def test(
+def evaluate(
     config: str | Path | Config,
     checkpoint: str | Path,
     work_dir: str | Path | None = None,

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmrs.apis import init_model, predict_array
+from mmrs.engine.checkpoint import read_checkpoint
+from mmrs.utils import CheckpointError
+from tests.tiny_runs import quick_start, write_clips, write_config  # noqa: F401
+from tools import test as test_tool
+from tools import train as train_tool
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """Configuration, checkpoint and clips of a finished run."""
+    folder = tmp_path_factory.mktemp('run')
+    clips = write_clips(folder / 'clips')
+    config = write_config(folder / 'tiny.py', clips)
+    assert train_tool.main([str(config), '--work-dir', str(folder / 'run')]) == 0
+    return config, folder / 'run' / 'iter_2.pth', clips
+
+
+def test_predicts_what_the_test_tool_predicts(run, tmp_path):
+    config, checkpoint, clips = run
+    model = init_model(config, checkpoint, device='cpu')
+    assert model.dataset_meta['classes'][4] == 'car'
+    assert not model.training
+    image = np.asarray(Image.open(clips / 'img_dir' / 'val' / 'clip0.png'))
+    predicted = predict_array(model, image)
+    assert predicted.shape == image.shape[:2]
+    assert predicted.dtype == np.uint8
+    options = ['--work-dir', str(tmp_path / 'work'), '--out', str(tmp_path / 'out')]
+    assert test_tool.main([str(config), str(checkpoint), *options]) == 0
+    # Label maps hold the data set's own ids, from 1.
+    assert np.array_equal(predicted + 1, np.asarray(Image.open(tmp_path / 'out' / 'clip0.png')))
+
+
+def test_classes_of_the_config_where_the_checkpoint_has_none(run, tmp_path):
+    config, checkpoint, _ = run
+    torch.save(read_checkpoint(checkpoint)['state_dict'], tmp_path / 'weights.pth')
+    assert init_model(config, tmp_path / 'weights.pth', 'cpu').dataset_meta['classes'][1] == 'building'
+    assert init_model(config, device='cpu').dataset_meta['palette'][1] == [0, 0, 255]
+
+
+def test_checkpoint_that_matches_nothing(run, tmp_path):
+    torch.save(dict(a=torch.zeros(1)), tmp_path / 'foreign.pth')
+    with pytest.raises(CheckpointError, match='none of its 1 weights'):
+        init_model(run[0], tmp_path / 'foreign.pth', 'cpu')
