@@ -21,7 +21,7 @@ from mmrs.apis.comparison import Comparison, output_console
 from mmrs.datasets.converters.isprs import POTSDAM, VAIHINGEN, Archive, Conversion
 from mmrs.datasets.converters.running import default_workers, write_text
 from mmrs.datasets.isprs import VaihingenDataset
-from mmrs.datasets.rasters import read_image
+from mmrs.datasets.rasters import open_raster, read_image
 from mmrs.datasets.synthetic.archives import read_manifest, write_isprs_archives
 from mmrs.utils.config import load_config, walk
 from mmrs.utils.errors import ConfigError, UserError
@@ -163,7 +163,8 @@ def draw_panel(columns: Sequence[tuple[str, Sequence[np.ndarray]]], side: int = 
 
 
 def _read_labels(path: Path) -> np.ndarray:
-    return read_image(path)[0][..., 0]
+    with open_raster(path) as raster:  # the ids themselves, not the colours that a colour table gives them
+        return raster.read(1)
 
 
 def _draw_ids(ids: np.ndarray) -> np.ndarray:

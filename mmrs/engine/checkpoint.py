@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import importlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ def _history_buffer_method(owner: type, name: str) -> Any:
 
 def _safe_globals() -> list[Any]:
     # MMEngine's message hub holds HistoryBuffer objects: numpy arrays and references to the class's own methods.
-    core = np._core if int(np.__version__.split('.')[0]) >= 2 else np.core
+    core = importlib.import_module('numpy._core' if int(np.__version__.split('.')[0]) >= 2 else 'numpy.core')
     arrays = [(core.multiarray._reconstruct, '_reconstruct'), (core.multiarray.scalar, 'scalar')]
     # numpy 2 moved these; a file names them as the numpy that wrote it did.
     named = [(f, f'{package}.multiarray.{name}') for f, name in arrays for package in ('numpy._core', 'numpy.core')]

@@ -43,8 +43,8 @@ class _OutputHook(Hook):
 class LabelMapHook(_OutputHook):
     """Writes each predicted label map, with the values that the data set's own label maps have.
 
-    The map of a georeferenced image is a GeoTIFF with its CRS and transform, the classes' colours as a colour table,
-    and 255 as nodata where the image has no data (its own nodata, mask, NaN); that of any other image is a grey-scale PNG.
+    The map of a georeferenced image is a GeoTIFF with its CRS and transform and the classes' colours as a colour table;
+    that of any other image is a grey-scale PNG. Where the image has no data (its own nodata, mask, NaN), it is 255.
 
     Args:
         out_dir: Folder for the maps. Files of the same names are replaced.

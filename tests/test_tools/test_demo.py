@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mmrs.apis import demo as module
 from mmrs.apis.demo import ADAPTED, SOURCE_ONLY, Demo, choose_images, draw_panel, make_pair
+from mmrs.datasets.isprs import VaihingenDataset
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import OutputError
 from tools import demo as tool
@@ -162,6 +163,11 @@ def test_end_to_end(tmp_path, data, short):
     assert 'source_only/seed_0/iter_1.pth fits the model in part' in (runs[1] / 'output.log').read_text()
     picture = np.asarray(Image.open(tmp_path / 'out' / 'demo.png'))
     assert picture.shape[1] > 4 * 300
+    for column in (1, 2, 3):  # labels and both predictions: nearly all of it in the colours of classes
+        width = picture.shape[1] // 4
+        inside = picture[60:300, column * width + 30 : (column + 1) * width - 30].reshape(-1, 3)
+        palette = np.array(VaihingenDataset.METAINFO['palette'])
+        assert (inside[:, None] == palette).all(-1).any(-1).mean() > 0.6
 
     logs = sorted(tmp_path.rglob('*.log'))
     sizes = [log.stat().st_size for log in logs]

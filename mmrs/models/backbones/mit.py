@@ -1,10 +1,10 @@
 import torch
 import torch.nn.functional as F
-import torch.utils.checkpoint
 from mmcv.cnn.bricks.drop import DropPath
 from mmseg.models.backbones import MixVisionTransformer
-from mmseg.models.backbones.mit import EfficientMultiheadAttention, TransformerEncoderLayer
+from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixFFN, TransformerEncoderLayer
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mmrs.registry import MODELS
 
@@ -17,7 +17,8 @@ class EfficientMiT(MixVisionTransformer):
     between the two freely. What differs is the path through the layers. A map stays (N, H, W, C) in memory from the
     image to the last stage; that is a channels_last (N, C, H, W) tensor to a convolution and a set of tokens to a
     linear layer, in either case without a copy. Attention runs through `scaled_dot_product_attention`, without the
-    averaged attention weights that `nn.MultiheadAttention` returns and nobody reads.
+    averaged attention weights that `nn.MultiheadAttention` returns and nobody reads. The output of each GELU is
+    computed again in the backward pass instead of kept.
 
     Reference: SegFormer, https://arxiv.org/abs/2105.15203, section 3.1.
     """
@@ -38,7 +39,7 @@ class EfficientMiT(MixVisionTransformer):
             x = patch_embed.norm(patch_embed.projection(x).permute(0, 2, 3, 1))
             for block in blocks:
                 if block.with_cp and x.requires_grad:
-                    x = torch.utils.checkpoint.checkpoint(_encoder_layer, block, x, use_reentrant=False)
+                    x = checkpoint(_encoder_layer, block, x, use_reentrant=False)
                 else:
                     x = _encoder_layer(block, x)
             x = norm(x).permute(0, 3, 1, 2)
@@ -50,8 +51,7 @@ class EfficientMiT(MixVisionTransformer):
 def _encoder_layer(block: TransformerEncoderLayer, x: Tensor) -> Tensor:
     """Apply a transformer encoder layer to a map (N, H, W, C)."""
     x = _add_residual(x, _attention(block.attn, block.norm1(x)), block.attn.dropout_layer)
-    hidden = block.ffn.layers(block.norm2(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    return _add_residual(x, hidden, block.ffn.dropout_layer)
+    return _add_residual(x, _mix_ffn(block.ffn, block.norm2(x)), block.ffn.dropout_layer)
 
 
 def _attention(attention: EfficientMultiheadAttention, x: Tensor) -> Tensor:
@@ -68,6 +68,23 @@ def _attention(attention: EfficientMultiheadAttention, x: Tensor) -> Tensor:
     query, key, value = (t.reshape(N, -1, mha.num_heads, mha.head_dim).transpose(1, 2) for t in (query, key, value))
     out = F.scaled_dot_product_attention(query, key, value, dropout_p=mha.dropout if mha.training else 0.0)
     return attention.proj_drop(mha.out_proj(out.transpose(1, 2).reshape(N, H, W, C)))
+
+
+def _mix_ffn(ffn: MixFFN, x: Tensor) -> Tensor:
+    """Two 1x1 convolutions with a depthwise 3x3 one and GELU between them, of a map (N, H, W, C) (Eq. 3)."""
+    expand, depthwise, activation, dropout, reduce, _ = ffn.layers
+
+    def project(hidden: Tensor) -> Tensor:
+        return dropout(reduce(dropout(activation(hidden))))
+
+    hidden = depthwise(expand(x.permute(0, 3, 1, 2)))
+    if torch.is_grad_enabled() and hidden.requires_grad:
+        # The activation is as wide as `hidden` and cheaper to compute again in the backward pass than to keep.
+        drops = dropout.training and dropout.p > 0
+        out = checkpoint(project, hidden, use_reentrant=False, preserve_rng_state=drops)
+    else:
+        out = project(hidden)
+    return out.permute(0, 2, 3, 1)
 
 
 def _add_residual(x: Tensor, residual: Tensor, drop_path: DropPath) -> Tensor:

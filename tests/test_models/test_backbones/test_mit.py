@@ -69,6 +69,7 @@ def test_equals_mixvisiontransformer_in_float32():
     assert_same(ours, stock, torch.randn(2, 3, 96, 70), 1e-5)
 
 
+@pytest.mark.filterwarnings('ignore:torch.utils.checkpoint')  # the stock backbone's call of it
 @pytest.mark.parametrize(
     'options',
     [
@@ -136,6 +137,35 @@ def test_initialises_like_mixvisiontransformer():
         model.init_weights()
         states.append(model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_keeps_less_for_the_backward_pass():
+    def kept_bytes(model):
+        kept = {}
+
+        def pack(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs = model(torch.randn(1, 3, 64, 64))
+        return outputs, sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    stock, ours = build_pair(torch.float32)
+    weights = sum(parameter.nbytes for parameter in ours.parameters())
+    assert kept_bytes(ours)[1] - weights < 0.8 * (kept_bytes(stock)[1] - weights)
+
+
+def test_weights_can_be_frozen():
+    stock, ours = build_pair()
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    for model in (stock, ours):
+        model.layers[:2].requires_grad_(False)
+        sum(output.square().sum() for output in model(images)).backward()
+    for (name, parameter), other in zip(ours.named_parameters(), stock.parameters()):
+        assert (parameter.grad is None) == (other.grad is None), name
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-8, atol=1e-8, msg=name)
 
 
 def test_runs_under_autocast():
