@@ -71,6 +71,6 @@ def predict_array(model: BaseSegmentor, image: np.ndarray) -> np.ndarray:
     """
     steps = [step for step in model.cfg.test_dataloader.dataset.pipeline if not str(step['type']).startswith('Load')]
     size = image.shape[:2]
-    data = Compose(steps)(dict(img=image, img_shape=size, ori_shape=size))
+    data = Compose(steps)(dict(img=np.array(image), img_shape=size, ori_shape=size))
     sample = model.test_step(pseudo_collate([data]))[0]
     return sample.pred_sem_seg.data.squeeze().cpu().numpy().astype(np.uint8)

@@ -164,7 +164,7 @@ def _no_log() -> Iterator[None]:
     """Without the options of every single parameter, which MMEngine logs."""
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:

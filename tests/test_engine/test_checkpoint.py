@@ -43,7 +43,7 @@ def run_state(tmp_path):
 @pytest.mark.parametrize('old_torch', [False, True])
 def test_reads_the_state_of_a_run(run_state, old_torch, monkeypatch):
     if old_torch:
-        monkeypatch.delattr(torch.serialization, 'safe_globals')
+        monkeypatch.delattr(torch.serialization, 'safe_globals', raising=False)
     state = read_checkpoint(run_state)
     loss = state['message_hub']['log_scalars']['train/loss']
     assert isinstance(loss, HistoryBuffer)
@@ -72,7 +72,7 @@ class Malicious:
 def test_foreign_code_is_refused(reduced, message, old_torch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if old_torch:
-        monkeypatch.delattr(torch.serialization, 'safe_globals')
+        monkeypatch.delattr(torch.serialization, 'safe_globals', raising=False)
     path = save(dict(state_dict={}, x=Malicious(*reduced)), tmp_path / 'evil.pth')
     with pytest.raises(CheckpointError, match=f'evil.pth is refused.*{message}'):
         read_checkpoint(path)

@@ -82,7 +82,8 @@ def test_learning_rates_are_the_releases(golden, recording, config):
     # The recording's base rates.
     base = dict(a=6e-5, d=1e-5, head=2e-3)
     parameters = {name: nn.Parameter(torch.zeros(1)) for name in base}
-    wrapper = OptimWrapper(torch.optim.SGD([dict(params=[p], lr=base[name]) for name, p in parameters.items()]))
+    groups = [dict(params=[p], lr=base[name]) for name, p in parameters.items()]
+    wrapper = OptimWrapper(torch.optim.SGD(groups, lr=1.0))
     cfg = Config.fromfile(CONFIGS / config)
     init_default_scope('mmrs')
     schedulers = [PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=wrapper)) for s in cfg.param_scheduler]

@@ -4,7 +4,7 @@ _base_ = './loops_40k.py'
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=5e-4, fused=True),
+    optimizer=dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=5e-4),
     paramwise_cfg=dict(custom_keys={'decode_head': dict(lr_mult=2.0)}),
 )
 # 40001: MMEngine divides by `end - begin - 1`, the paper's runs by 40 000.

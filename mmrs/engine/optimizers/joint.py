@@ -118,6 +118,12 @@ class _MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         params[:] = merged.values()
 
 
+def _without_unsupported_fused(optimizer: dict) -> dict:
+    """Drop ``fused``, which changes speed alone, where this torch refuses it (before 2.4: on CPUs, and SGD's)."""
+    old = tuple(int(part) for part in torch.__version__.split('.')[:2]) < (2, 4)
+    return {key: value for key, value in optimizer.items() if not (old and key == 'fused')}
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class JointOptimWrapperConstructor:
     """Builds a :class:`JointOptimWrapper` from one optimizer wrapper config per part of the model.
@@ -151,7 +157,7 @@ class JointOptimWrapperConstructor:
                     f'optim_wrapper.{name}: {type(model).__name__} has no such submodule (it has {children}); set '
                     f'optim_wrapper.{name}=None if it was switched off'
                 )
-            cfg = {'type': 'OptimWrapper', **cfg}
+            cfg = {'type': 'OptimWrapper', **cfg, 'optimizer': _without_unsupported_fused(cfg['optimizer'])}
             paramwise_cfg = cfg.pop('paramwise_cfg', None)
             wrappers[name] = _MergedGroupsConstructor(cfg, paramwise_cfg)(part)
             owned |= {id(parameter) for parameter in part.parameters()}
