@@ -173,7 +173,7 @@ def test_every_trainable_parameter_gets_a_gradient_with_deeplab():
 
 
 def test_batch_of_one_with_aspp():
-    with pytest.raises(ConfigError, match='set train_dataloader.batch_size to 2 or more'):
+    with pytest.raises(ConfigError, match=r'set train_dataloader\.batch_size to 2 or more'):
         loss_of(build(resnet_config()), batch(n=1))
 
 
