@@ -1,7 +1,7 @@
 """Your own data: two folders in the standard layout, made by tools/dataset_converters/color_masks.py.
 
 `data/source` has images and labels in `train`; `data/target` has images in `train` and, for evaluation alone, images
-and labels in `val`. For other folders: `--cfg-options train_dataloader.dataset.source.data_root=...`, or a copy of this file.
+and labels in `val`. For other folders, set `train_dataloader.dataset.source.data_root` and so on, or copy this file.
 """
 
 _base_ = './isprs.py'
