@@ -20,6 +20,8 @@ CV2_CLEAN := import cv2, importlib.metadata as m; cv2.resize; \
 	assert set(m.packages_distributions()['cv2']) == {'opencv-python-headless'}
 
 export PYTHONUNBUFFERED := 1
+# Threads that wait must not spin: data-loader workers, or other programs, need their cores.
+export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format test-minimum test-openmmlab clean
