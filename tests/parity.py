@@ -233,7 +233,7 @@ def run(path: Path) -> Comparison:
     model.train()
     for i, (expected, batch) in enumerate(zip(recorded['iterations'], batches(inputs))):
         hook.before_train_iter(SimpleNamespace(iter=i, model=model), i, batch)
-        log = model.train_step(batch, optim_wrapper)
+        log = {name: value.detach() for name, value in model.train_step(batch, optim_wrapper).items()}
         logged = {name: float(log[own]) for name, own in LOSSES.items()}
         for name in ('loss_ce_seg_t2s', 'loss_ce_seg_t2t'):  # logged unweighted by the release
             logged[name] /= model.pseudo_weight

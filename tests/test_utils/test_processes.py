@@ -45,6 +45,15 @@ def alive(pid: int) -> bool:
     return True
 
 
+@pytest.fixture
+def interruptible():
+    """A shell starts background jobs with SIGINT ignored, and so everything below them: Python then raises nothing."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('interruptible')
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_it_does_not_outlive_its_caller(tool, number):
     log = tool('import os, time; print(os.getpid(), flush=True); time.sleep(60)')
