@@ -26,8 +26,6 @@ class TeacherEMAHook(Hook):
         copy_at_start: False keeps the teacher that the model has, for runs that bring their own.
     """
 
-    priority = 'NORMAL'
-
     def __init__(self, decay: float = 0.999, copy_at_start: bool = True) -> None:
         if not 0 <= decay < 1:
             raise ConfigError(f'decay is {decay}: expected a value in [0, 1)')

@@ -57,6 +57,10 @@ class DualStudent(BaseModule):
         super().__init__()
         self.backbone = _build_pair(backbone)
         self.decode_head = _build_pair(decode_head)
+        # Batch normalisation keeps the domains' statistics apart; without it one pass serves all batches.
+        self.normalized_by_batch = {
+            domain for domain in DOMAINS if any(isinstance(m, _BatchNorm) for m in self.backbone[domain].modules())
+        }
         self.neck = MODELS.build({**neck, 'used_stages': sorted(set().union(*map(_stages_read_by, self.heads)))})
         classes = [head.num_classes for head in self.heads]
         if classes[0] != classes[1]:
@@ -80,8 +84,7 @@ class DualStudent(BaseModule):
         for domain in DOMAINS:
             backbone = self.backbone[domain]
             same_size = len({batch.shape[1:] for batch in images}) == 1
-            # Batch normalisation keeps the domains' statistics apart; without it one pass serves all batches.
-            if same_size and not any(isinstance(m, _BatchNorm) for m in backbone.modules()):
+            if same_size and domain not in self.normalized_by_batch:
                 stages = [stage.split([len(b) for b in images]) for stage in backbone(torch.cat(list(images)))]
                 by_student.append([list(features) for features in zip(*stages)])
             else:

@@ -64,15 +64,14 @@ def convert_release(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
     Raises:
         CheckpointError: If a tensor has no place in the model, a place has no tensor, or shapes differ.
     """
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     converted, leftover = {}, []
     for name, value in state.items():
         new = rename_release(name)
-        if new is None:
-            leftover.append(name)
-        else:
+        if new in expected:
             converted[new] = value
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    leftover += [name for name in state if (new := rename_release(name)) and new not in expected]
+        else:
+            leftover.append(name)
     missing = [name for name in expected if name not in converted]
     unequal = [
         f'{name}: {tuple(converted[name].shape)} in the checkpoint, {shape} in the model'
