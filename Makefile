@@ -9,6 +9,8 @@ MM ?= requirements/mminstall.txt
 JOBS ?= 2
 ARGS ?=
 CONSTRAINTS ?= $(MM)
+# mmcv compiles its operators, for many minutes, if its build can see torch. Only upstream mmsegmentation imports them.
+MM_OPS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
@@ -40,7 +42,7 @@ $(STAMP):
 	$(PIP) install -q -c $(CONSTRAINTS) 'setuptools>=64' wheel
 	@$(PY) -c 'import torch; torch.ones(1)' 2>/dev/null || { set -x; $(PIP) install -c $(CONSTRAINTS) $(TORCH); }
 	$(PIP) install -q $(REQUIREMENTS:%=-r %) -c $(CONSTRAINTS)
-	$(PIP) install -q --no-deps --no-build-isolation -r $(MM)
+	$(PIP) install -q --no-deps $(MM_OPS) -r $(MM)
 	@# opencv-python in an environment that was there before shares its files with the headless build: both must go.
 	@$(PY) -c "$(CV2_CLEAN)" 2>/dev/null || { set -ex; \
 		$(PIP) uninstall -q -y opencv-python opencv-contrib-python opencv-contrib-python-headless opencv-python-headless; \
@@ -70,7 +72,8 @@ test-minimum:  ## Run the tests with the lowest versions that mmrs supports
 	$(MAKE) test VENV=.venv-minimum CONSTRAINTS=requirements/minimum.txt
 
 test-openmmlab:  ## Run the tests on the upstream OpenMMLab stack
-	$(MAKE) test VENV=.venv-openmmlab MM=requirements/mminstall-openmmlab.txt TORCH=torch==2.1.2
+	$(MAKE) test VENV=.venv-openmmlab MM=requirements/mminstall-openmmlab.txt MM_OPS=--no-build-isolation \
+		TORCH=torch==2.1.2
 
 clean:  ## Remove caches (not the environment, nor any result)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache mmrs.egg-info build
