@@ -38,7 +38,15 @@ from torch._weights_only_unpickler import _get_allowed_globals
 from mmrs.registry import WEIGHT_INITIALIZERS
 from mmrs.utils.errors import CheckpointError
 
-__all__ = ['Match', 'download', 'load_matching', 'read_checkpoint', 'require_resumable', 'state_dict_of']
+__all__ = [
+    'Match',
+    'download',
+    'expand_bands',
+    'load_matching',
+    'read_checkpoint',
+    'require_resumable',
+    'state_dict_of',
+]
 
 _REMOTE = ('http://', 'https://')
 
@@ -305,9 +313,31 @@ def require_resumable(checkpoint: Mapping[str, Any], source: str | Path) -> None
         )
 
 
+def expand_bands(weight: Tensor, bands: int) -> Tensor:
+    """Make a first convolution for RGB into one for any number of bands.
+
+    For one band the three are summed, so that a grey image has the answer of its RGB copy. For more, they are repeated
+    in turn (R, G, B, R, ...) and scaled by ``3 / bands``, so that activations keep their size; the weights of bands that
+    are not R, G and B are a start, not knowledge.
+
+    Args:
+        weight: ``(out, 3, h, w)``.
+        bands: Number of input bands.
+
+    Returns:
+        ``(out, bands, h, w)``.
+    """
+    if bands == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, torch.arange(bands) % 3] * (3 / bands)
+
+
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained')
 class CheckedPretrainedInit(PretrainedInit):
-    """MMEngine's ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` with the checks of this module."""
+    """MMEngine's ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` with the checks of this module.
+
+    A first convolution for RGB is expanded to the bands of the model, see :func:`expand_bands`.
+    """
 
     def __call__(self, module: nn.Module) -> None:
         weights = state_dict_of(CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location), self.checkpoint)
@@ -317,6 +347,12 @@ class CheckedPretrainedInit(PretrainedInit):
             if not inner:
                 raise CheckpointError(f'{self.checkpoint} has no {prefix}*; it has {_some(list(weights))}')
             weights = inner
+        own = module.state_dict()
+        for key, weight in weights.items():
+            bands = own[key].shape[1] if key in own and own[key].dim() == 4 else 3
+            if bands != 3 and weight.shape == (own[key].shape[0], 3, *own[key].shape[2:]):
+                weights[key] = expand_bands(weight, bands)
+                print_log(f'{self.checkpoint}: {key} expanded from 3 to {bands} bands', logger='current')
         load_matching(module, weights, self.checkpoint, partial_source=True)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=self._get_init_info())

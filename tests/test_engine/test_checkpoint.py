@@ -204,6 +204,31 @@ def hub(tmp_path, monkeypatch):
     return tmp_path / 'hub' / 'checkpoints', asked
 
 
+@pytest.mark.parametrize('bands', [1, 2, 4, 6])
+def test_first_convolution_is_expanded_to_any_number_of_bands(tmp_path, bands):
+    class Net(BaseModule):
+        def __init__(self, bands, **init_cfg):
+            super().__init__(dict(type='Pretrained', **init_cfg) if init_cfg else None)
+            self.stem = nn.Conv2d(bands, 5, 3)
+            self.next = nn.Conv2d(5, 4, 1)
+
+    torch.manual_seed(0)
+    rgb = Net(3)
+    path = tmp_path / 'rgb.pth'
+    torch.save(rgb.state_dict(), path)
+    model = Net(bands, checkpoint=str(path))
+    model.init_weights()
+    image = torch.randn(1, bands, 8, 8)
+    if bands == 1:  # as the RGB network sees a grey picture
+        torch.testing.assert_close(model.stem(image), rgb.stem(image.expand(1, 3, 8, 8)))
+    else:
+        expected = sum(
+            nn.functional.conv2d(image[:, [band]], rgb.stem.weight[:, [band % 3]] * 3 / bands) for band in range(bands)
+        )
+        torch.testing.assert_close(model.stem(image), expected + rgb.stem.bias.view(-1, 1, 1))
+    assert torch.equal(model.next.weight, rgb.next.weight)
+
+
 def test_offline_message_says_what_to_do(hub):
     with pytest.raises(CheckpointError) as error:
         download('https://example.org/w/mit_b0.pth', 'model.backbone.init_cfg.checkpoint')
