@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseDataPreprocessor
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from mmseg.utils import stack_batch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
@@ -19,6 +22,9 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
     ``dict(inputs=dict(source, target), data_samples=dict(source, target))``, which is what an adaptor's ``forward``
     takes. A plain one, ``dict(inputs, data_samples)`` (validation, test, prediction, and training on one domain), stays
     plain. Bands keep the order of the file.
+
+    Pixels without data, where the ``valid_map`` of a sample is False, become zero after normalisation. In training a
+    padded image, too, has a ``valid_map``, whose padded pixels are False.
 
     Args:
         mean: Mean per band, in the image's own units (0 to 255 for 8 bit).
@@ -75,6 +81,8 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
         inputs = [self._normalize(image, mean, std, samples, i) for i, image in enumerate(data['inputs'])]
         if training:
             batch, samples = stack_batch(inputs, samples, **self.padding, **self.pad_values)
+            for image, sample in zip(inputs, samples or ()):
+                _pad_valid_map(sample, image, batch)
         elif self.test_cfg:
             batch, padding = stack_batch(inputs, **self.test_cfg, **self.pad_values)
             for sample, meta in zip(samples or (), padding):
@@ -94,4 +102,20 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
                 f'{name} has {image.shape[0]} bands, but the data preprocessor has mean and std for '
                 f'{mean.shape[0]}: give one value per band in model.data_preprocessor'
             )
-        return (image.float() - mean) / std
+        image = (image.float() - mean) / std
+        if samples and 'valid_map' in samples[index]:
+            image = image.masked_fill(~samples[index].valid_map.data, 0)
+        return image
+
+
+def _pad_valid_map(sample: SegDataSample, image: Tensor, batch: Tensor) -> None:
+    """Bring the map of valid pixels to the size of the batch; where nothing is padded and all is valid there is none."""
+    missing = [batch.shape[axis] - image.shape[axis] for axis in (-1, -2)]
+    if not any(missing):
+        return
+    if 'valid_map' in sample:
+        valid = sample.valid_map.data
+        del sample.valid_map  # its shape is fixed
+    else:
+        valid = image.new_ones(1, *image.shape[-2:], dtype=torch.bool)
+    sample.valid_map = PixelData(data=F.pad(valid, (0, missing[0], 0, missing[1]), value=False))

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from mmengine.structures import PixelData
@@ -73,3 +75,31 @@ def test_number_of_bands():
         preprocessor(domain(4, [(4, 6)]))
     with pytest.raises(ConfigError, match='3 means but 2 standard deviations'):
         DomainAdaptationDataPreprocessor([0.0] * 3, [1.0] * 2)
+
+
+def test_pixels_without_data_become_zero_after_normalisation():
+    preprocessor = DomainAdaptationDataPreprocessor([3.0, 5.0], [2.0, 2.0])
+    data = domain(2, [(4, 6)])
+    valid = torch.ones(1, 4, 6, dtype=torch.bool)
+    valid[:, 1:3, 2:5] = False
+    data['data_samples'][0].valid_map = PixelData(data=valid)
+    for training in (True, False):
+        out = preprocessor(copy.deepcopy(data), training=training)['inputs'][0]
+        expected = (data['inputs'][0].double() - torch.tensor([3.0, 5.0]).view(-1, 1, 1)) / 2
+        expected[:, 1:3, 2:5] = 0
+        torch.testing.assert_close(out.double(), expected)
+
+
+def test_padding_is_no_data():
+    """The first image is padded and has a hole, the second is padded, the third neither."""
+    data = domain(1, [(3, 4), (5, 4), (5, 6)])
+    valid = torch.ones(1, 3, 4, dtype=torch.bool)
+    valid[0, 0, 0] = False
+    data['data_samples'][0].valid_map = PixelData(data=valid)
+    samples = DomainAdaptationDataPreprocessor([0.0], [1.0])(data, training=True)['data_samples']
+    expected = torch.zeros(5, 6, dtype=torch.bool)
+    expected[:3, :4] = valid[0]
+    assert torch.equal(samples[0].valid_map.data[0], expected)
+    assert samples[1].valid_map.data.sum() == 20
+    assert not samples[1].valid_map.data[:, :, 4:].any()
+    assert 'valid_map' not in samples[2]

@@ -44,6 +44,14 @@ def _stages_read_by(head: nn.Module) -> set[int]:
     return stages | {0} if getattr(head, 'c1_bottleneck', None) is not None else stages
 
 
+def _valid_pixels(samples: Sequence[SegDataSample] | None, images: Tensor) -> Tensor | None:
+    """Where the images ``(N, C, H, W)`` have data, ``(N, H, W)``; None where all of them do everywhere."""
+    if not any('valid_map' in sample for sample in samples or ()):
+        return None
+    everywhere = images.new_ones(1, *images.shape[-2:], dtype=torch.bool)
+    return torch.cat([s.valid_map.data if 'valid_map' in s else everywhere for s in samples or ()])
+
+
 class DualStudent(BaseModule):
     """Two students, source and target, around one shared neck: the part of ST-DASegNet that predicts.
 
@@ -229,7 +237,7 @@ class STDASegNet(EncoderDecoder):
             inputs: ``dict(source, target)`` of ``(N, C, H, W)`` images; or the source's alone, if the model has
                 neither discriminators nor a teacher.
             data_samples: ``dict(source, target)`` of samples, or the source's alone. The source's have ``gt_sem_seg``;
-                the target's are not looked at.
+                of the target's only ``valid_map`` is looked at, where they have one.
 
         Returns:
             Scalars. What starts with ``loss`` is summed up for the backward pass, the rest only logged. In ``x2y`` x
@@ -256,7 +264,8 @@ class STDASegNet(EncoderDecoder):
         features = self.segmentor.extract(images)
         losses = self._segmentation_loss('loss_seg_s2', self.segmentor.neck(*features[0]), label)
         if self.teacher is not None:
-            losses.update(self._self_training_loss(images[1], features[1]))
+            valid = _valid_pixels(cast(dict, data_samples)['target'], images[1])
+            losses.update(self._self_training_loss(images[1], features[1], valid))
         if self.discriminator is not None:
             # For either student, the images of its own domain are real and those of the other one fake.
             for i, name in enumerate(('loss_adv_t2s', 'loss_adv_s2t')):
@@ -274,16 +283,22 @@ class STDASegNet(EncoderDecoder):
             losses[prefix + student] = torch.stack(values).sum()
         return losses
 
-    def _self_training_loss(self, images: Tensor, features: tuple[Features, Features]) -> dict[str, Tensor]:
+    def _self_training_loss(
+        self, images: Tensor, features: tuple[Features, Features], valid: Tensor | None
+    ) -> dict[str, Tensor]:
         disentangled = self.segmentor.neck(*features)
-        pseudo = self.make_pseudo_label(images, features, disentangled)
+        pseudo = self.make_pseudo_label(images, features, disentangled, valid)
         losses = self._segmentation_loss('loss_pseudo_t2', disentangled, pseudo.label, pseudo.weight)
         losses = {name: self.pseudo_weight * value for name, value in losses.items()}
         return {**losses, 'confident_share': pseudo.confident_share}
 
     @torch.no_grad()
     def make_pseudo_label(
-        self, images: Tensor, features: tuple[Features, Features], disentangled: tuple[Features, Features]
+        self,
+        images: Tensor,
+        features: tuple[Features, Features],
+        disentangled: tuple[Features, Features],
+        valid: Tensor | None = None,
     ) -> PseudoLabel:
         """Pseudo-labels of target images.
 
@@ -291,6 +306,7 @@ class STDASegNet(EncoderDecoder):
             images: ``(N, C, H, W)``.
             features: Both students' stages of them; read by the ``single_target`` teacher.
             disentangled: The neck's output on those; read by the ``decoder_only`` teachers.
+            valid: ``(N, H, W)``, bool; False where an image has no data.
         """
         teacher: Any = self.teacher
         if self.teacher_type == 'decoder_only':
@@ -301,7 +317,7 @@ class STDASegNet(EncoderDecoder):
             with borrowed_as_teacher(student, teacher.batch_statistics):
                 logits = student(for_source) + teacher.decode_head(for_target)
         logits = self._resize(logits / 2, images)
-        return make_pseudo_label(logits, class_weight=self.pseudo_class_weight, **self.pseudo_thresholds)
+        return make_pseudo_label(logits, class_weight=self.pseudo_class_weight, valid=valid, **self.pseudo_thresholds)
 
     def _adversarial_loss(
         self, student: int, name: str, real: Tensor, fake: Tensor, images: list[Tensor]

@@ -19,6 +19,7 @@ def make_pseudo_label(
     threshold: float = 0.975,
     rare_threshold: float | None = 0.8,
     class_weight: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> PseudoLabel:
     """Turn a teacher's logits into labels with a weight per pixel.
 
@@ -31,15 +32,19 @@ def make_pseudo_label(
         threshold: Confidence (maximum of the softmax) that counts towards q.
         rare_threshold: Confidence from which a pixel has its class's weight.
         class_weight: ``(K,)``.
+        valid: ``(N, H, W)``, bool. Pixels without data (False) do not count towards q and weigh nothing.
 
     Reference:
         Zhao et al., arXiv 2301.05526, section 3.4 (cross-domain separated self-training).
     """
     top, label = logits.max(1)
     confidence = (top - logits.logsumexp(1)).exp()  # the softmax's maximum, without the softmax of the other classes
-    share = (confidence >= threshold).to(logits.dtype).mean()
+    confident = (confidence >= threshold).to(logits.dtype)
+    share = confident.mean() if valid is None else (confident * valid).sum() / valid.sum().clamp(min=1)
     if class_weight is None or rare_threshold is None:
         weight = share.expand_as(confidence)
     else:
         weight = share * torch.where(confidence >= rare_threshold, class_weight.to(logits.dtype)[label], 0.5)
+    if valid is not None:
+        weight = weight * valid
     return PseudoLabel(label, weight, share)

@@ -96,3 +96,23 @@ def test_pseudo_label_weights_are_a_table_look_up(golden, class_weight):
     share = (confidence >= 0.975).mean()
     expected = share * np.where(confidence >= 0.8, np.asarray(class_weight)[probability.argmax(1)], 0.5)
     np.testing.assert_allclose(pseudo.weight.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('class_weight', [None, torch.tensor([1.0, 1.5, 1.0, 2.0, 1.0, 3.0])])
+def test_pixels_without_data_have_no_part_in_pseudo_labels(golden, class_weight):
+    """As if only the valid pixels were there: their weights, and the share over them."""
+    logits = golden('pseudo.pt')['config']['logits']
+    valid = torch.rand(logits.shape[0], *logits.shape[-2:], generator=torch.Generator().manual_seed(0)) < 0.6
+    pseudo = make_pseudo_label(logits, 0.975, 0.8, class_weight, valid)
+    alone = make_pseudo_label(logits.movedim(1, 0)[None, :, valid][..., None], 0.975, 0.8, class_weight)
+    assert 0 < alone.confident_share < 1
+    assert pseudo.confident_share.item() == pytest.approx(alone.confident_share.item(), rel=1e-6)
+    torch.testing.assert_close(pseudo.weight[valid], alone.weight[0, :, 0])
+    assert not pseudo.weight[~valid].any()
+
+
+def test_pseudo_labels_of_an_image_without_data(golden):
+    logits = golden('pseudo.pt')['config']['logits']
+    pseudo = make_pseudo_label(logits, valid=torch.zeros(logits.shape[0], *logits.shape[-2:], dtype=torch.bool))
+    assert pseudo.confident_share == 0
+    assert not pseudo.weight.any()
