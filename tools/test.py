@@ -20,6 +20,10 @@ examples:
   python tools/test.py configs/st_dasegnet/potsdam2vaihingen.py work_dirs/potsdam2vaihingen/iter_40000.pth \\
       --tta --out predictions/vaihingen --show-dir pictures/vaihingen
 
+  # LoveDA: a submission for the test server, predictions/loveda/submission.zip
+  python tools/test.py configs/st_dasegnet/loveda-rural2urban.py work_dirs/loveda-rural2urban/iter_40000.pth \\
+      --format-only --out predictions/loveda
+
   # on two GPUs
   tools/dist_test.sh configs/st_dasegnet/potsdam2vaihingen.py work_dirs/potsdam2vaihingen/iter_40000.pth 2
 """
@@ -43,6 +47,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--show-dir', metavar='DIR', help='write pictures of image, ground truth and prediction')
     parser.add_argument('--show-interval', type=int, default=1, metavar='N', help='a picture of every N-th image only')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--format-only',
+        action='store_true',
+        help='no labels and no scores: write a submission for the test server of the data set to --out',
+    )
     parser.add_argument('--metrics', metavar='FILE', help='write the scores to this file (default: in the work dir)')
     parser.add_argument('--overwrite', action='store_true', help='write into folders that are not empty')
     parser.add_argument(

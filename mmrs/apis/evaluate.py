@@ -12,12 +12,13 @@ from prettytable import PrettyTable
 
 from mmrs.apis.train import build_runner, default_work_dir, explained_errors
 from mmrs.evaluation import IoUMetric, scores
+from mmrs.evaluation.submission import SubmissionMetric, check_dataset, submission_format
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError
 from mmrs.utils.files import new_directory, write_json
 from mmrs.visualization import LabelMapHook, OverlayHook, plot_confusion_matrix
 
-__all__ = ['evaluate', 'tta_pipeline']
+__all__ = ['evaluate', 'tta_pipeline', 'without_labels']
 
 #: Factors on the size of an image under `--tta`, where the configuration does not say.
 TTA_SCALES = (0.75, 1.0, 1.25)
@@ -42,6 +43,20 @@ def tta_pipeline(pipeline: list[dict[str, Any]], scales: tuple[float, ...] = TTA
     return [*others, dict(type='TestTimeAug', transforms=[resize, flip, *rest])]
 
 
+def without_labels(pipeline: list[Any]) -> list[Any]:
+    """Take the loading of labels out of a test pipeline, out of the branches of a ``TestTimeAug`` too."""
+    steps: list[Any] = []
+    for step in pipeline:
+        if isinstance(step, (list, tuple)):
+            branch = without_labels(list(step))
+            steps += [branch] if branch else []
+        elif 'transforms' in step:
+            steps.append({**step, 'transforms': without_labels(step['transforms'])})
+        elif 'Annotation' not in str(step['type']):
+            steps.append(step)
+    return steps
+
+
 def evaluate(
     config: str | Path | Config,
     checkpoint: str | Path,
@@ -51,6 +66,7 @@ def evaluate(
     show_interval: int = 1,
     tta: bool = False,
     metrics: str | Path | None = None,
+    format_only: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = 'none',
     overwrite: bool = False,
@@ -66,6 +82,9 @@ def evaluate(
         show_interval: A picture for every n-th image only.
         tta: Test-time augmentation: the configuration's ``tta_pipeline``, else :func:`tta_pipeline`.
         metrics: File for the scores, instead of ``metrics.json`` in the subfolder.
+        format_only: Score nothing and read no labels, but write a submission for the data set's test server to `out`,
+            see :class:`SubmissionMetric`. Its images are those of the configuration's ``submission_dataloader``, else
+            of its ``test_dataloader``.
         cfg_options: Dotted keys and values that override the configuration.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
         overwrite: Write into folders and over a file that exist already.
@@ -76,11 +95,16 @@ def evaluate(
     Raises:
         ConfigError: Something in the configuration or the options cannot work.
         CheckpointError: The checkpoint cannot be read or does not fit.
+        DataError: The test set or the submission is not what the test server expects.
         OutputError: An output exists already.
     """
     cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or default_work_dir(cfg))
+    if format_only:
+        if out is None or metrics is not None:
+            raise ConfigError('--format-only needs --out DIR for the submission, and has no scores for --metrics')
+        _use_submission(cfg, out)
     for key in ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'):
         if cfg.get(key) is None:
             raise ConfigError(f'config {cfg.filename}: a test needs {key}, which is not set')
@@ -95,18 +119,24 @@ def evaluate(
 
     hooks: list[dict[str, Any]] = []
     if out is not None:
-        hooks.append(dict(type=LabelMapHook.__name__, out_dir=str(new_directory(out, overwrite))))
+        new_directory(out, overwrite)
+        hooks += [] if format_only else [dict(type=LabelMapHook.__name__, out_dir=str(out))]
     if show_dir is not None:
         pictures = new_directory(show_dir, overwrite)
         hooks.append(dict(type=OverlayHook.__name__, out_dir=str(pictures), interval=show_interval))
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *hooks]
     if tta:
         _use_tta(cfg)
+    if format_only:
+        dataset = _innermost(cfg.test_dataloader.dataset)
+        dataset.pipeline = without_labels(dataset.pipeline)
 
     runner = build_runner(cfg)
     with explained_errors(cfg):
+        if format_only:
+            check_dataset(runner.test_loop.dataloader.dataset)
         results = dict(runner.test())
-    if runner.rank != 0:
+    if runner.rank != 0 or format_only:
         return results
     target = Path(metrics) if metrics is not None else Path(runner.log_dir) / 'metrics.json'
     for metric in runner.test_evaluator.metrics:
@@ -121,12 +151,26 @@ def evaluate(
     return results
 
 
+def _use_submission(cfg: Config, out: str | Path) -> None:
+    cfg.test_dataloader = cfg.get('submission_dataloader') or cfg.get('test_dataloader')
+    if cfg.test_dataloader is None:
+        return  # which is an error of every test
+    dataset = _innermost(cfg.test_dataloader.dataset)
+    submission_format(dataset.type)  # before anything is built
+    dataset.get('data_prefix', {}).pop('seg_map_path', None)
+    cfg.test_evaluator = dict(type=SubmissionMetric.__name__, dataset_type=dataset.type, out_dir=str(out))
+
+
+def _innermost(dataset: ConfigDict) -> ConfigDict:
+    while 'dataset' in dataset:  # wrappers
+        dataset = dataset.dataset
+    return dataset
+
+
 def _use_tta(cfg: Config) -> None:
     # mmseg's merged prediction lacks a dimension, which MMEngine adds and warns of, image by image.
     warnings.filterwarnings('ignore', message='The shape of value will convert', category=UserWarning)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:  # wrappers
-        dataset = dataset.dataset
+    dataset = _innermost(cfg.test_dataloader.dataset)
     dataset.pipeline = cfg.get('tta_pipeline') or tta_pipeline(dataset.pipeline)
     cfg.model = ConfigDict(**(cfg.get('tta_model') or dict(type='SegTTAModel')), module=cfg.model)
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,7 +9,11 @@ import torch
 from PIL import Image
 from rasterio.transform import from_origin
 
+from mmrs.apis import init_model, predict_array
+from mmrs.apis.evaluate import without_labels
+from mmrs.datasets.loveda import LoveDADataset
 from mmrs.engine.checkpoint import read_checkpoint
+from mmrs.evaluation.submission import SubmissionFormat
 from tests.tiny_runs import write_clips, write_config
 from tools import test as test_tool
 
@@ -146,3 +151,82 @@ def test_class_count_differs(finished, tmp_path, capsys):
     message = fails(capsys, finished.config, tmp_path / 'five.pth', *options)
     assert 'model.decode_head.num_classes is 5' in message
     assert 'test_dataloader.dataset (PotsdamDataset) has 6 classes' in message
+
+
+# Labels are asked for in every way that --format-only has to undo: by the pipeline and by the data prefix.
+SUBMISSION = """
+model['decode_head']['num_classes'] = 7
+submission_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='LoveDADataset', data_root='{data}', pipeline=test_pipeline, test_mode=True, data_prefix=dict(
+        img_path='Test/Urban/images_png', seg_map_path='Test/Urban/masks_png')))
+"""
+
+
+@pytest.fixture
+def loveda(clips, tmp_path, monkeypatch):
+    """Config and checkpoint for a small test set: the images 5167 to 5169, of 64 x 64 pixels."""
+    form = SubmissionFormat('the server', (64, 64), 7, {'Test/Urban': range(5167, 5170)})
+    monkeypatch.setattr(LoveDADataset, 'SUBMISSION', form)
+    monkeypatch.setitem(LoveDADataset.NUMBERS, 'Test/Urban', range(5167, 5170))
+    folder = tmp_path / 'loveda' / 'Test' / 'Urban' / 'images_png'
+    folder.mkdir(parents=True)
+    for i in range(3):
+        shutil.copy(clips / 'img_dir' / 'train' / f'clip{i}.png', folder / f'{5167 + i}.png')
+    config = write_config(tmp_path / 'loveda.py', clips, extra=SUBMISSION.format(data=tmp_path / 'loveda'))
+    torch.manual_seed(0)
+    torch.save(init_model(config, device='cpu').state_dict(), tmp_path / 'weights.pth')
+    return config, tmp_path / 'weights.pth'
+
+
+@pytest.mark.parametrize('options', [[], ['--tta']])
+def test_submission(loveda, tmp_path, options):
+    out = tmp_path / 'out'
+    arguments = [*loveda, '--format-only', '--out', out, '--work-dir', tmp_path / 'work', *options]
+    assert test_tool.main([str(arg) for arg in arguments]) == 0
+    names = ['5167.png', '5168.png', '5169.png']
+    assert sorted(path.name for path in out.iterdir()) == [*names, 'submission.zip']
+    model = init_model(*loveda, device='cpu')
+    with zipfile.ZipFile(out / 'submission.zip') as archive:
+        assert archive.namelist() == names
+        for name in names:
+            with archive.open(name) as file, Image.open(file) as image:
+                assert image.mode == 'L'
+                labels = np.asarray(image)
+            assert labels.max() <= 6
+            if not options:
+                assert len(np.unique(labels)) > 1
+                image = np.asarray(Image.open(tmp_path / 'loveda' / 'Test' / 'Urban' / 'images_png' / name))
+                assert np.array_equal(labels, predict_array(model, image))
+    assert not list(tmp_path.glob('work/*/metrics.json'))
+
+
+def test_submissions_that_cannot_be(loveda, finished, tmp_path, capsys):
+    config, checkpoint = loveda
+    common = ['--format-only', '--work-dir', tmp_path / 'work']
+    assert 'needs --out' in fails(capsys, config, checkpoint, *common)
+    common += ['--out', tmp_path / 'out']
+    assert 'no scores for --metrics' in fails(capsys, config, checkpoint, *common, '--metrics', tmp_path / 'm.json')
+    message = fails(capsys, finished.config, finished.checkpoint, *common)
+    assert 'PotsdamDataset has no test server' in message
+    assert 'LoveDADataset' in message
+    image = tmp_path / 'loveda' / 'Test' / 'Urban' / 'images_png' / '5168.png'
+    Image.open(image).resize((32, 64)).save(image)
+    message = fails(capsys, config, checkpoint, *common)
+    assert '5168.png has height and width (64, 32); the server expects (64, 64)' in message
+    image.unlink()
+    message = fails(capsys, config, checkpoint, *common, '--overwrite')
+    assert '2 of the 3 images of Test/Urban are there; 5168 are missing' in message
+
+
+def test_labels_are_taken_out_of_branches():
+    pack = dict(type='PackSegInputs')
+    pipeline = [
+        dict(type='LoadRasterImage'),
+        dict(type='LoadRasterAnnotations'),
+        dict(type='TestTimeAug', transforms=[[dict(type='RandomFlip')], [dict(type='LoadAnnotations')], [pack]]),
+    ]
+    assert without_labels(pipeline) == [
+        dict(type='LoadRasterImage'),
+        dict(type='TestTimeAug', transforms=[[dict(type='RandomFlip')], [pack]]),
+    ]

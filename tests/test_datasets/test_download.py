@@ -1,0 +1,288 @@
+import hashlib
+import io
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from mmrs.datasets import download as module
+from mmrs.datasets.download import download, unpack
+from mmrs.datasets.sources import SOURCES, Archive, Source, describe
+from mmrs.utils.errors import ConfigError, DataError, OutputError
+from tools import download_dataset
+
+CHUNK = 1 << 16
+FOLDERS = {'Val/Rural/images_png': 3, 'Val/Rural/masks_png': 3}
+# No PNG compresses any further, and neither does this.
+NAMES = [f'{folder}/{i}.png' for folder in FOLDERS for i in range(3)]
+FILES = {name: np.random.default_rng(seed).bytes(100_000 + seed) for seed, name in enumerate(NAMES)}
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one file of bytes, with faults to order."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(('127.0.0.1', 0), Handler)
+        self.content = content
+        self.supports_range = True
+        self.cut_after: list[int] = []  # bytes that each of the next answers sends before the connection is lost
+        self.status = 200
+        self.ranges: list[str | None] = []  # of the requests
+
+    @property
+    def url(self) -> str:
+        return f'http://127.0.0.1:{self.server_port}/files/Val.zip?download=1'
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        server = self.server
+        server.ranges.append(self.headers['Range'])
+        if server.status != 200:
+            self.send_error(server.status)
+            return
+        start = 0
+        if server.supports_range and self.headers['Range']:
+            start = int(self.headers['Range'].removeprefix('bytes=').removesuffix('-'))
+            self.send_response(206)
+            self.send_header('Content-Range', f'bytes {start}-{len(server.content) - 1}/{len(server.content)}')
+        else:
+            self.send_response(200)
+        self.send_header('Content-Length', str(len(server.content) - start))
+        self.end_headers()
+        end = start + server.cut_after.pop(0) if server.cut_after else None
+        self.wfile.write(server.content[start:end])
+
+    def log_message(self, *args):
+        pass
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w') as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def describe_archive(content: bytes, url: str = 'http://127.0.0.1:9/Val.zip') -> Archive:
+    return Archive(url=url, size=len(content), md5=hashlib.md5(content).hexdigest(), folders=FOLDERS)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = Server(zipped(FILES))
+    # A short poll: shutting down waits for it.
+    threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01), daemon=True).start()
+    source = Source('Small', 'the page', 'the terms', 'nothing', dict(val=describe_archive(server.content, server.url)))
+    monkeypatch.setitem(SOURCES, 'small', source)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
+
+
+def test_loveda_is_described_as_published():
+    archives = SOURCES['loveda'].archives
+    assert [archive.name for archive in archives.values()] == ['Train.zip', 'Val.zip', 'Test.zip']
+    assert archives['train'].folders == {
+        'Train/Rural/images_png': 1366,
+        'Train/Rural/masks_png': 1366,
+        'Train/Urban/images_png': 1156,
+        'Train/Urban/masks_png': 1156,
+    }
+    assert archives['test'].folders == {'Test/Rural/images_png': 976, 'Test/Urban/images_png': 820}
+    assert archives['val'].top == 'Val'
+    assert 'zenodo.org/records/5706578/files/Val.zip' in describe('loveda')
+
+
+def test_whole_run(server, tmp_path, capsys):
+    out = tmp_path / 'data'
+    assert download_dataset.main(['small', '-o', str(out)]) == 0
+    assert contents(out) == FILES
+    assert server.ranges == [None]
+    assert 'the terms' in capsys.readouterr().err
+    # Once more: everything is there.
+    assert download_dataset.main(['small', '-o', str(out)]) == 0
+    assert server.ranges == [None]
+    assert 'complete' in capsys.readouterr().err
+
+
+def test_archives_are_kept_on_demand(server, tmp_path):
+    download('small', tmp_path, keep_archives=True)
+    assert contents(tmp_path) == {**FILES, 'Val.zip': server.content}
+
+
+def test_a_lost_connection_is_taken_up_again(server, tmp_path):
+    server.cut_after = [150_000, 70_000, 200_000]
+    download('small', tmp_path)
+    # In chunks of 64 KiB, the last one incomplete each time.
+    kept = [2 * CHUNK, 3 * CHUNK, 6 * CHUNK]
+    assert server.ranges == [None, *(f'bytes={n}-' for n in kept)]
+    assert contents(tmp_path) == FILES
+
+
+def test_a_stopped_run_goes_on_where_it_was(server, tmp_path, capsys):
+    server.cut_after = [150_000, 0]
+    assert download_dataset.main(['small', '-o', str(tmp_path)]) == 2
+    assert contents(tmp_path) == {'Val.zip.part': server.content[: 2 * CHUNK]}
+    message = capsys.readouterr().err
+    assert f'{2 * CHUNK} of {len(server.content)} bytes arrived' in message
+    assert f'put them into {tmp_path}' in message
+    assert describe_archive(server.content).md5 in message
+    assert download_dataset.main(['small', '-o', str(tmp_path)]) == 0
+    assert server.ranges[2:] == [f'bytes={2 * CHUNK}-']
+    assert contents(tmp_path) == FILES
+
+
+def test_a_server_without_ranges_begins_anew(server, tmp_path):
+    server.supports_range = False
+    (tmp_path / 'Val.zip.part').write_bytes(b'x' * 1000)
+    download('small', tmp_path)
+    assert server.ranges == ['bytes=1000-']
+    assert contents(tmp_path) == FILES
+
+
+def test_a_whole_part_needs_no_server(server, tmp_path):
+    (tmp_path / 'Val.zip.part').write_bytes(server.content)
+    download('small', tmp_path)
+    assert server.ranges == []
+    assert contents(tmp_path) == FILES
+
+
+def test_wrong_checksum(server, tmp_path):
+    (tmp_path / 'Val.zip.part').write_bytes(b'x' * 1000)  # of another file
+    with pytest.raises(DataError, match=r'Val.zip.*expected md5:') as error:
+        download('small', tmp_path)
+    assert describe_archive(server.content).md5 in str(error.value)
+    assert contents(tmp_path) == {}
+    download('small', tmp_path)
+    assert contents(tmp_path) == FILES
+
+
+@pytest.mark.parametrize('status', [404, 429, 503])
+def test_server_says_no(server, tmp_path, status):
+    server.status = status
+    with pytest.raises(OSError, match=f'cannot be downloaded: {status}'):
+        download('small', tmp_path)
+    assert len(server.ranges) == 1
+    assert contents(tmp_path) == {}
+
+
+def test_without_network_everything_missing_is_listed(tmp_path, monkeypatch):
+    content = zipped(FILES)
+    archives = {name: describe_archive(content, f'http://127.0.0.1:9/{name}.zip') for name in ('a', 'b', 'c')}
+    monkeypatch.setitem(SOURCES, 'small', Source('Small', '', '', '', archives))
+    (tmp_path / 'a.zip').write_bytes(content)
+    with pytest.raises(OSError, match=r'0 of \d+ bytes arrived \(ConnectionError\)') as error:
+        download('small', tmp_path, ['b', 'c'])
+    for name in ('b', 'c'):
+        assert f'http://127.0.0.1:9/{name}.zip (' in str(error.value)
+    assert 'a.zip (' not in str(error.value)
+
+
+def test_an_archive_put_there_by_hand_is_used_and_stays(server, tmp_path):
+    (tmp_path / 'Val.zip').write_bytes(server.content)
+    download('small', tmp_path)
+    assert server.ranges == []
+    assert contents(tmp_path) == {**FILES, 'Val.zip': server.content}
+
+
+@pytest.mark.parametrize('same_size', [True, False])
+def test_another_archive_put_there_by_hand(server, tmp_path, same_size):
+    content = server.content[:-1] + (b'x' if same_size else b'')
+    (tmp_path / 'Val.zip').write_bytes(content)
+    with pytest.raises(DataError) as error:
+        download('small', tmp_path)
+    right = describe_archive(server.content)
+    assert f'Val.zip has {len(content)} bytes' in str(error.value)
+    assert f'expected: {right.size} bytes, md5 {right.md5}' in str(error.value)
+    assert (hashlib.md5(content).hexdigest() in str(error.value)) is same_size
+    assert contents(tmp_path) == {'Val.zip': content}  # not overwritten
+
+
+def damaged(content: bytes) -> bytes:
+    at = content.index(FILES['Val/Rural/masks_png/1.png'])
+    return content[:at] + b'xxx' + content[at + 3 :]
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (zipped(dict(list(FILES.items())[:-1])), 'Val/Rural/masks_png 2 of 3'),
+        (zipped(FILES)[:-5000], r'\d+ bytes\) is damaged: File is not a zip file. Expected: a zip file of'),
+        (damaged(zipped(FILES)), 'Val.zip .* is damaged: .*masks_png/1.png'),
+        (b'<html>', r'6 bytes\) is damaged'),
+    ],
+    ids=['missing member', 'truncated', 'damaged member', 'no zip'],
+)
+def test_bad_archives(tmp_path, content, message):
+    path = tmp_path / 'Val.zip'
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        unpack(path, describe_archive(zipped(FILES)), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['Val.zip']
+
+
+def test_no_member_gets_out_of_the_folder(tmp_path):
+    out = tmp_path / 'out'
+    out.mkdir()
+    stray = ('../evil.png', 'Val/../../evil.png', '/tmp/evil.png', 'Val/Rural/images_png/../evil.png', 'Val/x.sh')
+    content = zipped({**FILES, **dict.fromkeys((*stray, 'Val/Rural/images_png/..'), b'evil')})
+    (out / 'Val.zip').write_bytes(content)
+    unpack(out / 'Val.zip', describe_archive(content), out)
+    assert contents(tmp_path) == {f'out/{name}': data for name, data in FILES.items()} | {'out/Val.zip': content}
+
+
+def test_what_a_killed_run_left_is_replaced(server, tmp_path):
+    rest = tmp_path / '.Val.part/Val/Rural/images_png'
+    rest.mkdir(parents=True)
+    (rest / '0.png').write_bytes(b'half')
+    download('small', tmp_path)
+    assert contents(tmp_path) == FILES
+
+
+def test_incomplete_folder_is_reported_and_left_alone(server, tmp_path):
+    (tmp_path / 'Val/Rural/images_png').mkdir(parents=True)
+    (tmp_path / 'Val/Rural/images_png/0.png').write_bytes(b'mine')
+    with pytest.raises(DataError, match=r'Val is not complete.*images_png 1 of 3, Val/Rural/masks_png 0 of 3'):
+        download('small', tmp_path)
+    assert contents(tmp_path) == {'Val/Rural/images_png/0.png': b'mine'}
+
+
+def test_dry_run_writes_nothing(server, tmp_path, capsys):
+    assert download_dataset.main(['small', '-o', str(tmp_path / 'data'), '--dry-run']) == 0
+    assert server.url in capsys.readouterr().err
+    assert server.ranges == []
+    assert not (tmp_path / 'data').exists()
+
+
+def test_no_room(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.shutil, 'disk_usage', lambda path: type('Usage', (), dict(free=len(server.content))))
+    with pytest.raises(OutputError, match=r'0.0 GB of free space'):
+        download('small', tmp_path / 'new' / 'folder')
+    monkeypatch.setattr(module.shutil, 'disk_usage', lambda path: type('Usage', (), dict(free=2 * len(server.content))))
+    download('small', tmp_path / 'new' / 'folder')
+
+
+def test_names_and_splits(server, tmp_path, capsys):
+    with pytest.raises(ConfigError, match='no split train; expected val'):
+        download('small', tmp_path, ['train'])
+    for name in SOURCES:
+        assert download_dataset.main([name]) == 0
+        assert SOURCES[name].page in capsys.readouterr().out
+    assert download_dataset.main(['potsdam', '-o', str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert 'has to be downloaded by hand' in message
+    assert 'tools/dataset_converters/potsdam.py' in message
+    with pytest.raises(ConfigError, match='expected one of loveda, potsdam'):
+        describe('lovda')
