@@ -74,6 +74,53 @@ def test_size_mismatch(tmp_path, write, image):
         load(image, labels)
 
 
+def test_window_of_image_and_labels(tmp_path, write, rng):
+    pixels = rng.random((30, 40, 2)).astype(np.float32)
+    pixels[12, 20] = np.nan
+    ids = rng.integers(0, 3, (30, 40)).astype(np.uint8)
+    loaded = load(
+        write(tmp_path / 'i.tif', pixels),
+        write(tmp_path / 'l.tif', ids),
+        classes=('a', 'b', 'c'),
+        window=(10, 5, 30, 20),
+        grid_shape=(30, 40),
+    )
+    expected = ids[5:20, 10:30].copy()
+    expected[7, 10] = 255
+    np.testing.assert_array_equal(loaded['gt_seg_map'], expected)
+    np.testing.assert_array_equal(loaded['img'][0, 0], pixels[5, 10])
+    assert loaded['ori_shape'] == (15, 20)
+    assert loaded['seg_fields'] == ['valid_map', 'gt_seg_map']
+    assert np.argwhere(loaded['valid_map'] != 1).tolist() == [[7, 10]]
+
+
+def test_annotations_load_without_their_image(tmp_path, write, rng):
+    """For statistics of the labels alone, of a window of a resampled raster too."""
+    ids = np.kron(rng.integers(0, 3, (15, 20)), np.ones((2, 2))).astype(np.uint8)
+    image = write(tmp_path / 'i.tif', np.zeros((30, 40, 2), np.float32))
+    labels = write(tmp_path / 'l.tif', ids)
+    info = dict(img_path=str(image), seg_map_path=str(labels), classes=('a', 'b', 'c'))
+    np.testing.assert_array_equal(LoadRasterAnnotations()(dict(info))['gt_seg_map'], ids)
+    part = LoadRasterAnnotations()(dict(info, window=(5, 2, 20, 15), grid_shape=(15, 20)))['gt_seg_map']
+    np.testing.assert_array_equal(part, ids[4::2, 10::2])
+
+
+def test_unknown_id_in_a_window_names_the_file(tmp_path, write):
+    ids = np.zeros((30, 40), np.uint8)
+    ids[20, 30] = 9
+    image, labels = write(tmp_path / 'i.tif', np.zeros((30, 40, 2), np.uint8)), write(tmp_path / 'l.tif', ids)
+    where = dict(classes=('a', 'b'), grid_shape=(30, 40))
+    assert not load(image, labels, window=(0, 0, 20, 30), **where)['gt_seg_map'].any()
+    with pytest.raises(ValueError, match=r'l\.tif: label id 9 on 0\.25 % of the pixels is no class'):
+        load(image, labels, window=(20, 10, 40, 30), **where)
+
+
+def test_image_without_data(tmp_path, write):
+    path = write(tmp_path / 'i.tif', np.full((3, 3, 1), np.nan, np.float32))
+    assert LoadRasterImage()(dict(img_path=str(path), skip_empty=True)) is None
+    assert not LoadRasterImage()(dict(img_path=str(path)))['valid_map'].any()
+
+
 def test_labels_may_be_loaded_behind_a_resize(tmp_path, write, image):
     labels = write(tmp_path / 'labels.png', np.zeros((20, 30), np.uint8))
     resize = TRANSFORMS.build(dict(type='Resize', scale=(15, 10)))

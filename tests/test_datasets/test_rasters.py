@@ -2,6 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
+import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
@@ -136,3 +137,154 @@ def test_transparent_pixels_hold_no_data(tmp_path, write, rng):
     read, valid = read_image(write(tmp_path / 'a.png', image), (1, 2, 3))
     assert read.shape == (6, 4, 3)
     assert np.argwhere(~valid).tolist() == [[2, 3]]
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize('stored', [{}, {'compress': 'deflate'}, {'tiled': True, 'blockxsize': 16, 'blockysize': 16}])
+@pytest.mark.parametrize('bands', [None, (3, 1)])
+def test_window_is_a_part_of_the_whole(tmp_path, write, rng, dtype, stored, bands):
+    image = (rng.random((40, 50, 3)) * 200).astype(dtype)
+    path = write(tmp_path / 'a.tif', image, **stored)
+    read, valid = read_image(path, bands, (7, 5, 31, 40))
+    assert valid is None
+    assert read.flags.c_contiguous
+    assert read.dtype == (np.uint8 if dtype == np.uint8 else np.float32)
+    np.testing.assert_array_equal(read, image[5:40, 7:31, [2, 0] if bands else slice(None)])
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+def test_window_of_a_plain_image(tmp_path, write, rng, suffix):
+    path = write(tmp_path / f'a{suffix}', rng.integers(0, 256, (20, 30, 3), np.uint8))
+    np.testing.assert_array_equal(read_image(path, None, (3, 2, 13, 20))[0], read_image(path)[0][2:20, 3:13])
+
+
+def shares(length: int, start: float, end: float, cells: int) -> np.ndarray:
+    """Weights `(cells, length)` with which pixels contribute to equal cells between two places."""
+    edges = np.linspace(start, end, cells + 1)
+    pixels = np.arange(length)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return overlap.clip(0) / np.diff(edges)[:, None]
+
+
+@pytest.mark.parametrize(('grid_shape', 'window'), [((30, 45), (5, 3, 25, 30)), ((24, 37), (7, 2, 37, 24))])
+def test_coarser_pixels_are_the_mean_of_what_they_cover(tmp_path, write, rng, grid_shape, window):
+    image = rng.random((60, 90, 2)).astype(np.float32)
+    read, valid = read_image(write(tmp_path / 'a.tif', image), None, window, grid_shape)
+    rows = shares(60, 0, 60, grid_shape[0])[window[1] : window[3]]
+    columns = shares(90, 0, 90, grid_shape[1])[window[0] : window[2]]
+    np.testing.assert_allclose(read, np.einsum('ih,jw,hwc->ijc', rows, columns, image.astype(np.float64)), rtol=1e-5)
+    assert valid is None
+
+
+def test_finer_pixels_are_interpolated(tmp_path, write):
+    """A plane stays a plane; pixel centres of a raster with 2.5 times as many pixels lie between those of the file."""
+    row, column = np.mgrid[:20, :30] + 0.5
+    path = write(tmp_path / 'a.tif', (3 * row + 7 * column)[..., None].astype(np.float32))
+    read, _ = read_image(path, None, (10, 5, 60, 45), (50, 75))
+    row, column = np.mgrid[5:45, 10:60] + 0.5
+    np.testing.assert_allclose(read[..., 0], 3 * row / 2.5 + 7 * column / 2.5, rtol=1e-5)
+
+
+def test_pixels_without_data_do_not_count_in_a_mean(tmp_path, write, rng):
+    image = rng.random((8, 8, 1)).astype(np.float32)
+    image[0, 0] = image[2:4, 2:4] = -9999
+    read, valid = read_image(write(tmp_path / 'a.tif', image, nodata=-9999), None, (0, 0, 4, 4), (4, 4))
+    assert np.argwhere(~valid).tolist() == [[1, 1]]
+    np.testing.assert_allclose(read[0, 0, 0], (image[0, 1, 0] + image[1, 0, 0] + image[1, 1, 0]) / 3, rtol=1e-6)
+
+
+def test_coarser_and_finer_label_maps(tmp_path, write):
+    ids = np.array([[4, 4, 7, 7], [4, 9, 9, 7]], np.uint8)
+    path = write(tmp_path / 'a.tif', ids)
+    np.testing.assert_array_equal(read_label_map(path, (0, 0, 2, 1), (1, 2))[0], [[4, 7]])
+    np.testing.assert_array_equal(
+        read_label_map(path, (2, 0, 8, 4), (4, 8))[0], ids.repeat(2, axis=0).repeat(2, axis=1)[:, 2:]
+    )
+
+
+def test_alpha_band_is_a_mask_and_no_band(tmp_path, write, rng):
+    image = rng.integers(1, 256, (6, 4, 4), np.uint8)
+    image[2, 3, 3] = 0
+    for path in (write(tmp_path / 'a.png', image), write(tmp_path / 'a.tif', image, alpha='yes')):
+        for window in (None, (0, 0, 4, 6)):
+            read, valid = read_image(path, None, window)
+            assert read.shape == (6, 4, 3)
+            assert np.argwhere(~valid).tolist() == [[2, 3]]
+            read, valid = read_image(path, (4, 1), window)
+            np.testing.assert_array_equal(read, image[..., [3, 0]])  # asked for as a band, it hides nothing
+            assert valid is None
+
+
+@pytest.mark.parametrize('internal', [True, False])
+def test_mask_band(tmp_path, write, rng, internal):
+    path = write(tmp_path / 'a.tif', rng.integers(0, 256, (20, 30, 3), np.uint16))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal), rasterio.open(path, 'r+') as raster:
+        mask = np.full((20, 30), 255, np.uint8)
+        mask[3:5, 7] = 0
+        raster.write_mask(mask)
+    assert (tmp_path / 'a.tif.msk').exists() is not internal
+    for window, at in ((None, [[3, 7], [4, 7]]), ((5, 4, 30, 20), [[0, 2]])):
+        assert np.argwhere(~read_image(path, None, window)[1]).tolist() == at
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'nodata', 'lacking'),
+    [
+        (np.uint8, 0, [[0, 0]]),  # zero in one band is a dark pixel, in all it is none
+        (np.uint16, 65535, [[0, 0]]),
+        (np.int16, -32768, [[0, 0], [1, 1]]),  # outside of what data can be
+        (np.float32, -9999, [[0, 0], [1, 1]]),
+        (np.float32, np.nan, [[0, 0], [1, 1]]),
+    ],
+)
+def test_what_counts_as_nodata(tmp_path, write, rng, dtype, nodata, lacking):
+    image = rng.integers(1, 200, (6, 4, 3)).astype(dtype)
+    image[0, 0] = image[1, 1, 2] = nodata
+    path = write(tmp_path / 'a.tif', image, nodata=nodata)
+    for window in (None, (0, 0, 4, 6)):
+        assert np.argwhere(~read_image(path, None, window)[1]).tolist() == lacking
+
+
+def test_nodata_of_a_palette_image(tmp_path, write, rng):
+    indices = rng.integers(0, 3, (6, 4)).astype(np.uint8)
+    path = write(tmp_path / 'a.tif', indices, palette=PALETTE, nodata=1, photometric='palette')
+    _, valid = read_image(path, None, (1, 0, 4, 6))
+    np.testing.assert_array_equal(valid, indices[:, 1:] != 1)
+
+
+@pytest.mark.parametrize('stored', [{}, {'compress': 'deflate'}, {'tiled': True}, {'tiled': True, 'compress': 'lzw'}])
+def test_window_of_a_cut_file_is_an_error(tmp_path, write, rng, stored):
+    path = write(tmp_path / 'cut.tif', rng.integers(0, 60000, (300, 300, 2), np.uint16), **stored)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    with pytest.raises(OSError, match=r'cut\.tif (is cut: it has \d+ bytes, but .* byte \d+|cannot be read).*Restore'):
+        read_image(path, None, (280, 280, 300, 300))
+
+
+def test_cut_png_is_no_black_window(tmp_path, write, rng):
+    path = write(tmp_path / 'cut.png', rng.integers(0, 256, (200, 200, 3), np.uint8))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(OSError, match=r'cut\.png cannot be read'):
+        read_image(path, None, (0, 0, 200, 200))
+
+
+def test_replaced_file_is_read_anew(tmp_path, write, rng):
+    for _ in range(3):
+        image = rng.integers(0, 256, (20, 30, 3), np.uint8)
+        path = write(tmp_path / 'a.tif', image)
+        np.testing.assert_array_equal(read_image(path, None, (0, 0, 30, 20))[0], image)
+
+
+def test_open_raster_is_no_scapegoat_for_another(tmp_path, write, rng):
+    """GDAL keeps its last complaint, here of a colour table that comes too late, and rasterio may raise it later."""
+    image = rng.integers(1, 256, (20, 30, 4), np.uint8)
+    path = write(tmp_path / 'a.tif', image, alpha='yes')
+    read_image(path, None, (0, 0, 9, 9))
+    ids = write(tmp_path / 'ids.tif', np.zeros((20, 30), np.uint8))
+    read_label_map(ids, (0, 0, 9, 9))
+    place = dict(crs='EPSG:32633', transform=Affine(1, 0, 5, 0, -1, 5))
+    profile = dict(driver='GTiff', width=300, height=300, count=1, dtype='uint8', compress='deflate', **place)
+    with rasterio.open(tmp_path / 'b.tif', 'w', **profile) as other:
+        other.write(np.zeros((1, 300, 300), np.uint8))
+        other.write_colormap(1, {0: (1, 2, 3)})
+    np.testing.assert_array_equal(read_image(path, None, (3, 2, 9, 9))[0], image[2:9, 3:9, :3])
+    read_label_map(ids, (0, 0, 9, 9))

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from mmrs.datasets.aligned_labels import read_aligned_labels, window_grid
 from mmrs.datasets.classes import IGNORE_INDEX
 from mmrs.datasets.rasters import read_image, read_label_map
+from mmrs.datasets.vectors import burn_labels
 from mmrs.registry import TRANSFORMS
 
 # Stands for "no class" in look-up tables; a table of classes never reaches it.
@@ -15,28 +17,43 @@ _UNKNOWN = 254
 
 @TRANSFORMS.register_module()
 class LoadRasterImage(BaseTransform):
-    """Reads an image of any format and any number of bands.
+    """Reads an image, or a window of one, of any format and any number of bands.
 
     The bands keep the order of the file (RGB stays RGB), palette images become RGB, uint8 stays uint8 and every other
-    type becomes float32. Pixels without data (nodata, NaN) get the mean of the others, and `LoadRasterAnnotations`
-    marks them as ignored.
+    type becomes float32. Pixels without data (nodata, mask or alpha band, NaN) get the mean of the others, so that
+    resizing and colour changes meet no black holes. Where there are any, `valid_map` tells them apart.
 
-    Required: `img_path`. Added: `img` `(H, W, C)`, `img_shape` and `ori_shape` `(H, W)`; and `valid_map` `(H, W)`,
-    bool, where the image has pixels without data.
+    Required: `img_path`; `window` and `grid_shape` from a `RasterDataset`. Added: `img` `(H, W, C)`, `img_shape` and
+    `ori_shape` `(H, W)`; and, where the image has pixels without data, `valid_map` `(H, W)`, uint8: 1 where there is
+    data, anything else where there is none. It is one of `seg_fields`, so that it is resized, cropped and flipped with
+    the image.
 
     Args:
-        bands: Numbers of the bands to read, counted from 1, in the wanted order. All of them by default.
+        bands: Numbers of the bands to read, counted from 1, in the wanted order. By default all but an alpha band.
     """
 
     def __init__(self, bands: Sequence[int] | None = None) -> None:
         self.bands = None if bands is None else tuple(bands)
 
-    def transform(self, results: dict) -> dict:
-        """Reads the image; raises OSError if it cannot, ValueError if a band is missing."""
-        results['img'], valid = read_image(results['img_path'], self.bands)
+    def transform(self, results: dict) -> dict | None:
+        """Reads the image; None where it has no data at all and the data set wants none such.
+
+        Raises:
+            OSError: The file is missing or cannot be read.
+            ValueError: A band is missing.
+        """
+        results['img'], valid = read_image(
+            results['img_path'], self.bands, results.get('window'), results.get('grid_shape')
+        )
         results['img_shape'] = results['ori_shape'] = results['img'].shape[:2]
         if valid is not None:
-            results['valid_map'] = valid
+            if results.get('skip_empty') and not valid.any():
+                return None
+            # As the file has it, for labels that are loaded behind a resize or a flip.
+            results['ori_valid_map'] = valid
+            # Not bool, which OpenCV cannot resize.
+            results['valid_map'] = valid.astype(np.uint8)
+            results.setdefault('seg_fields', []).append('valid_map')
         return results
 
     def __repr__(self) -> str:
@@ -45,23 +62,24 @@ class LoadRasterImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadRasterAnnotations(BaseTransform):
-    """Reads a label map of class ids, checks it, and turns the ids into training indices.
+    """Reads labels, checks them, and turns them into training indices.
 
-    A palette image counts by its palette indices. With the data set's `reduce_zero_label`, id 0 is ignored and ids 1 to
-    K become 0 to K-1. Ignored pixels become 255; so do 255 itself, the file's declared nodata value, and the pixels
-    where the image has no data.
+    Labels are a raster of class ids; of a `RasterDataset` also polygons (see `burn_labels`) or a raster on another grid
+    than the image (see `read_aligned_labels`). A palette image counts by its palette indices. With the data set's
+    `reduce_zero_label`, id 0 is ignored and ids 1 to K become 0 to K-1. Ignored pixels become 255; so do 255 itself,
+    the file's declared nodata value, and the pixels where the image has no data or the labels do not reach.
 
-    Required: `seg_map_path`, and from the data set `reduce_zero_label`, `label_map`, `classes`. Added: `gt_seg_map`
-    `(H, W)`, uint8.
+    Required: `seg_map_path`, and from the data set `reduce_zero_label`, `label_map`, `classes`; `window`, `grid_shape`
+    and `vector_labels` from a `RasterDataset`. Added: `gt_seg_map` `(H, W)`, uint8, one of `seg_fields`.
     """
 
     def transform(self, results: dict) -> dict:
-        """Reads the label map.
+        """Reads the labels.
 
         Raises:
-            OSError: The file is missing or cannot be read.
-            ValueError: The sample has no label path, or the file has several bands, another size than the image, or ids
-                that are no class.
+            OSError: A file is missing or cannot be read.
+            ValueError: The sample has no label path, or the file has several bands, another size or place than the
+                image, or ids that are no class.
         """
         if results.get('seg_map_path') is None:
             raise ValueError(
@@ -69,23 +87,9 @@ class LoadRasterAnnotations(BaseTransform):
                 f'{type(self).__name__} from the pipeline of an unlabelled data set, or add seg_map_path to its '
                 'data_prefix.'
             )
-        path = results['seg_map_path']
-        labels, nodata = read_label_map(path)
-        if labels.shape != tuple(results.get('ori_shape', labels.shape)):
-            (h, w), (label_h, label_w) = results['ori_shape'], labels.shape
-            raise ValueError(
-                f'The image {results["img_path"]} has {w} x {h} pixels (width x height), but its label map {path} has '
-                f'{label_w} x {label_h}. They must be of one size.'
-            )
-        index_of_id = _training_indices(results)
-        if nodata is not None:
-            index_of_id[int(nodata) if np.isfinite(nodata) else nodata] = IGNORE_INDEX
-        indices = _look_up(labels, index_of_id)
-        unknown = indices == _UNKNOWN
-        if unknown.any():
-            raise ValueError(_unknown_ids(path, labels, unknown, results))
-        if 'valid_map' in results:
-            indices[~results['valid_map']] = IGNORE_INDEX
+        indices = _burn(results) if 'vector_labels' in results else _read(results)
+        if 'ori_valid_map' in results:
+            indices[~results['ori_valid_map']] = IGNORE_INDEX
         results['gt_seg_map'] = indices
         results.setdefault('seg_fields', []).append('gt_seg_map')
         return results
@@ -94,8 +98,42 @@ class LoadRasterAnnotations(BaseTransform):
         return f'{type(self).__name__}()'
 
 
-def _training_indices(results: Mapping) -> dict:
-    """Training index by mask value. Data sets that do not say how many classes they have may hold any id."""
+def _burn(results: Mapping) -> np.ndarray:
+    grid = window_grid(results['img_path'], results['window'], results['grid_shape'])
+    return burn_labels(results['seg_map_path'], grid, **results['vector_labels'])
+
+
+def _read(results: Mapping) -> np.ndarray:
+    path, covered = results['seg_map_path'], None
+    if 'window' in results:
+        labels, nodata, covered = read_aligned_labels(
+            path, results['img_path'], results['window'], results['grid_shape']
+        )
+    else:
+        labels, nodata = read_label_map(path)
+    if labels.shape != tuple(results.get('ori_shape', labels.shape)):
+        (h, w), (label_h, label_w) = results['ori_shape'], labels.shape
+        raise ValueError(
+            f'The image {results["img_path"]} has {w} x {h} pixels (width x height), but its label map {path} has '
+            f'{label_w} x {label_h}. They must be of one size.'
+        )
+    index_of_id = training_indices(results)
+    if nodata is not None:
+        index_of_id[int(nodata) if np.isfinite(nodata) else nodata] = IGNORE_INDEX
+    indices = _look_up(labels, index_of_id)
+    if covered is not None:
+        indices[~covered] = IGNORE_INDEX
+    unknown = indices == _UNKNOWN
+    if unknown.any():
+        raise ValueError(_unknown_ids(path, labels, unknown, results))
+    return indices
+
+
+def training_indices(results: Mapping) -> dict:
+    """Training index by label id, from the info of a sample.
+
+    Data sets that do not say how many classes they have may hold any id.
+    """
     label_map, classes = results.get('label_map'), results.get('classes')
     if label_map is not None:
         indices = dict(label_map)
@@ -123,7 +161,7 @@ def _look_up(labels: np.ndarray, index_of_id: dict) -> np.ndarray:
 def _unknown_ids(path: str, labels: np.ndarray, unknown: np.ndarray, results: Mapping) -> str:
     values = np.unique(labels[unknown])
     found = ', '.join(str(value) for value in values[:8].tolist()) + (', ...' if len(values) > 8 else '')
-    known = _training_indices(results)
+    known = training_indices(results)
     classes = sorted(value for value, index in known.items() if index != IGNORE_INDEX)
     ignored = sorted(value for value, index in known.items() if index == IGNORE_INDEX)
     return (

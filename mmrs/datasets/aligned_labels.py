@@ -1,0 +1,82 @@
+"""Label rasters on the pixel grid of an image."""
+
+import os
+from math import prod
+
+import numpy as np
+import rasterio
+from rasterio.enums import Resampling
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+
+from mmrs.datasets.grids import RasterGrid, check_labels_fit
+from mmrs.datasets.handles import file_state, handles
+from mmrs.datasets.rasters import PathLike, open_raster, read_ids, reading, require_one_band, shared_raster
+from mmrs.datasets.windows import Window
+
+
+def window_grid(img_path: PathLike, window: Window, grid_shape: tuple[int, int]) -> RasterGrid:
+    """The grid of a window of a raster that may be resampled, as in the info of a `RasterDataset`'s sample."""
+    with shared_raster(img_path) as image:
+        return RasterGrid.of(image).resampled(grid_shape).window(window)
+
+
+def read_aligned_labels(
+    path: PathLike, img_path: PathLike, window: Window, grid_shape: tuple[int, int]
+) -> tuple[np.ndarray, float | None, np.ndarray | None]:
+    """Reads the class ids of a window of an image.
+
+    Where the label raster has the pixels of the image (to 1/1000 of one), it is read straight. Otherwise each pixel
+    gets the id at its centre, or the most frequent one in it where the labels are much finer. A change of CRS is right
+    to an eighth of a pixel.
+
+    Args:
+        path: The label raster.
+        img_path: The image.
+        window: x0, y0, x1, y1 in pixels of the image, or of the resampled image.
+        grid_shape: Rows and columns of the whole image, or of the resampled image.
+
+    Returns:
+        The ids `(H, W)`, the declared nodata value, and a boolean map `(H, W)` of the pixels that the label raster
+        covers with data, or None where it has no say in that.
+
+    Raises:
+        OSError: A file is missing or cannot be read.
+        ValueError: The label raster has several bands, or cannot belong to the image.
+    """
+    path, img_path = os.fspath(path), os.fspath(img_path)
+    with reading(path):
+        key = (path, file_state(path), img_path, file_state(img_path), tuple(grid_shape))
+        labels, straight = handles.get(key, lambda: _open_labels(path, img_path, grid_shape))
+        if straight:
+            return read_ids(labels, window, grid_shape), labels.nodata, None
+        x0, y0, x1, y1 = window
+        ids, alpha = labels.read(window=rasterio.windows.Window(x0, y0, x1 - x0, y1 - y0))
+        return ids, None, alpha > 0
+
+
+def _open_labels(path: str, img_path: str, grid_shape: tuple[int, int]) -> tuple[DatasetReader, bool]:
+    """The label raster, or a view of it on the image's grid; and whether it is the raster itself."""
+    with open_raster(img_path, quiet=True) as image:
+        grid = RasterGrid.of(image)
+    labels = rasterio.open(path)
+    require_one_band(path, labels.count)
+    own = RasterGrid.of(labels)
+    check_labels_fit(img_path, grid, path, own)
+    if grid.matches(own):
+        return labels, True
+    grid = grid.resampled(grid_shape)
+    same_crs = own.crs == grid.crs
+    area, own_area = (abs(g.transform.determinant) if same_crs else prod(g.pixel_metres()) for g in (grid, own))
+    # The most frequent of hardly more than one id would be any of them.
+    finer = area > 1.5 * own_area
+    view = WarpedVRT(
+        labels,
+        crs=grid.crs,
+        transform=grid.transform,
+        width=grid.width,
+        height=grid.height,
+        resampling=Resampling.mode if finer else Resampling.nearest,
+        add_alpha=True,
+    )
+    return view, False

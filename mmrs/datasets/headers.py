@@ -1,0 +1,91 @@
+"""What a data set has to know of its rasters before it reads any of them."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from rasterio.enums import ColorInterp, MaskFlags
+from rich.progress import track
+
+from mmrs.datasets.grids import RasterGrid
+from mmrs.datasets.rasters import image_bands, open_raster, read_image, require_last_block
+from mmrs.datasets.windows import partition
+
+_THREADS = 8  # opening files is mostly waiting, in particular on a network
+
+
+@dataclass(frozen=True)
+class RasterHeader:
+    """One raster.
+
+    Attributes:
+        path: Its file.
+        grid: Where its pixels lie.
+        count: Number of its bands.
+        bands: Number of bands that an image of it has: a palette makes three, an alpha band is none.
+        dtype: Their type; several, joined by `/`, where they differ.
+        row_wise: Whether the file holds compressed whole rows, so that a window costs as much as the rows it touches.
+        empty: Whether no pixel holds data.
+    """
+
+    path: str
+    grid: RasterGrid
+    count: int
+    bands: int
+    dtype: str
+    row_wise: bool
+    empty: bool
+
+    @property
+    def pixel_metres(self) -> tuple[float, float] | None:
+        """Width and height of a pixel in metres, where they are known."""
+        try:
+            return self.grid.pixel_metres()
+        except ValueError:
+            return None
+
+
+def read_headers(paths: Sequence[str], find_empty: bool) -> list[RasterHeader]:
+    """Reads the headers of rasters, with a progress bar where there are many.
+
+    Args:
+        paths: The files.
+        find_empty: Whether to look for data in the rasters that may lack some. Where there is data, the first look
+            mostly finds it; a raster without any is read to its end.
+
+    Raises:
+        OSError: A file is missing, cannot be read, or ends before its pixels do.
+    """
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = threads.map(lambda path: _read_header(path, find_empty), paths)
+        return list(track(found, 'reading headers', total=len(paths), disable=len(paths) < 200, transient=True))
+
+
+def _read_header(path: str, find_empty: bool) -> RasterHeader:
+    with open_raster(path, quiet=True) as raster:
+        require_last_block(path, raster)
+        numbers = image_bands(raster)
+        dtypes = sorted({raster.dtypes[number - 1] for number in numbers})
+        declares = any(MaskFlags.all_valid not in flags for flags in raster.mask_flag_enums)
+        may_lack_data = declares or any('float' in dtype for dtype in dtypes)
+        return RasterHeader(
+            path,
+            RasterGrid.of(raster),
+            raster.count,
+            3 if raster.colorinterp[0] == ColorInterp.palette else len(numbers),
+            '/'.join(dtypes),
+            raster.compression is not None and raster.block_shapes[0][1] == raster.width,
+            find_empty and may_lack_data and not _has_data(path, raster.shape),
+        )
+
+
+def _has_data(path: str, shape: tuple[int, int]) -> bool:
+    windows = partition(shape, (1024, 1024))
+    # Scattered, for data and no data each lie together.
+    order = np.random.default_rng(0).permutation(len(windows))
+    for window in (windows[i] for i in order):
+        _, valid = read_image(path, window=window)
+        if valid is None or valid.any():
+            return True
+    return False

@@ -1,0 +1,190 @@
+"""Labels that are drawn as polygons."""
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyogrio.errors
+import pyogrio.raw
+import shapely
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+from rasterio.warp import transform
+
+from mmrs.datasets.grids import Bounds, RasterGrid, move_bounds
+from mmrs.datasets.handles import file_state, handles
+
+#: Suffixes of vector files.
+VECTOR_SUFFIXES = ('.gpkg', '.geojson', '.fgb', '.shp')
+
+# Without a spatial index, looking for the polygons of a window means reading the whole file: better once, into memory.
+_UNINDEXED = ('.geojson',)
+
+
+def is_vector(path: str) -> bool:
+    """Whether a file is a vector file, by its suffix."""
+    return path.lower().endswith(VECTOR_SUFFIXES)
+
+
+class Polygons(NamedTuple):
+    """Polygons and, of each, the value of the attribute that names its class (None throughout without attribute)."""
+
+    shapes: np.ndarray
+    values: list
+
+
+class VectorLayer:
+    """One layer of a vector file.
+
+    Args:
+        path: The file.
+        name: Name of the layer; may be left out where there is only one.
+        attribute: Field with the name or id of each polygon's class, if there is one.
+
+    Attributes:
+        crs: Its coordinate reference system.
+        count: Number of polygons.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It cannot be read.
+        ValueError: It has several layers and none is named, no such layer or field, no CRS, or no polygons.
+    """
+
+    def __init__(self, path: str, name: str | None = None, attribute: str | None = None) -> None:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f'{path}: no such file')
+        self.path, self.attribute = path, attribute
+        try:
+            layers = pyogrio.list_layers(path)[:, 0].tolist()
+            if name is None and len(layers) > 1:
+                raise ValueError(f'{path} has several layers, {", ".join(layers)}. Choose one by label_layer.')
+            if name is not None and name not in layers:
+                raise ValueError(f'{path} has no layer {name!r}; it has {", ".join(layers)}. Correct label_layer.')
+            self.name = name or layers[0]
+            info = pyogrio.read_info(path, layer=self.name, force_feature_count=True)
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+            raise _unreadable(path, error) from error
+        fields = list(info['fields'])
+        if attribute is not None and attribute not in fields:
+            raise ValueError(
+                f'{path}: the layer {self.name} has no field {attribute!r}; it has '
+                f'{", ".join(fields) or "none"}. Correct label_attribute.'
+            )
+        if info['crs'] is None:
+            raise ValueError(f'{path}: the layer {self.name} has no CRS, so that its place on an image is unknown.')
+        self.crs = CRS.from_user_input(info['crs'])
+        self.count: int = info['features']
+        kind = info['geometry_type'] or 'no geometry'
+        if 'Polygon' not in kind and kind not in ('Unknown', 'GeometryCollection'):
+            raise ValueError(
+                f'{path}: the layer {self.name} holds {kind}, but labels are polygons. Buffer its shapes first.'
+            )
+        self._all: Polygons | None = None
+        self._tree: shapely.STRtree | None = None
+
+    def values(self) -> list:
+        """The attribute's value of every polygon."""
+        return self._read(None, read_geometry=False).values
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """Extent, in its CRS; NaN where there are no polygons."""
+        info = pyogrio.read_info(self.path, layer=self.name, force_total_bounds=True)
+        return tuple(info['total_bounds']) if info['total_bounds'] is not None else (np.nan,) * 4
+
+    def within(self, bounds: Bounds) -> Polygons:
+        """The polygons that may touch a rectangle, in the order of the file."""
+        if not self.path.lower().endswith(_UNINDEXED):
+            return self._read(bounds)
+        if self._all is None or self._tree is None:
+            self._all = self._read(None)
+            self._tree = shapely.STRtree(self._all.shapes)
+        found = np.sort(self._tree.query(shapely.box(*bounds)))
+        return Polygons(self._all.shapes[found], [self._all.values[i] for i in found])
+
+    def _read(self, bounds: Bounds | None, read_geometry: bool = True) -> Polygons:
+        try:
+            _, ids, shapes, fields = pyogrio.raw.read(
+                self.path,
+                layer=self.name,
+                columns=[] if self.attribute is None else [self.attribute],
+                bbox=bounds,
+                read_geometry=read_geometry,
+                force_2d=True,
+                return_fids=True,
+            )
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.FeatureError) as error:
+            raise _unreadable(self.path, error) from error
+        values = [None] * len(ids) if self.attribute is None else [_plain(value) for value in fields[0].tolist()]
+        if not read_geometry:
+            return Polygons(np.empty(0, object), values)
+        shapes = shapely.from_wkb(shapes)
+        # A spatial index finds polygons in an order of its own.
+        order = np.argsort(ids, kind='stable')
+        order = order[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))[order]]
+        return Polygons(shapes[order], [values[i] for i in order])
+
+
+def _unreadable(path: str, error: Exception) -> OSError:
+    return OSError(f'{path} cannot be read as a vector file: {str(error).rstrip(".")}. Restore it from its source.')
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers as such: in files whose field has gaps or no type, ids come as floats."""
+    if isinstance(value, float):
+        return None if value != value else int(value) if value.is_integer() else value
+    return value
+
+
+def open_layer(path: str, name: str | None, attribute: str | None) -> VectorLayer:
+    """A layer, kept for the next time (see `HandlePool`); raises as `VectorLayer`."""
+    key = (path, file_state(path), name, attribute)
+    return handles.get(key, lambda: VectorLayer(path, name, attribute))
+
+
+def burn_labels(
+    path: str,
+    grid: RasterGrid,
+    index_of_value: Mapping[Any, int],
+    background: int,
+    layer: str | None = None,
+    attribute: str | None = None,
+) -> np.ndarray:
+    """Training indices of the pixels whose centre lies in a polygon.
+
+    Where polygons overlap, the later one in the file counts; FlatGeobuf files with a spatial index have an order of
+    their own.
+
+    Args:
+        path: The vector file.
+        grid: Pixels to fill.
+        index_of_value: Training index by the attribute's value; by None where there is no attribute.
+        background: Training index outside of all polygons.
+        layer: See `VectorLayer`.
+        attribute: Likewise.
+
+    Returns:
+        `(H, W)`, uint8.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not such a layer, or a value is no class.
+    """
+    source = open_layer(path, layer, attribute)
+    # A pixel on each side, for a straight edge in one CRS is slightly curved in another.
+    around = grid.window((-1, -1, grid.width + 1, grid.height + 1)).bounds
+    shapes, values = source.within(move_bounds(around, grid.crs, source.crs))
+    unknown = {value for value in values if value not in index_of_value}
+    if unknown:
+        raise ValueError(f'{path}: {attribute} is {", ".join(sorted(map(repr, unknown)))}, which is no class.')
+    indices = [index_of_value[value] for value in values]
+    if not indices:
+        return np.full(grid.shape, background, np.uint8)
+    if source.crs != grid.crs:
+        shapes = shapely.transform(
+            shapes, lambda points: np.column_stack(transform(source.crs, grid.crs, points[:, 0], points[:, 1]))
+        )
+    return rasterize(zip(shapes, indices), grid.shape, fill=background, transform=grid.transform, dtype='uint8')
