@@ -13,6 +13,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
 
+from mmrs.apis.statistics import fill_statistics
 from mmrs.engine.checkpoint import load_matching, read_checkpoint, state_dict_of
 from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import check_types, load_config, remove_pretrained
@@ -43,6 +44,7 @@ def init_model(
     """
     cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
     check_types(cfg)
+    fill_statistics(cfg)
     init_default_scope(cfg.get('default_scope', 'mmrs'))
     remove_pretrained(cfg.model)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))

@@ -10,6 +10,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmrs.apis.statistics import fill_statistics
 from mmrs.engine.checkpoint import download
 from mmrs.engine.runner import AdaptationRunner
 from mmrs.registry import RUNNERS
@@ -121,6 +122,8 @@ def train(
         enable_amp(cfg)
     if not pretrained:
         remove_pretrained(cfg.model)
+
+    fill_statistics(cfg)
 
     runner = build_runner(cfg)
     if not cfg.get('resume'):

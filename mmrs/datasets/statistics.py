@@ -1,0 +1,308 @@
+"""Statistics of bands and classes over whole data sets: streaming, cached."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.dist import is_main_process
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mmrs.datasets.handles import scanning
+from mmrs.datasets.rasters import expand_palette, image_bands, open_raster
+from mmrs.datasets.statistics_bands import BandAccumulator, BandStatistics
+from mmrs.datasets.statistics_cache import StatisticsCache, file_stamp
+from mmrs.datasets.transforms.loading import LoadRasterAnnotations
+from mmrs.utils.errors import DataError
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+Advance = Callable[[float], None]
+
+# Every raster is read through the same windows whatever its own blocks are, so that the hash of its pixels does not
+# depend on how a file is organised. They are as high as the largest usual blocks.
+_WINDOW_HEIGHT, _WINDOW_WIDTH = 1024, 2048
+
+
+def chosen_bands(raster: DatasetReader, bands: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Numbers, from 1, of the bands that training reads: `bands`, or all but transparency; a palette counts as three.
+
+    Raises:
+        ValueError: The raster lacks one of `bands`.
+    """
+    paletted = raster.colorinterp[0] == ColorInterp.palette
+    count = 3 if paletted else raster.count
+    if bands is not None and not all(1 <= band <= count for band in bands):
+        raise ValueError(f'{raster.name} has {count} bands, numbered from 1; bands {list(bands)} were asked for.')
+    return tuple(bands or ((1, 2, 3) if paletted else image_bands(raster)))
+
+
+def raster_windows(raster: DatasetReader) -> Iterator[Window]:
+    """The windows through which a raster is read, row by row."""
+    for top in range(0, raster.height, _WINDOW_HEIGHT):
+        for left in range(0, raster.width, _WINDOW_WIDTH):
+            height, width = min(_WINDOW_HEIGHT, raster.height - top), min(_WINDOW_WIDTH, raster.width - left)
+            yield Window(left, top, width, height)
+
+
+def read_windows(raster: DatasetReader, bands: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Reads a raster window by window, in its own data type.
+
+    Yields:
+        Pixels `(C, H, W)`, and a boolean map `(H, W)` of those that hold data, by the rules of `read_image`; None where
+        all do.
+    """
+    paletted = raster.colorinterp[0] == ColorInterp.palette
+    flags = {flag for band in ([1] if paletted else bands) for flag in raster.mask_flag_enums[band - 1]}
+    alpha_is_read = any(raster.colorinterp[band - 1] == ColorInterp.alpha for band in bands if not paletted)
+    hidden = (MaskFlags.per_dataset in flags and not alpha_is_read) or (paletted and MaskFlags.nodata in flags)
+    for window in raster_windows(raster):
+        if paletted:
+            colours = expand_palette(raster.read(1, window=window), raster.colormap(1))
+            planes = colours.transpose(2, 0, 1)[[band - 1 for band in bands]]
+        else:
+            planes = raster.read(list(bands), window=window)
+        valid = np.ones(planes.shape[1:], bool) if not hidden else raster.dataset_mask(window=window) > 0
+        if MaskFlags.nodata in flags and not paletted:
+            declared = np.array([raster.nodatavals[band - 1] for band in bands], np.float64)[:, None, None]
+            found = planes == (declared.astype(planes.dtype) if planes.dtype.kind == 'f' else declared)
+            valid &= ~(found.all(axis=0) if planes.dtype.kind == 'u' else found.any(axis=0))
+        if planes.dtype.kind == 'f':
+            valid &= np.isfinite(planes).all(axis=0)
+        yield planes, None if valid.all() else valid
+
+
+def measure(path: str | Path, bands: Sequence[int] | None = None, advance: Advance | None = None) -> BandStatistics:
+    """Statistics of one raster; see `band_statistics`. `advance` is told the share that each window is."""
+    with scanning(), open_raster(path, quiet=True) as raster:
+        own = chosen_bands(raster, bands)
+        accumulator = BandAccumulator(len(own), raster.dtypes[0])
+        for planes, valid in read_windows(raster, own):
+            accumulator.add(planes, valid)
+            if advance is not None:
+                advance(planes[0].size / (raster.width * raster.height))
+    return accumulator.result()
+
+
+def map_files(
+    function: Callable[[Item, Advance], Result],
+    items: Sequence[Item],
+    sizes: Sequence[int],
+    workers: int,
+    description: str,
+    progress: bool = True,
+) -> Generator[Result, None, None]:
+    """Calls a function for each item, in threads (reading a raster does not hold Python's lock), with a progress bar.
+
+    Args:
+        function: Takes an item, and what it calls with each share of the item (all together 1) that is done.
+        items: Its arguments.
+        sizes: Bytes of each, for the bar.
+        workers: Number of threads; 0 for none.
+        description: What the bar says.
+        progress: Whether to show the bar, on stderr of the main process.
+
+    Yields:
+        The results in the order of the items.
+    """
+    columns = (TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    bar = Progress(
+        *columns,
+        TextColumn('left'),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not (progress and is_main_process()),
+    )
+
+    def run(pair: tuple[Item, int]) -> Result:
+        item, size = pair
+        done = 0.0
+
+        def advance(share: float) -> None:
+            nonlocal done
+            done += share
+            bar.advance(task, share * size)
+
+        result = function(item, advance)
+        bar.advance(task, (1 - done) * size)
+        return result
+
+    if not items:
+        return
+    with bar:
+        task = bar.add_task(description, total=sum(sizes))
+        if workers <= 1:
+            yield from map(run, zip(items, sizes))
+            return
+        # Threads share the filters of warnings, so that those which `open_raster` sets do not hold for certain.
+        with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            # Left by an error or Ctrl-C, the iterator of `map` cancels what has not begun.
+            yield from pool.map(run, zip(items, sizes))
+
+
+def default_workers() -> int:
+    """As many threads as there are processors for this process, at most 8: more would wait for the disk."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return min(8, count)
+
+
+def band_statistics(
+    images: BaseDataset | Sequence[str | Path],
+    bands: Sequence[int] | None = None,
+    workers: int | None = None,
+    cache: bool = True,
+    progress: bool = True,
+) -> BandStatistics:
+    """Statistics of the bands of a data set's images, each file read once, window by window.
+
+    Left out are pixels that a file declares as nodata or hides by a mask, and pixels that are not finite in one of the
+    bands: those that training ignores. Rasters count as they are in the file, whatever the data set resamples.
+
+    Args:
+        images: A data set, or paths.
+        bands: Numbers of the bands, counted from 1, in the wanted order. By default all but transparency.
+        workers: Number of threads; one per processor by default.
+        cache: Whether to keep the numbers of each file (see `cache_folder`) and to read only files that have changed.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        OSError: A file is missing or cannot be read.
+        ValueError: A file lacks one of `bands`.
+        DataError: There are no images, or two of them have different numbers of bands.
+    """
+    if isinstance(images, Sequence):
+        paths = [str(path) for path in images]
+        root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]) if paths else ''
+    else:
+        paths = list(dict.fromkeys(images.get_data_info(i)['img_path'] for i in range(len(images))))
+        root = getattr(images, 'data_root', None) or ''
+    if not paths:
+        raise DataError('There are no images to take statistics of.')
+    store = StatisticsCache('bands', root, dict(bands=None if bands is None else list(bands)), cache)
+    keys, stamps = [store.key(path) for path in paths], [file_stamp(path) for path in paths]
+    found = [store.get(key, stamp) for key, stamp in zip(keys, stamps)]
+    parts = [None if arrays is None else _unpack(arrays) for arrays in found]
+    missing = [i for i, part in enumerate(parts) if part is None]
+    sizes = [stamps[i][0] for i in missing]
+    threads = default_workers() if workers is None else workers
+    measuring = map_files(
+        lambda i, advance: measure(paths[i], bands, advance), missing, sizes, threads, 'Band statistics', progress
+    )
+    try:
+        with closing(measuring):
+            for i, part in zip(missing, measuring):
+                store.put(keys[i], stamps[i], _pack(part))
+                parts[i] = part
+    finally:
+        store.save()  # what was read before an error or Ctrl-C need not be read again
+    known = [(path, part) for path, part in zip(paths, parts) if part is not None]
+    first_path, first = known[0]
+    for path, part in known:
+        if len(part.count) != len(first.count):
+            raise DataError(
+                f'{path} has {len(part.count)} bands, but {first_path} has {len(first.count)}. All images of a '
+                'data set must have the same bands; choose those that all of them have by their numbers.'
+            )
+    return BandStatistics.merge([part for _, part in known])
+
+
+def _pack(statistics: BandStatistics) -> dict[str, np.ndarray]:
+    return dict(
+        dtype=np.array(statistics.dtypes),
+        moments=statistics.moments.ravel(),
+        values=np.concatenate(statistics.values),
+        counts=np.concatenate(statistics.counts),
+        lengths=np.array([len(values) for values in statistics.values]),
+    )
+
+
+def _unpack(arrays: dict[str, np.ndarray]) -> BandStatistics:
+    ends = arrays['lengths'].cumsum()[:-1]
+    values, counts = (tuple(np.split(arrays[name], ends)) for name in ('values', 'counts'))
+    return BandStatistics(tuple(arrays['dtype'].tolist()), arrays['moments'].reshape(5, -1), values, counts)
+
+
+def class_statistics(dataset: BaseDataset, workers: int = 0, cache: bool = True, progress: bool = True) -> np.ndarray:
+    """Labelled pixels of each sample by class, with nothing read but the label maps.
+
+    Args:
+        dataset: A data set with labels.
+        workers: Number of threads; 0 for none.
+        cache: Whether to keep the numbers of each file (see `cache_folder`) and to read only files that have changed.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Counts by training index, `(N, K)`, int64, in the data set's order. Ignored pixels count nowhere.
+
+    Raises:
+        OSError: A file is missing or cannot be read.
+        ValueError: The data set has no labels or no classes, or a label map holds what is no class.
+    """
+    classes = dataset.metainfo.get('classes')
+    if not classes:
+        raise DataError(f'{type(dataset).__name__} has no classes to count; give it a classes_file or metainfo.')
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    if not infos:
+        return np.zeros((0, len(classes)), np.int64)
+    bare = next((info['img_path'] for info in infos if info.get('seg_map_path') is None), None)
+    if bare is not None:
+        raise DataError(f'{bare} has no label map to count classes in; add seg_map_path to data_prefix.')
+    transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    loader = next((t for t in transforms if isinstance(t, LoadRasterAnnotations)), LoadRasterAnnotations())
+
+    root = getattr(dataset, 'data_root', None) or os.path.commonpath(
+        [os.path.dirname(os.path.abspath(info['seg_map_path'])) for info in infos]
+    )
+    store = StatisticsCache('classes', root, dict(classes=list(classes), loader=repr(loader)), cache)
+    keys = [_label_key(store, info) for info in infos]
+    stamp_of = {path: file_stamp(path) for path in {info['seg_map_path'] for info in infos}}
+    stamps = [stamp_of[info['seg_map_path']] for info in infos]
+    found = [store.get(key, stamp) for key, stamp in zip(keys, stamps)]
+    result = np.zeros((len(infos), len(classes)), np.int64)
+    for row, arrays in zip(result, found):
+        if arrays is not None:
+            row[:] = arrays['counts']
+    missing = [i for i, arrays in enumerate(found) if arrays is None]
+    sizes = [stamps[i][0] for i in missing]
+    counting = map_files(
+        lambda i, _: count_classes(loader, infos[i], len(classes)),
+        missing,
+        sizes,
+        workers,
+        'Class statistics',
+        progress,
+    )
+    try:
+        with closing(counting):
+            for i, counts in zip(missing, counting):
+                result[i] = counts
+                store.put(keys[i], stamps[i], dict(counts=counts))
+    finally:
+        store.save()
+    return result
+
+
+def count_classes(loader: LoadRasterAnnotations, info: dict, number: int) -> np.ndarray:
+    """Pixels of each of `number` classes in a sample, int64; see `LoadRasterAnnotations` for what it raises."""
+    labels = loader.transform({**info, 'seg_fields': []})['gt_seg_map']
+    return np.bincount(labels.ravel(), minlength=256)[:number]
+
+
+def _label_key(store: StatisticsCache, info: dict) -> str:
+    """Paths inside the root, and a digest of all else that the data set says about the sample: classes, window, ..."""
+    paths = [store.key(info[name]) for name in ('img_path', 'seg_map_path') if name in info]
+    others = {name: value for name, value in info.items() if name not in ('img_path', 'seg_map_path', 'sample_idx')}
+    text = repr(sorted(others.items()))
+    return '|'.join([*paths, hashlib.sha256(text.encode()).hexdigest()[:12]])
