@@ -1,13 +1,16 @@
 """The data set class behind all others."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
-from mmrs.datasets.classes import load_classes
+from mmrs.datasets.classes import IGNORE_INDEX, load_classes
 from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters
+from mmrs.datasets.samplers.rare_class import RareClassSampling
+from mmrs.datasets.statistics import class_statistics
 from mmrs.registry import DATASETS
 
 
@@ -27,6 +30,10 @@ class RemoteSensingDataset(BaseSegDataset):
     Args:
         classes_file: YAML table of classes (see `load_classes`), absolute or relative to `data_root`. It replaces
             `metainfo`'s classes and palette and says which values of the label maps mean which class.
+        class_map: Classes to train with, in the order of their indices, each with the name or names of the data set's
+            classes that count as it: `dict(water='water', bare='barren', green=['forest', 'agriculture'])`. Classes
+            that are not mentioned are ignored. A new class has the colour of the first one that counts as it.
+        rare_class_sampling: Settings of `RareClassSampling`, for a loader with a `RareClassSampler`.
         img_suffix: Suffix or suffixes of the images. By default everything that GDAL commonly reads.
         seg_map_suffix: The same for the label maps.
         **kwargs: As in mmseg's `BaseSegDataset`. Where `data_prefix` has no `seg_map_path`, there are no labels.
@@ -34,13 +41,16 @@ class RemoteSensingDataset(BaseSegDataset):
     Raises:
         FileNotFoundError: A folder, `ann_file`, `classes_file`, an image that `ann_file` lists, or the label map of an
             image is missing.
-        ValueError: There are no images, or two of one name.
+        ValueError: There are no images, or two of one name; `class_map` names a class that the data set lacks, or one
+            twice.
     """
 
     def __init__(
         self,
         *,
         classes_file: str | None = None,
+        class_map: Mapping[str, str | Sequence[str]] | None = None,
+        rare_class_sampling: Mapping[str, Any] | None = None,
         img_suffix: str | Sequence[str] | None = None,
         seg_map_suffix: str | Sequence[str] | None = None,
         metainfo: dict | None = None,
@@ -48,10 +58,13 @@ class RemoteSensingDataset(BaseSegDataset):
         **kwargs: Any,
     ) -> None:
         self._index_of_id: dict[int, int] | None = None
+        self.label_map: dict[int, int] | None
         if classes_file is not None:
             table = load_classes(os.path.join(data_root or '', classes_file))
             metainfo = {**(metainfo or {}), 'classes': table.names, 'palette': table.palette}
             self._index_of_id = table.index_of_id
+        self._rare_class_settings = rare_class_sampling
+        self._rare_classes: RareClassSampling | None = None
         super().__init__(
             img_suffix=_as_tuple(img_suffix),
             seg_map_suffix=_as_tuple(seg_map_suffix),
@@ -59,6 +72,59 @@ class RemoteSensingDataset(BaseSegDataset):
             data_root=data_root,
             **kwargs,
         )
+        if class_map is not None:
+            self._map_classes(class_map)
+
+    def _map_classes(self, class_map: Mapping[str, str | Sequence[str]]) -> None:
+        """Replaces the classes by those of a class map."""
+        own = list(self._metainfo.get('classes') or ())
+        members = {new: [old] if isinstance(old, str) else list(old) for new, old in class_map.items()}
+        named = [name for names in members.values() for name in names]
+        unknown = sorted(set(named) - set(own))
+        if unknown:
+            raise ValueError(
+                f'class_map of {type(self).__name__} names {", ".join(unknown)}, which the data set does not have. Its '
+                f'classes are {", ".join(own) or "not known: give metainfo or classes_file"}.'
+            )
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f'class_map of {type(self).__name__} names {", ".join(twice)} twice.')
+        index_of = {old: index for index, names in enumerate(members.values()) for old in names}
+        new_index = [index_of.get(name, IGNORE_INDEX) for name in own]
+        before: dict[int, int] = self._index_of_id or self.label_map or {index: index for index in range(len(own))}
+        self.label_map = {
+            value: IGNORE_INDEX if index == IGNORE_INDEX else new_index[index] for value, index in before.items()
+        }
+        self._index_of_id = None
+        palette = [self._metainfo['palette'][own.index(names[0])] for names in members.values()]
+        self._metainfo.update(classes=tuple(members), palette=palette, label_map=self.label_map)
+        ignored = [name for name in own if name not in index_of]
+        rows = [*members.items(), *([('ignored', ignored)] if ignored else [])]
+        print_log(
+            f'classes of {type(self).__name__} {self.data_root or ""}: '
+            + '; '.join(f'{new} <- {", ".join(names)}' for new, names in rows),
+            logger='current',
+        )
+
+    @property
+    def rare_classes(self) -> RareClassSampling:
+        """What a `RareClassSampler` draws by; counts the pixels of all label maps the first time, which is cached.
+
+        Raises:
+            ValueError: The data set has no `rare_class_sampling`, or no labels.
+        """
+        if self._rare_class_settings is None:
+            raise ValueError(
+                f'{type(self).__name__} {self.data_root or ""} has no rare_class_sampling, which RareClassSampler '
+                'needs: set it to dict(), or take another sampler.'
+            )
+        if self._rare_classes is None:
+            if 'seg_map_path' not in self.get_data_info(0):
+                raise ValueError(
+                    f'{type(self).__name__} {self.data_root or ""} has no labels to sample rare classes by.'
+                )
+            counts = class_statistics(self)
+            self._rare_classes = RareClassSampling(counts, self._metainfo['classes'], **self._rare_class_settings)
+        return self._rare_classes
 
     def load_data_list(self) -> list[dict]:
         """Pairs images with label maps; see the class for what it raises."""
@@ -120,6 +186,8 @@ class RemoteSensingDataset(BaseSegDataset):
             label_map=self._index_of_id or self.label_map,
             classes=self._metainfo.get('classes'),
         )
+        if self._rare_classes is not None:
+            info['rare_class_weights'] = self._rare_classes.weights[idx]
         return info
 
 

@@ -131,3 +131,52 @@ def test_subset_of_classes_by_metainfo(make_dataset):
 
 def test_remote_sensing_dataset_is_exported():
     assert DATASETS.get('RemoteSensingDataset') is RemoteSensingDataset
+
+
+# Class maps ---------------------------------------------------------------------------------------------------------
+
+
+def test_class_map_groups_and_ignores_classes(make_dataset, caplog):
+    """ISPRS ids 1 to 6; the new indices follow the order of the map."""
+    root = make_dataset(classes=7)
+    class_map = dict(plants=['tree', 'low_vegetation'], built='building')
+    dataset = build(root, type='PotsdamDataset', class_map=class_map)
+    assert dataset.metainfo['classes'] == ('plants', 'built')
+    assert dataset.metainfo['palette'] == [[0, 255, 0], [0, 0, 255]]
+    sample = dataset[0]
+    ids, _ = read_label_map(sample['seg_map_path'])
+    expected = np.full(ids.shape, 255)
+    expected[(ids == 3) | (ids == 4)] = 0
+    expected[ids == 2] = 1
+    np.testing.assert_array_equal(sample['gt_seg_map'], expected)
+
+
+def test_class_map_of_a_classes_file(make_dataset):
+    root = make_dataset(classes=4, first_id=5)
+    (root / 'classes.yaml').write_text(
+        'classes:\n  - {name: b, id: 7}\n  - {name: none, id: 5, ignore: true}\n  - {name: a, id: 6}\n'
+        '  - {name: c, id: 8}\n'
+    )
+    dataset = build(root, classes_file='classes.yaml', class_map=dict(c='c', ab=['a', 'b']))
+    ids, _ = read_label_map(dataset[0]['seg_map_path'])
+    expected = np.select([ids == 8, (ids == 6) | (ids == 7)], [0, 1], 255)
+    np.testing.assert_array_equal(dataset[0]['gt_seg_map'], expected)
+
+
+def test_class_map_is_printed(make_dataset, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmrs.datasets.base.print_log', lambda message, **_: said.append(message))
+    build(make_dataset(classes=7), type='PotsdamDataset', class_map=dict(tree='tree', built=['building', 'car']))
+    assert 'tree <- tree; built <- building, car; ignored <- impervious_surface, low_vegetation, clutter' in said[0]
+
+
+@pytest.mark.parametrize(
+    ('class_map', 'message'),
+    [
+        (dict(green='forest'), 'names forest, which the data set does not have. Its classes are impervious_surface'),
+        (dict(a='tree', b=['car', 'tree']), 'names tree twice'),
+    ],
+)
+def test_wrong_class_maps(make_dataset, class_map, message):
+    with pytest.raises(ValueError, match=message):
+        build(make_dataset(classes=7), type='PotsdamDataset', class_map=class_map)

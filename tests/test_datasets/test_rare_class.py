@@ -1,0 +1,102 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from mmrs.datasets.samplers import RareClassSampler, RareClassSampling
+from mmrs.datasets.transforms.rare_class_crop import RareClassCrop
+from mmrs.registry import DATASETS
+
+COUNTS = np.array([[90, 10, 0], [60, 0, 40], [100, 0, 0], [70, 25, 5]])
+
+
+def build(root, **kwargs):
+    config = dict(
+        type='RemoteSensingDataset',
+        data_root=str(root),
+        data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
+        metainfo=dict(classes=('a', 'b', 'c')),
+        pipeline=[dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')],
+    )
+    return DATASETS.build({**config, **kwargs})
+
+
+def test_probabilities_are_those_of_the_paper():
+    sampling = RareClassSampling(COUNTS, 'abc', temperature=0.1, min_pixels=10)
+    share = np.array([320, 35, 45]) / 400
+    expected = np.exp((1 - share) / 0.1) / np.exp((1 - share) / 0.1).sum()
+    np.testing.assert_allclose(sampling.class_probability, expected, rtol=1e-12)
+    # a in all four images, b in the first and the last, c (10 pixels or more) in the second.
+    a, b, c = expected
+    np.testing.assert_allclose(
+        sampling.weights, [[a / 4, b / 2, 0], [a / 4, 0, c], [a / 4, 0, 0], [a / 4, b / 2, 0]], rtol=1e-12
+    )
+
+
+def test_a_class_that_no_image_has_enough_of_is_not_drawn():
+    sampling = RareClassSampling(COUNTS, 'abc', temperature=0.001, min_pixels=26)
+    np.testing.assert_allclose(sampling.class_probability, [0, 0, 1], atol=1e-30)
+    np.testing.assert_allclose(sampling.weights.sum(axis=1), [0, 1, 0, 0], atol=1e-30)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [(dict(min_pixels=101), 'no image has 101 pixels of a class; the most is 100'), (dict(temperature=0), 'above 0')],
+)
+def test_settings_that_cannot_work(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RareClassSampling(COUNTS, 'abc', **settings)
+
+
+@pytest.fixture
+def dataset(tmp_path, write, monkeypatch):
+    """Two images of one name in two folders: class c is in the second one alone, in one corner."""
+    monkeypatch.setenv('MMRS_CACHE', str(tmp_path / 'cache'))
+    for folder, rare in (('north', False), ('south', True)):
+        labels = np.zeros((40, 40), np.uint8)
+        labels[:, 30:] = 1
+        if rare:
+            labels[:8, :8] = 2
+        write(tmp_path / f'data/img_dir/train/{folder}/tile.png', np.zeros((40, 40, 3), np.uint8))
+        write(tmp_path / f'data/ann_dir/train/{folder}/tile.png', labels)
+    return build(tmp_path / 'data', rare_class_sampling=dict(temperature=0.01, min_pixels=20))
+
+
+def test_sampler_draws_by_the_statistics(dataset):
+    drawn = list(itertools.islice(RareClassSampler(dataset, seed=1), 2000))
+    assert set(drawn) <= {0, 1}
+    assert np.mean(drawn) > 0.99  # at this temperature the rarest class alone
+
+
+def test_sampler_is_seeded_and_works_on_a_pair(dataset):
+    pair = DATASETS.build(dict(type='DomainAdaptationDataset', source=dataset, target=build_target(dataset)))
+    take = [list(itertools.islice(RareClassSampler(d, seed=seed), 50)) for d, seed in ((dataset, 3), (pair, 3))]
+    assert take[0] == take[1]
+
+
+def build_target(dataset):
+    return dict(
+        type='RemoteSensingDataset',
+        data_root=dataset.data_root,
+        data_prefix=dict(img_path='img_dir/train'),
+        metainfo=dict(classes=('a', 'b', 'c')),
+    )
+
+
+def test_sampler_needs_the_setting_and_labels(dataset, tmp_path):
+    with pytest.raises(ValueError, match='has no rare_class_sampling'):
+        RareClassSampler(build(tmp_path / 'data'), seed=0)
+    unlabelled = build(tmp_path / 'data', rare_class_sampling={}, data_prefix=dict(img_path='img_dir/train'))
+    with pytest.raises(ValueError, match='has no labels'):
+        RareClassSampler(unlabelled, seed=0)
+
+
+def test_crop_finds_the_rare_class(dataset):
+    RareClassSampler(dataset, seed=0)
+    crop = RareClassCrop(crop_size=(12, 12), min_pixels=16, tries=200)
+    np.random.seed(0)  # noqa: NPY002 (the generator of mmseg's transforms)
+    with_rare = [(crop(dataset[1])['gt_seg_map'] == 2).sum() >= 16 for _ in range(20)]
+    assert np.mean(with_rare) > 0.9
+    plain = build(dataset.data_root)
+    without = [(crop(plain[1])['gt_seg_map'] == 2).sum() >= 16 for _ in range(20)]
+    assert np.mean(without) < 0.5
