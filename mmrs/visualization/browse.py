@@ -16,6 +16,7 @@ from mmrs.utils.config import check_types
 from mmrs.utils.errors import ConfigError
 from mmrs.utils.files import atomic_path, new_directory
 from mmrs.visualization.panels import class_colours, compose, overlay, to_display
+from mmrs.visualization.prediction_hooks import window_name
 
 __all__ = ['browse_dataset', 'draw_training_sample']
 
@@ -35,7 +36,7 @@ def draw_training_sample(sample: Mapping[str, Any], meta: Mapping[str, Any]) -> 
     counts = np.zeros(len(colours))
     for domain, part in ({'': sample} if 'inputs' in sample else sample).items():
         picture = to_display(part['inputs'].permute(1, 2, 0).numpy())
-        name = Path(part['data_samples'].metainfo.get('img_path', '')).stem
+        name = window_name(part['data_samples'])
         size = f'{picture.shape[1]} x {picture.shape[0]}'
         row.append((f'{domain} {size}, {name}'.strip(), picture))
         if 'gt_sem_seg' in part['data_samples']:

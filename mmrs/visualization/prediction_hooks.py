@@ -16,6 +16,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
+from mmrs.datasets.grids import RasterGrid
 from mmrs.datasets.rasters import open_raster, read_image
 from mmrs.registry import HOOKS
 from mmrs.utils.files import atomic_path
@@ -32,11 +33,28 @@ class _OutputHook(Hook):
         self.out_dir = Path(out_dir)
 
     def _path(self, runner: Runner, sample: SegDataSample, suffix: str) -> Path:
-        """Where the result of an image goes: its place below the images' folder, so that no two names meet."""
+        """Where the result of an image goes: its place below the images' folder, so that no two names meet.
+
+        A window of an image has its corners in its name, x0, y0, x1 and y1.
+        """
         prefix = getattr(runner.test_dataloader.dataset, 'data_prefix', {}).get('img_path')
         image = Path(sample.img_path)
         inside = os.path.relpath(image, prefix) if prefix else image.name
-        return self.out_dir / Path(image.name if inside.startswith('..') else inside).with_suffix(suffix)
+        path = self.out_dir / Path(image.name if inside.startswith('..') or inside == '.' else inside)
+        return path.with_name(window_name(sample) + suffix)
+
+
+def window_name(sample: SegDataSample) -> str:
+    """Name of an image without suffix, and where a sample is a window of it, the window's corners."""
+    name = Path(sample.metainfo.get('img_path', '')).stem
+    window, shape = _window(sample)
+    if window is None or tuple(window) == (0, 0, *shape[::-1]):
+        return name
+    return '_'.join((name, *map(str, window)))
+
+
+def _window(sample: SegDataSample) -> tuple[Any, Any]:
+    return sample.metainfo.get('window'), sample.metainfo.get('grid_shape')
 
 
 @HOOKS.register_module()
@@ -44,7 +62,8 @@ class LabelMapHook(_OutputHook):
     """Writes each predicted label map, with the values that the data set's own label maps have.
 
     The map of a georeferenced image is a GeoTIFF with its CRS and transform and the classes' colours as a colour table;
-    that of any other image is a grey-scale PNG. Where the image has no data (its own nodata, mask, NaN), it is 255.
+    that of any other image is a grey-scale PNG. The map of a window lies where the window does. Where the image has no
+    data (its own nodata, mask, NaN), it is 255.
 
     Args:
         out_dir: Folder for the maps. Files of the same names are replaced.
@@ -69,17 +88,19 @@ class LabelMapHook(_OutputHook):
         """Write the maps of a batch."""
         for sample in outputs or ():
             labels = self._values[sample.pred_sem_seg.data.squeeze().cpu().numpy()]
-            with open_raster(sample.img_path) as image:
-                crs, transform = image.crs, image.transform
-            _, valid = read_image(sample.img_path)
+            window, shape = _window(sample)
+            with open_raster(sample.img_path, quiet=True) as image:
+                grid = RasterGrid.of(image)
+            located = grid.crs is not None or not grid.transform.is_identity
+            if window is not None:
+                grid = grid.resampled(shape).window(window)
+            _, valid = read_image(sample.img_path, None, window, shape)
             if valid is not None:
                 labels = np.where(valid, labels, NODATA).astype(np.uint8)
-            located = crs is not None or not transform.is_identity
             profile: dict[str, Any] = dict(driver='PNG')
             if located:
-                profile = dict(
-                    driver='GTiff', crs=crs, transform=transform, nodata=NODATA, compress='deflate', tiled=True
-                )
+                profile = dict(driver='GTiff', crs=grid.crs, transform=grid.transform, nodata=NODATA)
+                profile.update(compress='deflate', tiled=True)
             path = self._path(runner, sample, '.tif' if located else '.png')
             with atomic_path(path, overwrite=True) as temporary, warnings.catch_warnings():
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
@@ -87,9 +108,9 @@ class LabelMapHook(_OutputHook):
                 with rasterio.open(
                     temporary, 'w', height=height, width=width, count=1, dtype='uint8', **profile
                 ) as out:
-                    out.write(labels, 1)
-                    if located:
+                    if located:  # before any pixel: it is part of the header
                         out.write_colormap(1, self._colours)
+                    out.write(labels, 1)
 
 
 @HOOKS.register_module()
@@ -112,7 +133,7 @@ class OverlayHook(_OutputHook):
         """Write the pictures of a batch."""
         for sample in outputs or ():
             if self._seen % self.interval == 0:
-                image, _ = read_image(sample.img_path)
+                image, _ = read_image(sample.img_path, None, *_window(sample))
                 path = self._path(runner, sample, '.png')
                 meta = runner.test_dataloader.dataset.metainfo
                 # MMEngine's visualizer itself is for the first of several processes only.
