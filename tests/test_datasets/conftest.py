@@ -1,8 +1,9 @@
 """Small files that the data-set tests generate."""
 
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,21 @@ def _scope() -> Iterator[None]:
 @pytest.fixture(name='write')
 def _write_fixture() -> Callable[..., Path]:
     return _write
+
+
+@pytest.fixture
+def pack() -> Callable[..., None]:
+    """Moves the files of a folder into a zip file, as `inner`/..., with the clutter that archivers leave."""
+
+    def move(folder: Path, archive: Path, inner: str = '') -> None:
+        with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED) as file:
+            for path in sorted(folder.rglob('*')):
+                if path.is_file() and path != archive:
+                    file.write(path, str(PurePosixPath(inner) / path.relative_to(folder)))
+                    file.writestr(f'__MACOSX/{path.relative_to(folder).parent}/._{path.name}', b'not an image')
+                    path.unlink()
+
+    return move
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 
 from mmrs.datasets.converters import clips
 from mmrs.datasets.converters.clips import (
@@ -12,6 +13,8 @@ from mmrs.datasets.converters.clips import (
     write_raster,
 )
 from mmrs.datasets.rasters import open_raster, read_image
+
+PLACE = dict(crs='EPSG:4326', transform=rasterio.Affine(1, 0, 0, 0, -1, 0))
 
 
 @pytest.mark.parametrize(
@@ -94,13 +97,7 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch, rng):
 
 
 def test_nodata_survives_in_a_geotiff(tmp_path, rng):
-    write_raster(
-        tmp_path / 'a.tif',
-        rng.random((2, 4, 4)),
-        crs='EPSG:4326',
-        transform=rasterio.Affine(1, 0, 0, 0, -1, 0),
-        nodata=-1,
-    )
+    write_raster(tmp_path / 'a.tif', rng.random((2, 4, 4)), nodata=-1, **PLACE)
     with open_raster(tmp_path / 'a.tif') as raster:
         assert (raster.nodata, raster.count, raster.dtypes[0]) == (-1, 2, 'float64')
 
@@ -108,3 +105,22 @@ def test_nodata_survives_in_a_geotiff(tmp_path, rng):
 def test_disk_that_takes_no_file(tmp_path, rng):
     with pytest.raises(OSError, match=r'nowhere/a\.png cannot be written'):
         write_raster(tmp_path / 'nowhere/a.png', rng.integers(0, 9, (4, 4), np.uint8))
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.tif'])
+def test_pixels_without_data_in_several_bands(tmp_path, rng, suffix):
+    image = rng.integers(0, 3, (3, 20, 20), np.uint8)
+    write_raster(tmp_path / f'a{suffix}', image, nodata=0)
+    with open_raster(tmp_path / f'a{suffix}', quiet=True) as raster:
+        np.testing.assert_array_equal(raster.read(), image)
+    np.testing.assert_array_equal(read_image(tmp_path / f'a{suffix}')[1], (image != 0).any(axis=0))
+
+
+def test_a_fourth_band_is_no_transparency_unless_said(tmp_path, rng):
+    image = rng.integers(0, 256, (4, 20, 20), np.uint8)
+    write_raster(tmp_path / 'a.tif', image, **PLACE)
+    assert read_image(tmp_path / 'a.tif')[0].shape == (20, 20, 4)
+    colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha)
+    write_raster(tmp_path / 'b.tif', image, colorinterp=colours, **PLACE)
+    with open_raster(tmp_path / 'b.tif') as raster:
+        assert raster.colorinterp == colours

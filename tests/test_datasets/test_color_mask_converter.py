@@ -4,7 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import rasterio
 import yaml
+from rasterio.enums import ColorInterp
 
 from mmrs.datasets import LoadRasterAnnotations, LoadRasterImage, RemoteSensingDataset
 from mmrs.datasets.converters import color_masks, survey
@@ -51,6 +53,19 @@ def data(tmp_path, write, rng):
 
 def files(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
+
+
+def test_clips_keep_what_the_bands_mean(tmp_path, write, recipe):
+    colours = ColorInterp.red, ColorInterp.green, ColorInterp.blue
+    write(tmp_path / 'in/a/masks/1.png', COLOURS[np.zeros((32, 32), int)])
+    for fourth in (ColorInterp.alpha, ColorInterp.undefined):
+        path = write(tmp_path / 'in/a/images/1.tif', np.full((32, 32, 4), 200, np.uint8))
+        with rasterio.open(path, 'r+') as raster:
+            raster.colorinterp = (*colours, fourth)
+        out = tmp_path / fourth.name
+        Conversion(recipe(splits=dict(train='a')), tmp_path / 'in', out, clip_size=16).run()
+        with open_raster(out / 'img_dir/train/a_1_0_0_16_16.tif') as clip:
+            assert clip.colorinterp == (*colours, fourth)
 
 
 def test_whole_images(tmp_path, data, recipe):

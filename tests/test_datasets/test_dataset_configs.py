@@ -9,71 +9,140 @@ from mmengine import Config
 from mmengine.runner import Runner
 
 from mmrs.datasets import RemoteSensingDataset
+from mmrs.datasets.rasters import read_label_map
 from mmrs.registry import DATASETS, METRICS
 
-FRAGMENTS = Path(__file__).resolve().parents[2] / 'configs/_base_/datasets'
+# Fewer images than the data set was published with.
+pytestmark = pytest.mark.filterwarnings('ignore:.* images, but .* of LoveDA has')
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+FRAGMENTS = CONFIGS / '_base_/datasets'
+# Folder of the training images of the source and of the target, and of the images for evaluation.
+RURAL, URBAN = 'loveda/Train/Rural/images_png', 'loveda/Train/Urban/images_png'
 TASKS = {
-    'potsdam2vaihingen': ('potsdam_irrg', 'vaihingen'),
-    'vaihingen2potsdam': ('vaihingen', 'potsdam_irrg'),
-    'potsdam-rgb2vaihingen': ('potsdam_rgb', 'vaihingen'),
-    'vaihingen2potsdam-rgb': ('vaihingen', 'potsdam_rgb'),
+    'potsdam2vaihingen': ('potsdam_irrg/img_dir/train', 'vaihingen/img_dir/train', 'vaihingen/img_dir/val'),
+    'vaihingen2potsdam': ('vaihingen/img_dir/train', 'potsdam_irrg/img_dir/train', 'potsdam_irrg/img_dir/val'),
+    'potsdam-rgb2vaihingen': ('potsdam_rgb/img_dir/train', 'vaihingen/img_dir/train', 'vaihingen/img_dir/val'),
+    'vaihingen2potsdam-rgb': ('vaihingen/img_dir/train', 'potsdam_rgb/img_dir/train', 'potsdam_rgb/img_dir/val'),
+    'loveda-rural2urban': (RURAL, URBAN, 'loveda/Val/Urban/images_png'),
+    'loveda-urban2rural': (URBAN, RURAL, 'loveda/Val/Rural/images_png'),
+    'landcovernet2loveda': ('landcovernet/img_dir/train', RURAL, 'loveda/Val/Rural/images_png'),
+    'loveda2landcovernet': (RURAL, 'landcovernet/img_dir/train', 'landcovernet/img_dir/val'),
+    'gid2loveda': ('gid/img_dir/train', RURAL, 'loveda/Val/Rural/images_png'),
+    'loveda2gid': (RURAL, 'gid/img_dir/train', 'gid/img_dir/val'),
+    'paris2chicago': ('city_osm_paris/img_dir/train', 'city_osm_chicago/img_dir/train', 'city_osm_chicago/img_dir/val'),
+    'chicago2paris': ('city_osm_chicago/img_dir/train', 'city_osm_paris/img_dir/train', 'city_osm_paris/img_dir/val'),
 }
+# Label ids that each data set's files hold.
+IDS = dict(
+    potsdam_irrg=7, potsdam_rgb=7, vaihingen=7, loveda=8, landcovernet=8, gid=6, city_osm_paris=3, city_osm_chicago=3
+)
 
 
 @pytest.fixture
-def data(make_dataset, tmp_path, monkeypatch):
-    for name in ('potsdam_irrg', 'potsdam_rgb', 'vaihingen'):
-        make_dataset(f'data/{name}', n=2, size=(64, 80), classes=7, splits=('train', 'val'))
+def data(make_dataset, write, rng, tmp_path, monkeypatch):
+    for name, ids in IDS.items():
+        if name != 'loveda':
+            make_dataset(f'data/{name}', n=2, size=(64, 80), classes=ids, splits=('train', 'val'))
+    for scene in ('Train/Rural', 'Train/Urban', 'Val/Rural', 'Val/Urban', 'Test/Rural', 'Test/Urban'):
+        for number in (1, 2):
+            folder = tmp_path / 'data/loveda' / scene
+            write(folder / f'images_png/{number}.png', rng.integers(0, 255, (64, 80, 3), np.uint8))
+            if not scene.startswith('Test'):
+                write(folder / f'masks_png/{number}.png', rng.integers(0, 8, (64, 80)).astype(np.uint8))
     monkeypatch.chdir(tmp_path)
 
 
-def load(name):
-    config = Config.fromfile(FRAGMENTS / f'{name}.py')
+def load(path):
+    config = Config.fromfile(path)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         config[loader].update(num_workers=0, persistent_workers=False)
     return config
 
 
-def check_evaluation(config, target):
+def check_evaluation(config, images):
     assert config.val_dataloader == config.test_dataloader
-    assert config.val_dataloader.dataset.data_root == f'data/{target}'
     batch = next(iter(Runner.build_dataloader(config.val_dataloader)))
-    assert batch['inputs'][0].shape == (3, 64, 80)
     assert batch['data_samples'][0].gt_sem_seg.data.shape == (1, 64, 80)
-    assert 'img_dir/val' in batch['data_samples'][0].img_path
+    assert f'data/{images}' in batch['data_samples'][0].img_path
     METRICS.build(config.val_evaluator)
 
 
 @pytest.mark.parametrize('task', TASKS)
 def test_adaptation(data, task):
-    source, target = TASKS[task]
-    config = load(task)
-    batch = next(iter(Runner.build_dataloader(config.train_dataloader)))
-    for part, name in (('source', source), ('target', target)):
-        assert all(f'data/{name}/img_dir/train' in sample.img_path for sample in batch[part]['data_samples'])
+    source, target, evaluation = TASKS[task]
+    config = load(FRAGMENTS / f'{task}.py')
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    for part, images in (('source', source), ('target', target)):
+        sample = dataset[0][part]
+        assert f'data/{images}' in sample['data_samples'].img_path
+    crop = 416 if {'gid', 'landcovernet'} & {part.split('/')[0] for part in (source, target)} else 384
     # Smaller than the crop where the random ratio is: the data preprocessor pads it.
-    assert max(batch['source']['inputs'][0].shape) <= 384
-    assert [tuple(x.shape) for x in batch['target']['inputs']] == [(3, 384, 384)] * 2
-    assert set(batch['source']['data_samples'][0].gt_sem_seg.data.unique().tolist()) <= {0, 1, 2, 3, 4, 5, 255}
-    assert not any(sample.get('flip') for sample in batch['target']['data_samples'])
-    check_evaluation(config, target)
+    assert max(dataset[0]['source']['inputs'].shape) <= crop
+    assert dataset[0]['target']['inputs'].shape == (3, crop, crop)
+    classes = len(dataset.metainfo['classes'])
+    assert set(dataset[0]['source']['data_samples'].gt_sem_seg.data.unique().tolist()) <= {*range(classes), 255}
+    assert not any(dataset[i]['target']['data_samples'].get('flip') for i in range(2))
+    check_evaluation(config, evaluation)
+    assert DATASETS.build(config.val_dataloader.dataset).metainfo['classes'] == dataset.metainfo['classes']
 
 
 @pytest.mark.parametrize('task', TASKS)
 def test_source_only(data, task):
-    source, target = TASKS[task]
-    config = load(f'source_only_{task}')
+    config = load(CONFIGS / f'source_only/{task}.py')
     dataset = DATASETS.build(config.train_dataloader.dataset)
     assert isinstance(dataset, RemoteSensingDataset)
-    assert f'data/{source}/img_dir/train' in dataset[0]['data_samples'].img_path
-    check_evaluation(config, target)
+    assert f'data/{TASKS[task][0]}' in dataset[0]['data_samples'].img_path
+    check_evaluation(config, TASKS[task][2])
+
+
+@pytest.mark.parametrize(
+    ('task', 'classes', 'source_map', 'evaluation_map'),
+    [
+        # By label id of the files; 255 is ignored.
+        (
+            'landcovernet2loveda',
+            ('water', 'bare_ground', 'woody', 'non_woody'),
+            [255, 0, 1, 1, 255, 2, 3, 3],
+            [255, 255, 1, 1, 0, 1, 2, 3],
+        ),
+        (
+            'gid2loveda',
+            ('built_up', 'farmland', 'forest_meadow', 'water'),
+            [255, 0, 1, 2, 2, 3],
+            [255, 255, 0, 255, 3, 255, 2, 1],
+        ),
+        ('paris2chicago', ('background', 'road', 'building'), [0, 1, 2], [0, 1, 2]),
+        ('loveda-rural2urban', None, [255, 0, 1, 2, 3, 4, 5, 6], [255, 0, 1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_classes_are_matched(data, task, classes, source_map, evaluation_map):
+    config = load(FRAGMENTS / f'{task}.py')
+    loading = [dict(type='LoadRasterAnnotations')]
+    for dataset, expected in (
+        (config.train_dataloader.dataset.source, source_map),
+        (config.val_dataloader.dataset, evaluation_map),
+    ):
+        dataset = DATASETS.build({**dataset, 'pipeline': loading})
+        assert classes is None or dataset.metainfo['classes'] == classes
+        sample = dataset[0]
+        ids, _ = read_label_map(sample['seg_map_path'])
+        np.testing.assert_array_equal(sample['gt_seg_map'], np.array(expected)[ids])
+
+
+def test_submission_images_have_no_labels(data):
+    config = load(FRAGMENTS / 'loveda-rural2urban.py')
+    dataset = DATASETS.build(config.submission_dataloader.dataset)
+    sample = dataset[0]
+    assert 'data/loveda/Test/Urban/images_png' in sample['data_samples'].img_path
+    assert 'gt_sem_seg' not in sample['data_samples']
 
 
 @pytest.mark.parametrize('name', ['potsdam_irrg', 'potsdam_rgb', 'vaihingen'])
 def test_supervised(data, name):
-    config = load(f'supervised_{name}')
+    config = load(FRAGMENTS / f'supervised_{name}.py')
     assert f'data/{name}/img_dir/train' in DATASETS.build(config.train_dataloader.dataset)[0]['data_samples'].img_path
-    check_evaluation(config, name)
+    check_evaluation(config, f'{name}/img_dir/val')
 
 
 def test_paper_pipelines():
@@ -81,19 +150,19 @@ def test_paper_pipelines():
     source = {step.pop('type'): step for step in config.source_pipeline}
     assert list(source) == [
         'LoadRasterImage', 'LoadRasterAnnotations', 'RandomResize', 'RandomCrop', 'RandomFlip', 'PhotoMetricDistortion',
-        'PackSegInputs',
+        'PackRasterInputs',
     ]  # fmt: skip
     assert source['RandomResize'] == dict(scale=(512, 512), ratio_range=(0.5, 2.0), keep_ratio=True)
     assert source['RandomCrop'] == dict(crop_size=(384, 384), cat_max_ratio=0.75)
     assert source['RandomFlip'] == dict(prob=0.5)
     assert [step.type for step in config.target_pipeline] == [
-        'LoadRasterImage', 'Resize', 'PhotoMetricDistortion', 'PackSegInputs',
+        'LoadRasterImage', 'Resize', 'PhotoMetricDistortion', 'PackRasterInputs',
     ]  # fmt: skip
     assert config.target_pipeline[1].scale == (384, 384)
 
 
 def test_cropped_and_flipped_target(data):
-    config = load('potsdam2vaihingen')
+    config = load(FRAGMENTS / 'potsdam2vaihingen.py')
     config.train_dataloader.dataset.target.pipeline = config.target_crop_pipeline
     torch.manual_seed(0)
     dataset = DATASETS.build(config.train_dataloader.dataset)

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 
-from mmrs.datasets.converters.isprs import LABEL_OF_COLOUR, POTSDAM, VAIHINGEN, Conversion, find_files
+from mmrs.datasets.converters.isprs import LABEL_OF_COLOUR, POTSDAM, VAIHINGEN, Conversion
 from mmrs.datasets.rasters import open_raster, read_image, read_label_map
 
 COLOURS = np.array([colour for colour, _ in sorted(LABEL_OF_COLOUR.items(), key=lambda item: item[1])], np.uint8)
@@ -51,16 +51,6 @@ def potsdam(tmp_path, write):
         )
         for seed, name in enumerate(('2_10', '6_7', '7_13'))
     }
-
-
-def pack(root, folder, archive, inner):
-    """Moves a folder into a zip file, as `inner`/..."""
-    with zipfile.ZipFile(root / archive, 'w', zipfile.ZIP_DEFLATED) as file:
-        for path in sorted((root / folder).rglob('*')):
-            if path.is_file():
-                file.write(path, str(PurePosixPath(inner) / path.relative_to(root / folder)))
-                path.unlink()
-        file.writestr('__MACOSX/._' + path.name, b'not an image')
 
 
 def files(out):
@@ -129,11 +119,11 @@ def test_file_names(archive, path, expected):
 
 
 @pytest.mark.parametrize('zipped', [False, True])
-def test_potsdam_clips(tmp_path, potsdam, zipped):
+def test_potsdam_clips(tmp_path, potsdam, pack, zipped):
     root, tiles = potsdam
     if zipped:
-        pack(root, '3_Ortho_IRRG', '3_Ortho_IRRG.zip', '3_Ortho_IRRG')
-        pack(root, '5_Labels_all_noBoundary', '5_Labels_all_noBoundary.zip', '')
+        pack(root / '3_Ortho_IRRG', root / '3_Ortho_IRRG.zip', '3_Ortho_IRRG')
+        pack(root / '5_Labels_all_noBoundary', root / '5_Labels_all_noBoundary.zip')
     out = tmp_path / 'out'
     counts = Conversion(SMALL_POTSDAM, root, out, clip_size=32).run()
     assert counts == dict(train=8, val=4)
@@ -155,7 +145,7 @@ def test_potsdam_clips(tmp_path, potsdam, zipped):
 
 @pytest.mark.parametrize('zipped', [False, True])
 @pytest.mark.parametrize('kind', ['eroded', 'full'])
-def test_vaihingen_clips(tmp_path, write, kind, zipped):
+def test_vaihingen_clips(tmp_path, write, pack, kind, zipped):
     root, out = tmp_path / 'in', tmp_path / 'out'
     folder, suffix = (ERODED, '_noBoundary') if kind == 'eroded' else ('ISPRS_ground_truth_COMPLETE', '')
     tiles = {
@@ -169,8 +159,8 @@ def test_vaihingen_clips(tmp_path, write, kind, zipped):
         for name in ('1', '11', '2')
     }
     if zipped:
-        pack(root, TOP, 'ISPRS_semantic_labeling_Vaihingen.zip', 'top')
-        pack(root, folder, f'{folder}.zip', '')
+        pack(root / TOP, root / 'ISPRS_semantic_labeling_Vaihingen.zip', 'top')
+        pack(root / folder, root / f'{folder}.zip')
     conversion = Conversion(SMALL_VAIHINGEN, root, out, clip_size=32, edge='shift')
     assert conversion.run() == dict(train=40, val=20)
     assert conversion.labels == kind
@@ -225,7 +215,7 @@ def test_missing_tiles_are_listed(tmp_path, potsdam):
     with pytest.raises(FileNotFoundError) as caught:
         Conversion(SMALL_POTSDAM, root, tmp_path / 'out', clip_size=32).run()
     message = str(caught.value)
-    assert 'lacks 1 of the tiles of Potsdam:\n  6_7 (train): no irrg file' in message
+    assert 'lacks 1 of the tiles of Potsdam:\n  6_7: no irrg file' in message
     assert '3_Ortho_IRRG.zip' in message
     assert '--allow-missing' in message
     conversion = Conversion(SMALL_POTSDAM, root, tmp_path / 'out', clip_size=32, allow_missing=True)
@@ -233,8 +223,8 @@ def test_missing_tiles_are_listed(tmp_path, potsdam):
 
 
 def test_nothing_at_all(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'nowhere: no such folder; the zip files of Vaihingen were expected'):
-        find_files(VAIHINGEN, tmp_path / 'nowhere')
+    with pytest.raises(FileNotFoundError, match=r'nowhere: no such folder; the files of Vaihingen were expected'):
+        Conversion(VAIHINGEN, tmp_path / 'nowhere', tmp_path / 'out').plan()
     with zipfile.ZipFile(tmp_path / 'Vaihingen.zip', 'w') as file:
         file.writestr('ISPRS_semantic_labeling_Vaihingen.zip', b'')
     with pytest.raises(
@@ -246,7 +236,7 @@ def test_nothing_at_all(tmp_path):
 def test_broken_zip(tmp_path):
     (tmp_path / '3_Ortho_IRRG.zip').write_bytes(b'PK\x03\x04 and then the connection broke')
     with pytest.raises(OSError, match=r'3_Ortho_IRRG\.zip is no whole zip file.*Download it again'):
-        find_files(POTSDAM, tmp_path)
+        Conversion(POTSDAM, tmp_path, tmp_path / 'out').plan()
 
 
 def test_image_and_labels_differ_in_size(tmp_path, potsdam, write):

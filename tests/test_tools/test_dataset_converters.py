@@ -43,18 +43,20 @@ def write(path, array):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         height, width, count = array.shape
-        profile = dict(driver=driver, height=height, width=width, count=count, dtype='uint8')
+        profile = dict(driver=driver, height=height, width=width, count=count, dtype=array.dtype)
         with rasterio.open(path, 'w', **profile) as raster:
             raster.write(array.transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize('tool', ['potsdam', 'vaihingen', 'color_masks'])
+@pytest.mark.parametrize('tool', ['potsdam', 'vaihingen', 'color_masks', 'gid', 'city_osm', 'landcovernet'])
 def test_help_has_examples(run, tool):
     result = run(tool, '--help')
     assert result.returncode == 0
     assert f'python tools/dataset_converters/{tool}.py' in result.stdout
-    for option in ('--clip-size', '--stride', '--edge', '--tolerance', '--workers', '--dry-run', '--force'):
+    for option in ('--workers', '--dry-run', '--force'):
         assert option in result.stdout
+    for option in ('--clip-size', '--stride', '--edge', '--tolerance'):
+        assert (option in result.stdout) == (tool != 'landcovernet')
 
 
 @pytest.mark.parametrize(
@@ -102,3 +104,80 @@ def test_color_masks(run, tmp_path):
     assert bad.returncode == 1
     assert 'error: 4 of 4 masks hold colours that are no class: #FFFFFF' in bad.stderr
     assert run('color_masks', 'in').returncode == 2
+
+
+def written(out):
+    return {path.relative_to(out).as_posix() for path in out.rglob('*') if path.suffix in ('.png', '.tif')}
+
+
+def test_gid(run, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        name = f'GF2_PMS1__L1A000100000{i}-MSS1'
+        write(tmp_path / f'in/image_NirRGB/{name}.tif', rng.integers(1, 1024, (70, 70, 4)).astype(np.uint16))
+        write(tmp_path / f'in/label_5classes/{name}_label.tif', np.full((70, 70, 3), (0, 0, 255), np.uint8))
+    result = run('gid', 'in', '-o', 'out', '--clip-size', '64', '--seed', '1')
+    assert result.returncode == 0, result.stderr
+    assert len(written(tmp_path / 'out')) == 6
+    assert len(list((tmp_path / 'out/img_dir/val').glob('*.png'))) == 1
+    options = ['--bands', 'nirrgb', '--scaling', 'none', '--clip-size', '32']
+    (tmp_path / 't.txt').write_text('GF2_PMS1__L1A0001000002-MSS1_32_0_64_32\n')
+    (tmp_path / 'v.txt').write_text('GF2_PMS1__L1A0001000002-MSS1_0_0_32_32\n')
+    result = run('gid', 'in', '-o', 'lists', *options, '--split-list', 'train=t.txt', 'val=v.txt')
+    assert result.returncode == 0, result.stderr
+    assert written(tmp_path / 'lists') == {
+        f'{folder}/GF2_PMS1__L1A0001000002-MSS1_{clip}'
+        for folder, clip in (
+            ('img_dir/train', '32_0_64_32.tif'),
+            ('img_dir/val', '0_0_32_32.tif'),
+            ('ann_dir/train', '32_0_64_32.png'),
+            ('ann_dir/val', '0_0_32_32.png'),
+        )
+    }
+    for wrong in (['t.txt'], ['train=t.txt', 'train=v.txt'], ['../train=t.txt']):
+        bad = run('gid', 'in', '-o', 'bad', '--split-list', *wrong)
+        assert bad.returncode == 1
+        assert f"error: --split-list '{wrong[-1]}': NAME=FILE was expected, each name once" in bad.stderr
+    assert not (tmp_path / 'bad').exists()
+
+
+def test_city_osm(run, tmp_path):
+    for i in (1, 2):
+        write(tmp_path / f'in/paris/paris{i}_image.png', np.full((40, 70, 3), 9, np.uint8))
+        write(tmp_path / f'in/paris/paris{i}_labels.png', np.full((40, 70, 3), 255, np.uint8))
+    options = ['in', '-o', 'out', '--city', 'paris', '--clip-size', '32', '--val-share', '0.5']
+    counted = run('city_osm', *options, '--dry-run')
+    assert counted.returncode == 0
+    assert 'CITY-OSM Paris' in counted.stdout
+    assert not (tmp_path / 'out').exists()
+    assert run('city_osm', *options).returncode == 0
+    assert len(list((tmp_path / 'out/ann_dir/train').iterdir())) == 2
+    other = run('city_osm', 'in', '-o', 'other', '--city', 'chicago')
+    assert other.returncode == 1
+    assert 'error: in holds no file of CITY-OSM Chicago.' in other.stderr
+    assert run('city_osm', 'in', '-o', 'out').returncode == 2
+
+
+def test_landcovernet(run, tmp_path):
+    chip = np.arange(64, dtype=np.uint16).reshape(8, 8, 1) + 1
+    for tile in ('35JNN', '35LMC'):
+        folder = tmp_path / f'in/{tile}/00/S2'
+        write(folder / f'{tile}_00_2018_LC_10m.tif', (chip % 8).astype(np.uint8).repeat(2, axis=-1))
+        (folder / f'{tile}_00_labeling_dates.csv').write_text(f',{tile}\n0,20180105\n')
+        for band in ('B02', 'B03', 'B04', 'B08'):
+            write(folder / f'{tile}_00_20180105/{tile}_00_20180105_{band}_10m.tif', chip)
+    missing = run('landcovernet', 'in', '-o', 'out')
+    assert missing.returncode == 1
+    assert '35JQG: no chip' in missing.stderr
+    options = ['--bands', 'B08', 'B04', '--scaling', 'percentile', '--min-consensus', '4']
+    result = run('landcovernet', 'in', '-o', 'out', '--split', 'train=35JNN', 'val=35LMC', *options)
+    assert result.returncode == 0, result.stderr
+    assert written(tmp_path / 'out') == {
+        'img_dir/train/35JNN_00_20180105.tif',
+        'img_dir/val/35LMC_00_20180105.tif',
+        'ann_dir/train/35JNN_00_20180105.png',
+        'ann_dir/val/35LMC_00_20180105.png',
+    }
+    bad = run('landcovernet', 'in', '-o', 'out', '--bounds', '5', '5')
+    assert bad.returncode == 1
+    assert 'error: Bounds are 5 5; 0 <= LOW < HIGH was expected.' in bad.stderr

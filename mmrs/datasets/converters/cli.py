@@ -2,35 +2,44 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmrs.datasets.converters.clips import EDGES
+from mmrs.datasets.converters.conversion import DatasetConversion
 from mmrs.datasets.converters.isprs import Archive, Conversion
 from mmrs.datasets.converters.running import default_workers
+from mmrs.datasets.converters.splits import SPLIT_NAME, RandomSplits, SplitLists, Splits
 
 
-def converter_parser(description: str, examples: str, edge: str) -> argparse.ArgumentParser:
-    """A parser with the options of every converter."""
+def converter_parser(description: str, examples: str, edge: str | None = None) -> argparse.ArgumentParser:
+    """A parser with the options of every converter.
+
+    Args:
+        description: What the tool does.
+        examples: Commands to show at the end of the help.
+        edge: Default of `--edge` for a tool that cuts clips out of masks in colours; None for others.
+    """
     parser = argparse.ArgumentParser(
         description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('path', type=Path, metavar='PATH', help='folder of the original files')
     parser.add_argument('-o', '--out', type=Path, required=True, help='folder for the converted data set')
-    parser.add_argument('--stride', type=int, metavar='N', help='pixels from one clip to the next')
-    parser.add_argument(
-        '--edge',
-        choices=EDGES,
-        default=edge,
-        help='a rest too small for a clip: drop it, or shift a last clip back over it (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--tolerance',
-        type=int,
-        default=0,
-        metavar='N',
-        help='map colours up to N away in each channel to the nearest class',
-    )
+    if edge is not None:
+        parser.add_argument('--stride', type=int, metavar='N', help='pixels from one clip to the next')
+        parser.add_argument(
+            '--edge',
+            choices=EDGES,
+            default=edge,
+            help='a rest too small for a clip: drop it, or shift a last clip back over it (default: %(default)s)',
+        )
+        parser.add_argument(
+            '--tolerance',
+            type=int,
+            default=0,
+            metavar='N',
+            help='map colours up to N away in each channel to the nearest class',
+        )
     parser.add_argument(
         '--workers', type=int, default=default_workers(), metavar='N', help='number of processes (default: %(default)s)'
     )
@@ -39,34 +48,81 @@ def converter_parser(description: str, examples: str, edge: str) -> argparse.Arg
     return parser
 
 
+def published_parser(description: str, examples: str, clip_size: int | None = None) -> argparse.ArgumentParser:
+    """A parser for a published data set; with `clip_size`, for one of large images that become clips of that size."""
+    parser = converter_parser(description, examples, None if clip_size is None else 'drop')
+    if clip_size is not None:
+        parser.add_argument(
+            '--clip-size', type=int, default=clip_size, metavar='N', help='side of a clip (default: %(default)s)'
+        )
+    parser.add_argument('--allow-missing', action='store_true', help='convert what is there')
+    return parser
+
+
+def add_split_lists(parser: argparse.ArgumentParser) -> None:
+    """Adds the option for published lists of clips."""
+    parser.add_argument(
+        '--split-list',
+        nargs='+',
+        action='extend',
+        metavar='NAME=FILE',
+        help='splits as text files list them, one name of a clip a line: train=train.txt val=val.txt',
+    )
+
+
+def add_random_splits(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for splits by image."""
+    parser.add_argument(
+        '--val-share', type=float, default=0.3, metavar='X', help='share of images for val (default: %(default)s)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images (default: %(default)s)')
+    add_split_lists(parser)
+
+
+def random_splits(args: argparse.Namespace) -> Splits:
+    """What the options of `add_random_splits` ask for."""
+    return split_lists(args.split_list) if args.split_list else RandomSplits(args.val_share, args.seed)
+
+
+def split_lists(arguments: Sequence[str]) -> SplitLists:
+    """Splits from `NAME=FILE` arguments; raises ValueError for others."""
+    return SplitLists({name: Path(file) for name, file in split_arguments('--split-list', 'FILE', arguments).items()})
+
+
+def split_arguments(option: str, value: str, arguments: Sequence[str]) -> dict[str, str]:
+    """The parts of `NAME=VALUE` arguments; raises ValueError for others, and where a name is given twice."""
+    parts: dict[str, str] = {}
+    for argument in arguments:
+        name, _, text = argument.partition('=')
+        if not (SPLIT_NAME.fullmatch(name) and text) or name in parts:
+            raise ValueError(f'{option} {argument!r}: NAME={value} was expected, each name once, such as train or val.')
+        parts[name] = text
+    return parts
+
+
+def convert_clips(make: Callable[[], DatasetConversion], args: argparse.Namespace) -> int:
+    """Runs a conversion with the options of every converter; returns the exit code."""
+    return exit_code(lambda: make().run(args.workers, args.dry_run, args.force))
+
+
+def clip_options(args: argparse.Namespace) -> dict:
+    """The arguments of `TileConversion` among the options of `published_parser`."""
+    names = ('clip_size', 'stride', 'edge', 'tolerance', 'allow_missing')
+    return {name: getattr(args, name) for name in names}
+
+
 def isprs_main(archive: Archive, description: str, examples: str, bands: tuple[str, ...] = ('irrg',)) -> int:
     """The command line for one of the ISPRS data sets; returns the exit code."""
-    parser = converter_parser(description, examples, edge='drop')
-    parser.add_argument('--clip-size', type=int, default=512, metavar='N', help='side of a clip (default: %(default)s)')
+    parser = published_parser(description, examples, archive.clip_size)
     parser.add_argument('--bands', choices=bands, default=bands[0], help='which images to take (default: %(default)s)')
     parser.add_argument(
         '--labels',
         choices=('eroded', 'full'),
         help='boundaries between objects ignored, or not (default: eroded, if there)',
     )
-    parser.add_argument('--allow-missing', action='store_true', help='convert the tiles that are there')
     args = parser.parse_args()
-
-    def convert() -> None:
-        Conversion(
-            archive,
-            args.path,
-            args.out,
-            bands=args.bands,
-            labels=args.labels,
-            clip_size=args.clip_size,
-            stride=args.stride,
-            edge=args.edge,
-            tolerance=args.tolerance,
-            allow_missing=args.allow_missing,
-        ).run(args.workers, args.dry_run, args.force)
-
-    return exit_code(convert)
+    options = dict(bands=args.bands, labels=args.labels, **clip_options(args))
+    return convert_clips(lambda: Conversion(archive, args.path, args.out, **options), args)
 
 
 def exit_code(convert: Callable[[], object]) -> int:

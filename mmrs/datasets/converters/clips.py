@@ -2,12 +2,14 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
@@ -89,15 +91,19 @@ def write_raster(
     crs: CRS | None = None,
     transform: Affine | None = None,
     nodata: float | None = None,
+    colorinterp: Sequence[ColorInterp] | None = None,
 ) -> None:
     """Writes an image `(C, H, W)` or a label map `(H, W)` as PNG or GeoTIFF, by the suffix.
 
     A file of that name appears only when it is complete. The georeference of a PNG stands beside it, in GDAL's
-    `NAME.png.aux.xml`. Raises OSError if the file cannot be written.
+    `NAME.png.aux.xml`. In an image of several bands, the pixels without data are those where every band is `nodata`.
+    A fourth band of a GeoTIFF is no transparency unless `colorinterp` says so. Raises OSError if the file cannot be
+    written.
     """
     image = image if image.ndim == 3 else image[None]
     # PNG's default compression takes five times as long and saves 7 % on aerial images.
-    options = dict(driver='PNG', zlevel=1) if path.suffix == '.png' else dict(driver='GTiff', compress='deflate')
+    is_png = path.suffix == '.png'
+    options = dict(driver='PNG', zlevel=1) if is_png else dict(driver='GTiff', compress='deflate', alpha='no')
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
     sidecar = Path(f'{temporary}.aux.xml')
     try:
@@ -115,6 +121,11 @@ def write_raster(
                 nodata=nodata,
                 **options,
             ) as raster:
+                if colorinterp is not None:
+                    raster.colorinterp = colorinterp
+                if is_png and nodata is not None:
+                    # GDAL drops the nodata value of a PNG of several bands, but keeps it under this name.
+                    raster.update_tags(NODATA_VALUES=' '.join([f'{nodata:g}'] * len(image)))
                 raster.write(image)
         if sidecar.exists():
             os.replace(sidecar, f'{path}.aux.xml')

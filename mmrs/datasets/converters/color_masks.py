@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rasterio.enums import ColorInterp
 from rich.console import Console
 
 from mmrs.datasets.classes import IGNORE_INDEX
@@ -224,7 +225,8 @@ def _convert_clips(job: _Job) -> _Written:
                 label_path = job.out / 'ann_dir' / split / f'{name}.png'
                 if not is_written(image_path):
                     pixels = read_bands(image, clip.window)
-                    write_raster(image_path, pixels, nodata=image.nodata, **georeference(image, clip))
+                    kind = None if image.colorinterp[0] == ColorInterp.palette else image.colorinterp
+                    write_raster(image_path, pixels, nodata=image.nodata, colorinterp=kind, **georeference(image, clip))
                 if labels is not None and not is_written(label_path):
                     write_raster(label_path, labels, **georeference(image, clip))
     return _Written(samples, without_label)

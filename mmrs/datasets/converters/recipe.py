@@ -3,19 +3,16 @@
 import fnmatch
 import os
 import re
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import yaml
 
 from mmrs.datasets.classes import ClassTable, parse_classes
+from mmrs.datasets.converters.splits import SPLIT_NAME, deal
 from mmrs.datasets.rasters import RASTER_SUFFIXES
-
-_SPLIT_NAME = re.compile(r'[\w-]+')
 
 
 class PathPattern:
@@ -110,7 +107,7 @@ class Recipe:
                 'parts in braces, because those say which mask belongs to which image.'
             )
         for name in self.splits:
-            if not _SPLIT_NAME.fullmatch(name):
+            if not SPLIT_NAME.fullmatch(name):
                 raise ValueError(f'{name!r} is no name for a split: it becomes a folder; use letters, digits, _ and -.')
 
 
@@ -273,13 +270,8 @@ def assign_splits(pairs: Sequence[Pair], recipe: Recipe) -> tuple[dict[str, list
         for name in whole:
             splits[name] += members
         # By the group's name and the seed alone, so that other groups may come and go.
-        order = np.random.default_rng([recipe.seed, zlib.crc32(group.encode())]).permutation(len(members))
-        begin, total = 0, 0.0
-        for name, share in shares.items():
-            total += share
-            end = round(total * len(members))
-            splits[name] += [members[i] for i in sorted(order[begin:end])]
-            begin = end
+        for name, dealt in deal(members, shares, recipe.seed, group).items():
+            splits[name] += dealt
     if empty := [name for name, chosen in splits.items() if not chosen]:
         raise ValueError(f'No image is left for the split {empty[0]}: choose its groups or a larger share.')
     used = {pair.stem for chosen in splits.values() for pair in chosen}

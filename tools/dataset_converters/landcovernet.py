@@ -1,0 +1,75 @@
+"""Convert LandCoverNet's Sentinel-2 chips: OUT/img_dir/{train,val} and OUT/ann_dir/{train,val}."""
+
+import sys
+
+from mmrs.datasets.converters.cli import add_split_lists, convert_clips, published_parser, split_arguments, split_lists
+from mmrs.datasets.converters.landcovernet import RGB, SCALINGS, TILES, LandCoverNetConversion
+from mmrs.datasets.converters.splits import FixedSplits, Splits
+
+EXAMPLES = """examples:
+  # red, green, blue in 8 bits; training tiles 35JNN, 35JQG, 35KKP, validation tiles 35LMC, 35MNT
+  python tools/dataset_converters/landcovernet.py downloads/LandCoverNet -o data/landcovernet
+  # brighter, and only labels that the annotators agreed on
+  python tools/dataset_converters/landcovernet.py downloads/LandCoverNet -o data/sure --bounds 0 2000 --min-consensus 60
+  # near infrared too, 16 bits as they are
+  python tools/dataset_converters/landcovernet.py downloads/LandCoverNet -o data/nir --scaling none \\
+      --bands B04 B03 B02 B08
+  # other tiles
+  python tools/dataset_converters/landcovernet.py downloads/LandCoverNet -o data/two --split train=35JNN val=35LMC
+"""
+
+
+def main() -> int:
+    parser = published_parser(__doc__, EXAMPLES)
+    parser.add_argument(
+        '--bands', nargs='+', default=RGB, metavar='BAND', help=f'bands in this order (default: {" ".join(RGB)})'
+    )
+    parser.add_argument(
+        '--scaling',
+        choices=SCALINGS,
+        default=SCALINGS[0],
+        help='to 8 bits between fixed reflectances, between the 2nd and 98th percentile of each tile, or between the '
+        'extremes of each image; or keep 16 bits (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--bounds',
+        nargs=2,
+        type=float,
+        default=(0, 3000),
+        metavar=('LOW', 'HIGH'),
+        help='values that become 0 and 255 (reflectance); 10000 is a reflectance of 1 (default: 0 3000)',
+    )
+    parser.add_argument(
+        '--min-consensus', type=float, default=0, metavar='N', help='ignore labels of a lower score, 0 to 100'
+    )
+    parser.add_argument(
+        '--split', nargs='+', action='extend', metavar='NAME=TILE,...', help='the tiles of each split (default: above)'
+    )
+    add_split_lists(parser)
+    args = parser.parse_args()
+
+    def splits() -> Splits:
+        if args.split_list:
+            return split_lists(args.split_list)
+        if args.split:
+            tiles = split_arguments('--split', 'TILE,...', args.split)
+            return FixedSplits({name: tuple(text.split(',')) for name, text in tiles.items()})
+        return FixedSplits(TILES)
+
+    def make() -> LandCoverNetConversion:
+        return LandCoverNetConversion(
+            args.path,
+            args.out,
+            bands=args.bands,
+            scaling=args.scaling,
+            bounds=tuple(args.bounds),
+            min_consensus=args.min_consensus,
+            splits=splits(),
+            allow_missing=args.allow_missing,
+        )
+
+    return convert_clips(make, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
