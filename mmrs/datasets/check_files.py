@@ -1,0 +1,211 @@
+"""What single images and label maps hold, read to their end for a check."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from rasterio.enums import ColorInterp
+from rasterio.io import DatasetReader
+from rasterio.transform import Affine
+
+from mmrs.datasets.grids import RasterGrid, place
+from mmrs.datasets.handles import scanning
+from mmrs.datasets.rasters import expand_palette, open_raster
+from mmrs.datasets.statistics import Advance, chosen_bands, raster_windows, read_windows
+from mmrs.datasets.statistics_bands import BandAccumulator, BandStatistics
+
+# A file with more different values than this is no label map, and counting them would fill the memory.
+_MAX_VALUES = 1 << 16
+
+
+_NO_GRID = RasterGrid(None, Affine.identity(), 0, 0)
+
+
+def is_georeferenced(grid: RasterGrid) -> bool:
+    """Whether a file says where its pixels lie."""
+    return grid.transform != Affine.identity()
+
+
+def grid_offset(first: RasterGrid, second: RasterGrid) -> float:
+    """How far apart the corners of two grids of one size and CRS are, in pixels, at most."""
+    offsets = []
+    for corner in ((0, 0), (first.width, 0), (0, first.height), (first.width, first.height)):
+        moved = place(~first.transform, *place(second.transform, *corner))
+        offsets += [abs(a - b) for a, b in zip(corner, moved)]
+    return max(offsets)
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is in an image.
+
+    Attributes:
+        problem: Why it cannot be read; empty if it can.
+        grid: Its pixels.
+        bands: Number of bands, after a palette is expanded and without transparency.
+        dtype: Data type.
+        digest: Hash of the pixels of the chosen bands, the same for equal pixels in another format.
+        statistics: Of the chosen bands; None if the file cannot be read.
+        translucent_share: Share of the pixels whose alpha is neither none nor full, 0 to 1.
+    """
+
+    problem: str = ''
+    grid: RasterGrid = _NO_GRID
+    bands: int = 0
+    dtype: str = ''
+    digest: bytes = b''
+    statistics: BandStatistics | None = None
+    translucent_share: float = 0.0
+
+    @property
+    def pixel_metres(self) -> float | None:
+        """Side of a pixel on the ground; None where the file does not say."""
+        try:
+            return float(np.mean(self.grid.pixel_metres())) if is_georeferenced(self.grid) else None
+        except ValueError:
+            return None
+
+    @property
+    def valid_share(self) -> float:
+        """Share of the pixels that hold data, 0 to 1."""
+        if self.statistics is None:
+            return 0.0
+        return float(self.statistics.count[0] / (self.grid.width * self.grid.height))
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether no band has two different values."""
+        return self.statistics is not None and not np.any(self.statistics.minimum < self.statistics.maximum)
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """What is in a label map or colour mask.
+
+    Attributes:
+        problem: Why it cannot be read; empty if it can.
+        grid: Its pixels.
+        bands: Number of bands.
+        by_colour: Whether `counts` are of colours.
+        counts: Pixels by id, or by colour packed into a number (0xRRGGBB).
+        nodata: The declared nodata value, if there is one.
+        nodata_pixels: Pixels of that value, or NaN; they are not in `counts`.
+    """
+
+    problem: str = ''
+    grid: RasterGrid = _NO_GRID
+    bands: int = 0
+    by_colour: bool = False
+    counts: Counter = field(default_factory=Counter)
+    nodata: float | None = None
+    nodata_pixels: int = 0
+
+
+class ImageTask(NamedTuple):
+    """An image to read, and the numbers of the bands that training reads (None: all)."""
+
+    path: str
+    bands: tuple[int, ...] | None
+
+
+class LabelTask(NamedTuple):
+    """A label map to read: by colour, by id, or (None) by colour if it has several bands."""
+
+    path: str
+    by_colour: bool | None
+
+
+def read_facts(task: ImageTask | LabelTask, advance: Advance) -> ImageFacts | LabelFacts:
+    """Reads a file to its end; whatever is wrong with it stands in `problem`. `advance` is told each share done."""
+    try:
+        with scanning(), open_raster(task.path, quiet=True) as raster:
+            grid = RasterGrid.of(raster)
+            if isinstance(task, ImageTask):
+                return _image(raster, grid, task, advance)
+            return _label(raster, grid, task, advance)
+    except Exception as error:  # one bad file, whatever a library says about it, must not end the check
+        problem = str(error).removeprefix(task.path).lstrip(': ') or type(error).__name__
+        return ImageFacts(problem) if isinstance(task, ImageTask) else LabelFacts(problem)
+
+
+def _image(raster: DatasetReader, grid: RasterGrid, task: ImageTask, advance: Advance) -> ImageFacts:
+    bands, dtype = chosen_bands(raster, task.bands), raster.dtypes[0]
+    digest = hashlib.blake2b(f'{dtype} {len(bands)} {grid.shape}'.encode(), digest_size=16)
+    accumulator = BandAccumulator(len(bands), dtype)
+    for planes, valid in read_windows(raster, bands):
+        digest.update(np.ascontiguousarray(planes).data)
+        accumulator.add(planes, valid)
+        advance(planes[0].size / (grid.width * grid.height))
+    return ImageFacts(
+        '', grid, len(chosen_bands(raster)), dtype, digest.digest(), accumulator.result(), _translucent(raster, bands)
+    )
+
+
+def _translucent(raster: DatasetReader, bands: Sequence[int]) -> float:
+    """Share of the pixels whose alpha is neither none nor full; 0 where no alpha band hides any pixel."""
+    kinds = raster.colorinterp
+    alpha = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
+    if alpha is None or alpha in bands or raster.dtypes[alpha - 1][0] == 'f':
+        return 0.0
+    full, number = np.iinfo(raster.dtypes[alpha - 1]).max, 0
+    for window in raster_windows(raster):
+        values = raster.read(alpha, window=window)
+        number += int(((values != 0) & (values != full)).sum())
+    return number / (raster.width * raster.height)
+
+
+def _label(raster: DatasetReader, grid: RasterGrid, task: LabelTask, advance: Advance) -> LabelFacts:
+    by_colour = raster.count > 1 if task.by_colour is None else task.by_colour
+    if not by_colour and raster.count > 1:
+        return LabelFacts('', grid, raster.count)
+    counts = Counter[float]()
+    read = _colours if by_colour else _ids
+    for values, number in read(raster):
+        counts.update(dict(zip(values.tolist(), number.tolist())))
+        if len(counts) > _MAX_VALUES:
+            raise ValueError(f'holds more than {_MAX_VALUES} different values; is it a label map?')
+        advance(number.sum() / (grid.width * grid.height))
+    empty = [value for value in counts if value != value or (not by_colour and value == raster.nodata)]
+    nodata_pixels = sum(counts.pop(value) for value in empty)
+    return LabelFacts('', grid, raster.count, by_colour, counts, None if by_colour else raster.nodata, nodata_pixels)
+
+
+def _ids(raster: DatasetReader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for window in raster_windows(raster):
+        ids = raster.read(1, window=window)
+        if ids.dtype == np.uint8:
+            counts = np.bincount(ids.ravel(), minlength=256)
+            values = counts.nonzero()[0]
+            yield values, counts[values]
+        else:
+            yield np.unique(ids, return_counts=True)
+
+
+def _colours(raster: DatasetReader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if raster.dtypes[0] != 'uint8':
+        raise ValueError(f'holds {raster.dtypes[0]}; a colour mask has 8 bits a channel (uint8)')
+    for window in raster_windows(raster):
+        if raster.colorinterp[0] == ColorInterp.palette:
+            planes = expand_palette(raster.read(1, window=window), raster.colormap(1)).transpose(2, 0, 1)
+        else:  # one band is grey
+            planes = raster.read([1, 2, 3] if raster.count >= 3 else [1, 1, 1], window=window)
+        red, green, blue = planes.astype(np.int32)
+        yield np.unique((red << 16) | (green << 8) | blue, return_counts=True)
+
+
+def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, list[str]]:
+    """Paths of the files below a folder by their paths inside it without the suffix, sorted; several if they differ by
+    the suffix alone.
+    """
+    found: dict[str, list[str]] = {}
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in sorted(names):
+            suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
+            if suffix is not None and not name.startswith('.'):
+                path = os.path.join(parent, name)
+                found.setdefault(os.path.relpath(path, folder)[: -len(suffix)], []).append(path)
+    return dict(sorted(found.items()))
