@@ -1,6 +1,7 @@
 """Every configuration trains and tests, through the tools, on generated clips and with a narrow, shallow network."""
 
 import functools
+import inspect
 import json
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
 
-from mmrs.registry import MODELS
+from mmrs.datasets.converters.clips import write_raster
+from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import pretrained_files, remove_pretrained, walk
 from tests.tiny_runs import REPOSITORY, quick_start  # noqa: F401
 from tools import test as test_tool
 from tools import train as train_tool
+
+# Fewer images than the data set was published with.
+pytestmark = pytest.mark.filterwarnings('ignore:.* images, but .* of LoveDA has')
 
 CONFIGS = REPOSITORY / 'configs'
 LEAVES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob('*.py') if '_base_' not in p.parts)
@@ -95,20 +100,30 @@ def narrow(cfg) -> dict:
     return {f'model.{key}': value for key, value in options.items()}
 
 
-def write_data(folder: Path, dataset, number: int, size: int) -> None:
-    """Clips in the folders that a data set's configuration names, with the ids that its label maps have."""
+def label_ids(dataset) -> list[int]:
+    """What the label maps of a data set may hold."""
+    if dataset.get('classes_file'):
+        return [0, 1, 255]
+    kind = DATASETS.get(dataset.type)
+    reduced = inspect.signature(kind).parameters.get('reduce_zero_label')
+    return list(range(len(kind.METAINFO['classes']) + bool(reduced and reduced.default)))
+
+
+def write_data(folder: Path, dataset, bands: int, number: int, size: int) -> None:
+    """Images in the folders that a data set's configuration names: PNG, or GeoTIFFs of reflectance."""
     rng = np.random.default_rng(0)
-    ids = range(7) if not dataset.get('classes_file') else [0, 1, 255]
+    ids = label_ids(dataset)
     for key, sub in dataset.data_prefix.items():
         (folder / sub).mkdir(parents=True, exist_ok=True)
         for i in range(number):
             coarse = rng.choice(ids, (size // 16, size // 16)).astype(np.uint8)
-            picture = (
-                rng.integers(0, 255, (size, size, 3), np.uint8)
-                if key == 'img_path'
-                else coarse.repeat(16, 0).repeat(16, 1)
-            )
-            Image.fromarray(picture).save(folder / sub / f'clip{i}.png')
+            labels = coarse.repeat(16, 0).repeat(16, 1)
+            if key == 'seg_map_path':
+                Image.fromarray(labels).save(folder / sub / f'image{i}.png')
+            elif bands == 3:
+                Image.fromarray(rng.integers(0, 255, (size, size, 3), np.uint8)).save(folder / sub / f'image{i}.png')
+            else:
+                write_raster(folder / sub / f'image{i}.tif', rng.random((bands, size, size), np.float32))
 
 
 def local_data(cfg, folder: Path) -> dict:
@@ -119,7 +134,9 @@ def local_data(cfg, folder: Path) -> dict:
             continue
         training = path.startswith('train')
         root = folder / Path(node.data_root).name
-        write_data(root, node, number=3 if training else 1, size=400 if training else 128)
+        # Rasters of training and evaluation may be the same.
+        large = training or node.type == 'RasterDataset'
+        write_data(root, node, len(cfg.model.data_preprocessor.mean), *((3, 400) if large else (1, 128)))
         if node.get('classes_file'):
             table = [dict(name=name, id=i) for i, name in enumerate(class_names(cfg))]
             (root / node.classes_file).write_text(yaml.safe_dump(dict(classes=table)))

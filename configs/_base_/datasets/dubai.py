@@ -3,7 +3,7 @@
 Images are read at half size; the scores are those of the full one.
 """
 
-_base_ = './isprs.py'
+_base_ = './loaders.py'
 
 crop_size = (192, 192)
 half = dict(type='Resize', scale_factor=0.5, keep_ratio=True)
@@ -11,7 +11,7 @@ augmentation = [
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
+    dict(type='PackRasterInputs'),
 ]
 source_pipeline = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations'), half, *augmentation]
 # Cropped and flipped, unlike the paper's: images of up to 1075 x 740 px squeezed into a crop are another scale.
@@ -22,7 +22,7 @@ target_pipeline = [
     *augmentation[1:],
 ]
 # Annotations behind the resizing: they keep their full size.
-test_pipeline = [dict(type='LoadRasterImage'), half, dict(type='LoadRasterAnnotations'), dict(type='PackSegInputs')]
+test_pipeline = [dict(type='LoadRasterImage'), half, dict(type='LoadRasterAnnotations'), dict(type='PackRasterInputs')]
 
 source = dict(
     type='RemoteSensingDataset',

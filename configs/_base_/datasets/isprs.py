@@ -1,34 +1,7 @@
-"""The ISPRS data sets and the loaders of every task between them; a task adds which data set is source and target."""
+"""The ISPRS data sets; a task adds which one is source and which target."""
 
-_base_ = './pipelines.py'
+_base_ = './loaders.py'
 
 potsdam_irrg = dict(type='PotsdamDataset', data_root='data/potsdam_irrg')
 potsdam_rgb = dict(type='PotsdamDataset', data_root='data/potsdam_rgb')
 vaihingen = dict(type='VaihingenDataset', data_root='data/vaihingen')
-
-# How a data set is used: as labelled training images, as unlabelled target, for evaluation.
-labelled = dict(
-    data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'), pipeline=_base_.source_pipeline
-)
-unlabelled = dict(data_prefix=dict(img_path='img_dir/train'), pipeline=_base_.target_pipeline)
-evaluation = dict(
-    data_prefix=dict(img_path='img_dir/val', seg_map_path='ann_dir/val'), pipeline=_base_.test_pipeline, test_mode=True
-)
-
-# The batch size belongs to the method.
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-)
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-)
-test_dataloader = val_dataloader
-
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore'])
-test_evaluator = val_evaluator

@@ -4,7 +4,7 @@
 and labels in `val`. For other folders, set `train_dataloader.dataset.source.data_root` and so on, or copy this file.
 """
 
-_base_ = './isprs.py'
+_base_ = './loaders.py'
 
 own = dict(type='RemoteSensingDataset', classes_file='classes.yaml')
 

@@ -14,7 +14,7 @@ source_pipeline = [
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
+    dict(type='PackRasterInputs'),
 ]
 
 # The paper's: the whole clip, no crop, no flip. Without keep_ratio no target image needs padding, whose pixels would
@@ -23,7 +23,7 @@ target_pipeline = [
     dict(type='LoadRasterImage'),
     dict(type='Resize', scale=crop_size, keep_ratio=False),
     dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
+    dict(type='PackRasterInputs'),
 ]
 
 # Not the paper's: the target at the source's scale, cropped and flipped. For images that are larger than a crop:
@@ -34,11 +34,11 @@ target_crop_pipeline = [
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
+    dict(type='PackRasterInputs'),
 ]
 
 test_pipeline = [
     dict(type='LoadRasterImage'),
     dict(type='LoadRasterAnnotations'),
-    dict(type='PackSegInputs'),
+    dict(type='PackRasterInputs'),
 ]

@@ -1,6 +1,6 @@
 """The synthetic pair: crops of 256 px, small enough for a CPU."""
 
-_base_ = './isprs.py'
+_base_ = './loaders.py'
 
 crop_size = (256, 256)
 
@@ -11,7 +11,7 @@ source_pipeline = [
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
+    dict(type='PackRasterInputs'),
 ]
 # Cropped and flipped, unlike the paper's: squeezing 512 px into 256 would halve the resolution that is tested.
 target_pipeline = [
@@ -19,7 +19,7 @@ target_pipeline = [
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
+    dict(type='PackRasterInputs'),
 ]
 
 potsdam = dict(type='PotsdamDataset', data_root='data/synthetic/potsdam_irrg')

@@ -1,0 +1,14 @@
+"""LoveDA rural to LandCoverNet Sentinel-2, SegFormer MiT-B5 trained on the source alone."""
+
+_base_ = [
+    '../_base_/datasets/loveda2landcovernet.py',
+    '../_base_/models/segformer_mit-b5.py',
+    '../_base_/schedules/adamw_40k.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(decode_head=dict(num_classes=4, loss_decode=dict(class_weight=[1.25, 1.75, 1.0, 1.0])))
+train_dataloader = dict(
+    batch_size=3,  # per process
+    dataset=dict(_delete_=True, **_base_.train_dataloader.dataset.source),
+)

@@ -1,0 +1,13 @@
+"""GID to LoveDA rural, ST-DASegNet with SegFormer MiT-B5."""
+
+_base_ = [
+    '../_base_/datasets/gid2loveda.py',
+    '../_base_/adaptors/st_dasegnet_mit-b5.py',
+    '../_base_/schedules/joint_adamw_40k.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    decode_head=dict(num_classes=4, loss_decode=dict(class_weight=[1.5, 1.0, 2.5, 1.25])),
+)
+train_dataloader = dict(batch_size=3)  # per process
