@@ -317,8 +317,8 @@ def expand_bands(weight: Tensor, bands: int) -> Tensor:
     """Make a first convolution for RGB into one for any number of bands.
 
     For one band the three are summed, so that a grey image has the answer of its RGB copy. For more, they are repeated
-    in turn (R, G, B, R, ...) and scaled by ``3 / bands``, so that activations keep their size; the weights of bands that
-    are not R, G and B are a start, not knowledge.
+    in turn (R, G, B, R, ...) and scaled by ``3 / bands``, so that activations keep their size; the weights of bands
+    that are not R, G and B are a start, not knowledge.
 
     Args:
         weight: ``(out, 3, h, w)``.

@@ -109,7 +109,7 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
 
 
 def _pad_valid_map(sample: SegDataSample, image: Tensor, batch: Tensor) -> None:
-    """Bring the map of valid pixels to the size of the batch; where nothing is padded and all is valid there is none."""
+    """Bring the map of valid pixels to the size of the batch; an image that fills it and has no hole needs none."""
     missing = [batch.shape[axis] - image.shape[axis] for axis in (-1, -2)]
     if not any(missing):
         return

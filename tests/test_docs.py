@@ -1,0 +1,109 @@
+"""The worked example of docs/adding_a_dataset.md, block by block as it stands, on small arrays of the same form."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from tests.tiny_runs import REPOSITORY
+
+PAGE = REPOSITORY / 'docs' / 'adding_a_dataset.md'
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Language and text of the fenced blocks."""
+    return re.findall(r'^```(\w+)\n(.*?)^```', PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def write_arrays(folder: Path, size: int = 256) -> None:
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for sensor, brightness in (('landsat5', 0.2), ('sentinel2', 0.3)):
+        mask = rng.choice([0, 1, 3, 4], (size // 32, size // 32)).repeat(32, 0).repeat(32, 1).astype(np.uint8)
+        image = brightness * mask[..., None] * np.linspace(0.5, 1, 6) + rng.normal(0, 0.02, (size, size, 6))
+        np.savez_compressed(folder / f'{sensor}.npz', img=image.astype(np.float32), msk=mask[..., None])
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """A checkout, as far as the page's commands look at it."""
+    for name in ('configs', 'tools'):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    write_arrays(tmp_path / 'downloads' / 'csmask')
+    for language, text in blocks():
+        if match := re.match(r'# file: (\S+)\n', text):
+            assert language in ('python', 'yaml')
+            file = tmp_path / match[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text[match.end() :])
+    return tmp_path
+
+
+def run(command: str, folder: Path) -> str:
+    words = command.split()
+    assert words[0] == 'python', command
+    if 'tools/train.py' in words:  # two iterations instead of the page's
+        words += ['--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+        words += ['default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1']
+    words = [word.replace('iter_300', 'iter_2') for word in words]
+    environment = {**os.environ, 'PYTHONPATH': f'{REPOSITORY}:{folder}', 'MMRS_CACHE': str(folder / 'cache')}
+    done = subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
+    return done.stdout
+
+
+def test_every_command_of_the_worked_example_runs(workplace):
+    commands = [line for language, text in blocks() if language == 'bash' for line in text.splitlines()]
+    assert [command.split()[1] for command in commands] == [
+        'arrays2geotiff.py',
+        'tools/check_dataset.py',
+        'tools/analysis_tools/band_statistics.py',
+        'tools/train.py',
+        'tools/test.py',
+    ]
+    printed = {command.split()[1]: run(command, workplace) for command in commands}
+    assert '0 errors, 1 warnings' in printed['tools/check_dataset.py']
+    assert (workplace / 'domains.png').stat().st_size > 10_000
+    line = printed['tools/analysis_tools/band_statistics.py'].strip().splitlines()[-1]
+    settings = eval(line.removeprefix('data_preprocessor = '), {'dict': dict})
+    arrays = np.load(workplace / 'downloads/csmask/landsat5.npz')['img'].astype(np.float64)
+    np.testing.assert_allclose(settings['source_mean'], arrays.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(settings['source_std'], arrays.std((0, 1)), rtol=1e-5)
+    (metrics,) = (workplace / 'work_dirs/landsat2sentinel').glob('*/metrics.json')
+    scores = json.loads(metrics.read_text())
+    assert list(scores['classes']) == ['shadow', 'water', 'land', 'cloud']
+    assert sum(map(sum, scores['confusion_matrix'])) == 256 * 256
+    assert list((workplace / 'pictures').glob('*.png'))
+
+
+def test_the_class_of_the_worked_example(workplace):
+    run('python arrays2geotiff.py downloads/csmask', workplace)
+    code = (
+        'from mmengine.config import Config; from mmengine.registry import init_default_scope\n'
+        "init_default_scope('mmrs'); config = Config.fromfile('reflectance.py')\n"
+        'from mmrs.registry import DATASETS\n'
+        "loading = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')]\n"
+        "data = DATASETS.build(dict(type='ReflectanceDataset', data_root='data/reflectance/landsat5',"
+        "data_prefix=dict(img_path='images', seg_map_path='labels'), pipeline=loading))\n"
+        "print(data.metainfo['classes'], data[0]['img'].shape)"
+    )
+    (workplace / 'try.py').write_text(code)
+    assert run('python try.py', workplace).splitlines()[-1] == "('shadow', 'water', 'land', 'cloud') (256, 256, 6)"
+
+
+def test_what_the_page_quotes_is_in_the_configurations():
+    config = Config.fromfile(REPOSITORY / 'configs/st_dasegnet/landsat2sentinel.py')
+    source = config.train_dataloader.dataset.source
+    assert (source.type, source.data_root, source.classes_file) == (
+        'RasterDataset', 'data/reflectance/landsat5', '../classes.yaml',
+    )  # fmt: skip
+    assert source.windows == dict(size=192, stride=64)
+    (printed,) = re.findall(r'^data_preprocessor = (dict\(.*\))$', PAGE.read_text(), re.MULTILINE)
+    for name, values in eval(printed, {'dict': dict}).items():
+        np.testing.assert_allclose(config.model.data_preprocessor[name], values, atol=6e-5)
