@@ -13,7 +13,6 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 
 from mmrs.datasets.grids import RasterGrid, place
-from mmrs.datasets.handles import scanning
 from mmrs.datasets.rasters import expand_palette, open_raster
 from mmrs.datasets.statistics import Advance, chosen_bands, raster_windows, read_windows
 from mmrs.datasets.statistics_bands import BandAccumulator, BandStatistics
@@ -122,7 +121,7 @@ class LabelTask(NamedTuple):
 def read_facts(task: ImageTask | LabelTask, advance: Advance) -> ImageFacts | LabelFacts:
     """Reads a file to its end; whatever is wrong with it stands in `problem`. `advance` is told each share done."""
     try:
-        with scanning(), open_raster(task.path, quiet=True) as raster:
+        with open_raster(task.path, quiet=True) as raster:
             grid = RasterGrid.of(raster)
             if isinstance(task, ImageTask):
                 return _image(raster, grid, task, advance)

@@ -85,7 +85,7 @@ def read_windows(raster: DatasetReader, bands: Sequence[int]) -> Iterator[tuple[
 
 def measure(path: str | Path, bands: Sequence[int] | None = None, advance: Advance | None = None) -> BandStatistics:
     """Statistics of one raster; see `band_statistics`. `advance` is told the share that each window is."""
-    with scanning(), open_raster(path, quiet=True) as raster:
+    with open_raster(path, quiet=True) as raster:
         own = chosen_bands(raster, bands)
         accumulator = BandAccumulator(len(own), raster.dtypes[0])
         for planes, valid in read_windows(raster, own):
@@ -140,7 +140,8 @@ def map_files(
 
     if not items:
         return
-    with bar:
+    # Around the threads and not in them: there is one block cache for all.
+    with scanning(), bar:
         task = bar.add_task(description, total=sum(sizes))
         if workers <= 1:
             yield from map(run, zip(items, sizes))
