@@ -136,13 +136,21 @@ def test_zip_with_a_missing_member(tmp_path, cities, pack):
         CityConversion(city_archive('zurich'), root, tmp_path / 'out', clip_size=32).run()
 
 
+@pytest.mark.parametrize('zipped', [False, True])
+@pytest.mark.parametrize('clip_size', [32, 64])
 @pytest.mark.parametrize('kind', ['image', 'labels'])
-def test_truncated_file(tmp_path, cities, kind):
-    root, _ = cities
-    path = root / f'paris/paris2_{kind}.png'
-    path.write_bytes(path.read_bytes()[:-1500])
-    with pytest.raises(OSError, match=rf'paris2_{kind}\.png cannot be read as an image'):
-        CityConversion(PARIS, root, tmp_path / 'out', clip_size=32, edge='shift').run()
+def test_truncated_file(tmp_path, write, rng, pack, kind, clip_size, zipped):
+    # A clip as large as the image is what GDAL reads in another way.
+    ids = rng.integers(0, 3, (64, 64))
+    write(tmp_path / 'in/paris1_image.png', rng.integers(0, 256, (64, 64, 3), np.uint8))
+    write(tmp_path / 'in/paris1_labels.png', COLOURS[ids])
+    path = tmp_path / f'in/paris1_{kind}.png'
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    if zipped:
+        pack(tmp_path / 'in', tmp_path / 'in/paris.zip')
+    with pytest.raises(OSError, match=rf'paris1_{kind}\.png cannot be read as an image'):
+        CityConversion(PARIS, tmp_path / 'in', tmp_path / 'out', clip_size=clip_size, splits=RandomSplits(0)).run()
 
 
 def test_grey_image(tmp_path, cities, write):

@@ -219,6 +219,21 @@ def test_unknown_ids(tmp_path, write, recipe, rng):
         Conversion(content, tmp_path / 'raw', tmp_path / 'out').run()
 
 
+def test_a_second_run_with_further_images_is_another_conversion(tmp_path, data, recipe, write):
+    root, _ = data
+    shares = recipe(splits=dict(train=dict(share=0.5), val=dict(share=0.5)))
+    Conversion(shares, root, tmp_path / 'shares').run()
+    whole = recipe(splits=dict(train='Tile 1', val='Tile 2'))
+    Conversion(whole, root, tmp_path / 'whole').run()
+    write(root / 'Tile 1/images/01.jpg', np.zeros((20, 30, 3), np.uint8))
+    write(root / 'Tile 1/masks/01.png', COLOURS[np.zeros((20, 30), int)])
+    # Otherwise an image that is dealt to validation now would still be among those for training.
+    with pytest.raises(FileExistsError, match=r"other settings \(dealt was \{'train': '"):
+        Conversion(shares, root, tmp_path / 'shares').run()
+    Conversion(whole, root, tmp_path / 'whole').run()
+    assert len(files(tmp_path / 'whole/img_dir/train')) == 5
+
+
 def test_split_by_share_is_dealt_within_each_group(data, recipe):
     root, _ = data
     splits = dict(train=dict(groups='Tile [12]', share=0.5), val=dict(groups=['Tile 1', 'Tile 2'], share=0.25))

@@ -198,6 +198,25 @@ def test_a_second_run_writes_only_what_is_missing(tmp_path, gid):
     assert json.loads((out / 'conversion.json').read_text())['scaling'] == 'percentile'
 
 
+def test_a_second_run_with_further_images_is_another_conversion(tmp_path, gid):
+    # Otherwise images that are dealt to validation now would still be among those for training.
+    root, _ = gid(names=NAMES[:4])
+    out = tmp_path / 'out'
+    convert = GIDConversion(GID, root, out, clip_size=32).run
+    assert convert() == dict(train=18, val=6)
+    before = clip_files(out)
+    gid()
+    with pytest.raises(
+        FileExistsError, match=r"other settings \(samples was \{'train': 18, .*is \{'train': 24, .*--force"
+    ):
+        convert()
+    assert clip_files(out) == before
+    assert convert(force=True) == dict(train=24, val=6)
+    sides = [{PurePosixPath(name).name for name in clip_files(out) if name.startswith(side)} for side in ('tr', 'val')]
+    assert [len(names) for names in sides] == [24, 6]
+    assert not set.intersection(*sides)
+
+
 def test_data_set_reads_the_result(tmp_path, gid):
     root, tiles = gid(names=NAMES[:1])
     out = tmp_path / 'out'
@@ -311,6 +330,19 @@ def test_labels_in_the_colours_of_fifteen_classes(tmp_path, gid, pack, write, zi
         match=rf'{NAMES[2]}_label\.tif has colours that are no class: #C80000 \(1 %, 55 away from #FF0000\)',
     ):
         GIDConversion(GID, root, tmp_path / 'out', clip_size=32).run()
+
+
+def test_labels_of_another_place(tmp_path, gid, write):
+    root, tiles = gid(crs='EPSG:32650')
+    path, colours = root / ROOT / f'label_5classes/{NAMES[2]}_label.tif', COLOURS[tiles[NAMES[2]][1]]
+    write(path, colours, crs=None, transform=PLACE)  # as published: without a CRS nothing is known
+    assert GIDConversion(GID, root, tmp_path / 'out', clip_size=32).run() == dict(train=24, val=6)
+    write(path, colours, crs='EPSG:32650', transform=Affine(4, 0, 900000, 0, -4, 3400000))
+    with pytest.raises(
+        ValueError,
+        match=rf'{NAMES[2]}_label\.tif lies outside its image .*{NAMES[2]}\.tif: it covers x 900000 to 900400',
+    ):
+        GIDConversion(GID, root, tmp_path / 'other', clip_size=32).run()
 
 
 def test_nothing_there(tmp_path):

@@ -94,6 +94,9 @@ EXPECTED = [
         ('35JNN/00/S2/35JNN_00_2018_LC_10m.tif', ('labels', '35JNN_00')),
         ('35JNN/00/35JNN_00_labeling_dates.csv', ('dates', '35JNN_00')),
         ('35JNN_00_20180105/35JNN_00_20180105_B8A_10m.tif', ('B8A', '35JNN_00_20180105')),
+        ('35JNN/00/S2/35JNN_00_2018_LC_10m.TIF', ('labels', '35JNN_00')),
+        ('35JNN/00/35JNN_00_labeling_dates.CSV', ('dates', '35JNN_00')),
+        ('ref_landcovernet_v1_source_35JNN_00_20180105/B04.TIFF', ('B04', '35JNN_00_20180105')),
         ('35JNN/00/S2/35JNN_00_20180105/35JNN_00_20180105_SCL_10m.tif', None),
         ('35JNN/00/L8/35JNN_00_20180105/35JNN_00_20180105_B04_10m.tif', None),
         ('ref_landcovernet_af_v1_source_landsat_8_35JNN_00_20180105/B04.tif', None),
@@ -168,6 +171,18 @@ def test_percentiles_are_the_same_in_a_second_run(tmp_path, landcovernet):
         convert(root, out)
 
 
+def test_percentiles_of_further_chips_are_another_conversion(tmp_path, landcovernet):
+    root, _, _, _ = landcovernet(chips=CHIPS[1:])
+    for scaling in ('percentile', 'reflectance'):
+        assert convert(root, tmp_path / scaling, scaling=scaling) == dict(train=4, val=2)
+    landcovernet()
+    # The first chips of the tile are stretched without those that have come.
+    with pytest.raises(FileExistsError, match=r"other settings \(samples was \{'train': 4, .*is \{'train': 6, "):
+        convert(root, tmp_path / 'percentile', scaling='percentile')
+    assert convert(root, tmp_path / 'reflectance') == dict(train=6, val=2)
+    assert image_files(tmp_path / 'reflectance') == EXPECTED
+
+
 def test_extremes_of_the_image(tmp_path, landcovernet):
     root, _, images, _ = landcovernet()
     convert(root, tmp_path / 'out', scaling='image')
@@ -202,8 +217,9 @@ def test_pixels_without_data_are_ignored_and_declared(tmp_path, landcovernet, wr
     hidden = np.zeros((SIZE, SIZE), bool)
     hidden[3:9, :7] = True
     for band, pixels in zip(BANDS, images['35JNN_00_20180214']):
-        write(path('band', '35JNN_00', '20180214', band), np.where(hidden, 0, pixels).astype(np.uint16))
-    write(path('band', '35JNN_17', '20180214', 'B03'), np.zeros((SIZE, SIZE), np.uint16))  # one band alone is dark
+        write(path('band', '35JNN_00', '20180214', band), np.where(hidden, 0, pixels).astype(np.uint16), crs=None)
+    dark = np.zeros((SIZE, SIZE), np.uint16)
+    write(path('band', '35JNN_17', '20180214', 'B03'), dark, crs=None)  # one band alone is dark
     out = tmp_path / 'out'
     convert(root, out, scaling=scaling)
     suffix = 'tif' if scaling == 'none' else 'png'
@@ -225,7 +241,7 @@ def test_pixels_without_data_are_ignored_and_declared(tmp_path, landcovernet, wr
 def test_image_without_any_data(tmp_path, landcovernet, write):
     root, path, _, _ = landcovernet()
     for band in BANDS:
-        write(path('band', '35JNN_00', '20180214', band), np.zeros((SIZE, SIZE), np.uint16))
+        write(path('band', '35JNN_00', '20180214', band), np.zeros((SIZE, SIZE), np.uint16), crs=None)
     convert(root, tmp_path / 'out', scaling='image')
     _, valid = read_image(tmp_path / 'out/img_dir' / EXPECTED[0])
     assert not valid.any()
@@ -294,6 +310,7 @@ def test_data_set_reads_the_result(tmp_path, landcovernet):
         (',35JNN\n0,20180105\n1,2018-02-14\n', r"line 3: '1,2018-02-14' was found, a number and a date.*'0,20180105'"),
         (',35JNN\n0,20181345\n', r"line 2: '0,20181345' was found"),
         ('id;date\n0;20180105\n', r"line 1: 'id;date' was found"),
+        ('0,20180105\n,20180214\n', r"line 2: ',20180214' was found"),
         (',35JNN\n', r'lists no date; lines such as'),
         ('', r'lists no date'),
     ],
@@ -306,6 +323,20 @@ def test_table_of_another_format(tmp_path, landcovernet, pack, text, message, zi
         pack(root, root / 'chips.zip')
     with pytest.raises(ValueError, match=rf'35JNN_17_labeling_dates\.csv.* {message}'):
         convert(root, tmp_path / 'out')
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '\ufeff,35JNN_17\r\n0,20180214\r\n1,20181231\r\n\r\n',
+        '\n"","a, b"\n"0","20180214"\n 1 , 20181231 \n0,20180214\n  \n',
+    ],
+)
+def test_tables_as_other_programs_write_them(tmp_path, landcovernet, text):
+    root, path, _, _ = landcovernet()
+    path('dates', '35JNN_17').write_bytes(text.encode())
+    assert convert(root, tmp_path / 'out') == dict(train=6, val=2)
+    assert image_files(tmp_path / 'out') == EXPECTED
 
 
 def test_table_that_is_no_text(tmp_path, landcovernet):
@@ -368,23 +399,34 @@ def test_unusable_band(tmp_path, landcovernet, write, shape, dtype, message, sca
         convert(root, tmp_path / 'out', scaling=scaling)
 
 
+def test_labels_of_another_place(tmp_path, landcovernet, write):
+    root, path, _, labels = landcovernet()
+    ids = labels['35JQG_00'].transpose(1, 2, 0).astype(np.uint8)
+    write(path('labels', '35JQG_00'), ids, crs='EPSG:32735', transform=Affine(10, 0, 700000, 0, -10, 7000000))
+    with pytest.raises(
+        ValueError,
+        match=r'35JQG_00_2018_LC_10m\.tif lies outside its image .*35JQG_00_20180214_B04_10m\.tif: it covers',
+    ):
+        convert(root, tmp_path / 'out')
+
+
 def test_unusable_labels(tmp_path, landcovernet, write):
     root, path, _, labels = landcovernet()
     file = path('labels', '35JQG_00')
     ids = labels['35JQG_00'].transpose(1, 2, 0).astype(np.uint8)
-    write(file, ids[..., 0])
+    write(file, ids[..., 0], crs=None)
     with pytest.raises(ValueError, match=r'35JQG_00_2018_LC_10m\.tif has 1 band; a second one with consensus scores'):
         convert(root, tmp_path / 'agreed', min_consensus=50)
-    write(file, ids[:20])
+    write(file, ids[:20], crs=None)
     with pytest.raises(
         ValueError, match=r'has 24 x 24 pixels .*but its labels .*35JQG_00_2018_LC_10m\.tif have 24 x 20'
     ):
         convert(root, tmp_path / 'out')
     ids[:6, :6, 0] = 9
-    write(file, ids)
+    write(file, ids, crs=None)
     with pytest.raises(ValueError, match=r'35JQG_00_2018_LC_10m\.tif holds 9 on 6\.25 % of the pixels; ids 0 .* to 7'):
         convert(root, tmp_path / 'out')
-    write(file, ids, nodata=9)
+    write(file, ids, nodata=9, crs=None)
     convert(root, tmp_path / 'out')
     read, _ = read_label_map(tmp_path / 'out/ann_dir/train/35JQG_00_20180214_RGB.png')
     np.testing.assert_array_equal(read, np.where(ids[..., 0] == 9, 0, ids[..., 0]))

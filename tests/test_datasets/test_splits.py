@@ -102,3 +102,15 @@ def test_unusable_lists(tmp_path):
     (tmp_path / 'image.txt').write_bytes(b'\x89PNG\xff\xfe')
     with pytest.raises(ValueError, match=r'image\.txt is no text'):
         SplitLists(dict(train=tmp_path / 'image.txt'))
+
+
+def test_lists_for_a_part_of_the_images(tmp_path, capsys):
+    """A published list names clips of images that one does not have."""
+    (tmp_path / 'train.txt').write_text('image0_0\nimage0_1\nimage9_0\n')
+    (tmp_path / 'val.txt').write_text('image9_1\n')
+    clips = {'image0': ['image0_0', 'image0_1', 'image0_2']}
+    splits = SplitLists({'train': tmp_path / 'train.txt'}, allow_missing=True)
+    assert splits.assign(clips) == {'image0_0': 'train', 'image0_1': 'train'}
+    assert '1 of its 3 names are no clips: image9_0. They are left out.' in ' '.join(capsys.readouterr().err.split())
+    with pytest.raises(ValueError, match=r'1 of its 1 names are no clips'):
+        SplitLists({'val': tmp_path / 'val.txt'}, allow_missing=True).assign(clips)

@@ -50,7 +50,7 @@ def main() -> int:
 
     def splits() -> Splits:
         if args.split_list:
-            return split_lists(args.split_list)
+            return split_lists(args)
         if args.split:
             tiles = split_arguments('--split', 'TILE,...', args.split)
             return FixedSplits({name: tuple(text.split(',')) for name, text in tiles.items()})

@@ -81,12 +81,13 @@ def add_random_splits(parser: argparse.ArgumentParser) -> None:
 
 def random_splits(args: argparse.Namespace) -> Splits:
     """What the options of `add_random_splits` ask for."""
-    return split_lists(args.split_list) if args.split_list else RandomSplits(args.val_share, args.seed)
+    return split_lists(args) if args.split_list else RandomSplits(args.val_share, args.seed)
 
 
-def split_lists(arguments: Sequence[str]) -> SplitLists:
-    """Splits from `NAME=FILE` arguments; raises ValueError for others."""
-    return SplitLists({name: Path(file) for name, file in split_arguments('--split-list', 'FILE', arguments).items()})
+def split_lists(args: argparse.Namespace) -> SplitLists:
+    """What the option of `add_split_lists` asks for; raises ValueError for arguments that are not `NAME=FILE`."""
+    files = split_arguments('--split-list', 'FILE', args.split_list)
+    return SplitLists({name: Path(file) for name, file in files.items()}, args.allow_missing)
 
 
 def split_arguments(option: str, value: str, arguments: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 from rasterio.windows import Window
+
+from mmrs.datasets.grids import RasterGrid, check_labels_fit
 
 EDGES = ('drop', 'shift')
 
@@ -83,6 +85,23 @@ def georeference(raster: DatasetReader, clip: Clip | None = None) -> dict[str, A
     x, y = (clip.x0, clip.y0) if clip else (0, 0)
     moved = Affine(old.a, old.b, old.c + old.a * x + old.b * y, old.d, old.e, old.f + old.d * x + old.e * y)
     return dict(crs=raster.crs, transform=moved)
+
+
+def check_place(
+    image_path: str, image: Mapping[str, Any], label_path: str, labels: Mapping[str, Any], shape: tuple[int, int]
+) -> None:
+    """Raises ValueError where labels lie elsewhere than their image, as far as both have a CRS.
+
+    Args:
+        image_path: The image.
+        image: Its `georeference`.
+        label_path: Its labels.
+        labels: Their `georeference`.
+        shape: Rows and columns of both.
+    """
+    if image.get('crs') and labels.get('crs'):
+        own, other = (RasterGrid(**where, height=shape[0], width=shape[1]) for where in (image, labels))
+        check_labels_fit(image_path, own, label_path, other)
 
 
 def write_raster(

@@ -16,6 +16,7 @@ from mmrs.datasets.converters.clips import Clip, check_clipping, clip_origins, g
 from mmrs.datasets.converters.encoding import MaskEncoder
 from mmrs.datasets.converters.recipe import Pair, Recipe, assign_splits, find_pairs
 from mmrs.datasets.converters.running import advance, is_written, prepare_output, run_tasks, write_text
+from mmrs.datasets.converters.splits import digest
 from mmrs.datasets.converters.survey import (
     SurveyTask,
     band_count,
@@ -133,7 +134,11 @@ class Conversion:
                 raise ValueError(f'{file} has {width} x {height} pixels, too many for one sample. Add --clip-size.')
 
     def _write(self, splits: dict[str, list[Pair]], report: dict[str, Any], workers: int, force: bool) -> None:
-        prepare_output(self.out, self._settings(), force)
+        settings = self._settings()
+        if any(split.share is not None for split in self.recipe.splits.values()):
+            # With further images, others would be dealt to each split.
+            settings['dealt'] = {name: digest(pair.stem for pair in members) for name, members in splits.items()}
+        prepare_output(self.out, settings, force)
         splits_of: dict[Pair, tuple[str, ...]] = {}
         for name, members in splits.items():
             (self.out / 'img_dir' / name).mkdir(parents=True, exist_ok=True)

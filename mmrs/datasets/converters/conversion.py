@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmrs.datasets.converters.running import is_written, prepare_output, run_tasks
-from mmrs.datasets.converters.splits import Splits
+from mmrs.datasets.converters.splits import Splits, digest
 
 # How many missing files a message lists.
 _SHOWN = 40
@@ -69,6 +69,11 @@ class DatasetConversion(ABC):
     def settings(self) -> dict[str, Any]:
         """Everything that the converted files depend on, as JSON."""
 
+    @property
+    def depends_on_all(self) -> bool:
+        """Whether a file that is added or removed changes what becomes of the others, so that no run can continue."""
+        return False
+
     @staticmethod
     @abstractmethod
     def convert(task: Any) -> None:
@@ -101,7 +106,11 @@ class DatasetConversion(ABC):
         if dry_run:
             Console().print(f'Dry run: nothing is written to {self.out}.', highlight=False)
             return counts
-        prepare_output(self.out, self.settings(), force)
+        settings = self.settings()
+        if self.depends_on_all:
+            placed = [f'{sample.split}/{sample.image.name}' for task in tasks for sample in task.samples]
+            settings['samples'] = dict(counts, sha256=digest(placed))
+        prepare_output(self.out, settings, force)
         for name in counts:
             for kind in ('img_dir', 'ann_dir'):
                 (self.out / kind / name).mkdir(parents=True, exist_ok=True)

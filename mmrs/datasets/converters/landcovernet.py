@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from mmrs.datasets.converters.archives import Member, find_files
-from mmrs.datasets.converters.clips import georeference, write_raster
+from mmrs.datasets.converters.clips import check_place, georeference, write_raster
 from mmrs.datasets.converters.conversion import DatasetConversion, Sample
 from mmrs.datasets.converters.running import advance, run_tasks
 from mmrs.datasets.converters.scaling import histogram, percentile_bounds, to_uint8, valid_pixels
@@ -30,18 +30,19 @@ SCALINGS = ('reflectance', 'percentile', 'image', 'none')
 TILES = dict(train=('35JNN', '35JQG', '35KKP'), val=('35LMC', '35MNT'))
 
 _CHIP = r'(?P<chip>\d\d[A-Z]{3}_\d\d)'
+_TIF = r'\.(?i:tiff?)'
 _COLLECTION = r'ref_landcovernet(?:_[a-z]{2})?_v1'
 # Kind by the end of a path. The first three are the names of single files, the others those of the collections'
 # archives, where only the folder tells the chip.
 _KINDS = {
     kind: re.compile(pattern)
     for kind, pattern in {
-        'labels': rf'{_CHIP}_\d{{4}}_LC_10m\.tif',
-        'dates': rf'{_CHIP}_\w+\.csv',
-        'band': rf'{_CHIP}_(?P<date>\d{{8}})_(?P<band>B\d[\dA])_10m\.tif',
-        'archived labels': rf'{_COLLECTION}_labels_{_CHIP}/labels\.tif',
-        'archived dates': rf'{_COLLECTION}_labels_{_CHIP}/source_dates\.csv',
-        'archived band': rf'{_COLLECTION}_source(?:_sentinel_2)?_{_CHIP}_(?P<date>\d{{8}})/(?P<band>B\d[\dA])\.tif',
+        'labels': rf'{_CHIP}_\d{{4}}_LC_10m{_TIF}',
+        'dates': rf'{_CHIP}_\w+\.(?i:csv)',
+        'band': rf'{_CHIP}_(?P<date>\d{{8}})_(?P<band>B\d[\dA])_10m{_TIF}',
+        'archived labels': rf'{_COLLECTION}_labels_{_CHIP}/labels{_TIF}',
+        'archived dates': rf'{_COLLECTION}_labels_{_CHIP}/source_dates\.(?i:csv)',
+        'archived band': rf'{_COLLECTION}_source(?:_sentinel_2)?_{_CHIP}_(?P<date>\d{{8}})/(?P<band>B\d[\dA]){_TIF}',
     }.items()
 }
 
@@ -69,9 +70,10 @@ def read_dates(member: Member) -> list[str]:
     """
     dates: dict[str, None] = {}
     for number, row in enumerate(csv.reader(member.read_text().splitlines()), start=1):
-        if not any(row) or not row[0].strip():  # a heading has an empty first cell
+        if not any(map(str.strip, row)) or not (dates or row[0].strip()):  # a heading has an empty first cell
             continue
         try:
+            int(row[0])
             date = row[1].strip()
             datetime.strptime(date, '%Y%m%d')
         except (IndexError, ValueError):
@@ -155,9 +157,14 @@ class LandCoverNetConversion(DatasetConversion):
         own = {name: getattr(self, name) for name in names if name != 'bounds' or self.scaling == 'reflectance'}
         return dict(data='LandCoverNet', **own, splits=self.splits.settings())
 
+    @property
+    def depends_on_all(self) -> bool:
+        """See `DatasetConversion`: further images of a tile change its percentiles."""
+        return self.scaling == 'percentile'
+
     def plan(self) -> list[Chip]:
         """See `DatasetConversion`; of the files, only the tables of dates are read."""
-        found = find_files(self.source, classify, ('.tif', '.csv'), 'LandCoverNet')
+        found = find_files(self.source, classify, ('.tif', '.tiff', '.csv'), 'LandCoverNet')
         images = self._find_images(found)
         clips: dict[str, list[str]] = {}
         for chip, files in images.items():
@@ -239,6 +246,7 @@ class LandCoverNetConversion(DatasetConversion):
                     f'{paths[0]} has {image.shape[2]} x {image.shape[1]} pixels (width x height), but its labels '
                     f'{task.labels} have {ids.shape[1]} x {ids.shape[0]}. They must be of one size.'
                 )
+            check_place(paths[0], own, task.labels, where, ids.shape)
             valid = valid_pixels(image)
             nodata: int | None = 0
             if task.scaling != 'none':

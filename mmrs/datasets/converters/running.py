@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -41,12 +42,22 @@ def _report_by(report: Callable[[int], Any] | None) -> None:
     _report = report
 
 
-def _report_to_counter(counter: Any) -> None:
+def _start_worker(counter: Any) -> None:
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
     def count(units: int) -> None:
         with counter.get_lock():
             counter.value += units
 
     _report_by(count)
+
+
+def _exit_with_parent() -> None:
+    # When the process that feeds it is killed, a worker would otherwise wait for further tasks forever.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def run_tasks(
@@ -85,7 +96,7 @@ def run_tasks(
         finally:
             _report_by(None)
     counter = multiprocessing.Value('q', 0)
-    with ProcessPoolExecutor(min(workers, len(tasks)), initializer=_report_to_counter, initargs=(counter,)) as pool:
+    with ProcessPoolExecutor(min(workers, len(tasks)), initializer=_start_worker, initargs=(counter,)) as pool:
         # Submitted before the bar starts its thread, so that no process is forked off one with threads.
         futures = [pool.submit(function, task) for task in tasks]
         pending = set(futures)
@@ -105,7 +116,8 @@ def run_tasks(
 def prepare_output(out: Path, settings: dict[str, Any], force: bool) -> None:
     """Makes sure that a folder can take the results of a conversion with these settings.
 
-    The settings are recorded in the folder. A later run with the same ones continues there.
+    The settings are recorded in the folder. A later run with the same ones continues there; what an earlier one was
+    writing when it was killed is removed.
 
     Args:
         out: The folder.
@@ -114,13 +126,13 @@ def prepare_output(out: Path, settings: dict[str, Any], force: bool) -> None:
 
     Raises:
         FileExistsError: The folder holds the results of other settings, or files that no converter made.
+        ValueError: The record in the folder is damaged.
     """
     record = out / RECORD
     folders = [out / name for name in ('img_dir', 'ann_dir')]
     settings = json.loads(json.dumps(settings))
     if record.is_file():
-        with open(record, encoding='utf-8') as file:
-            earlier = json.load(file)
+        earlier = _read_record(record)
         if force:
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -136,8 +148,24 @@ def prepare_output(out: Path, settings: dict[str, Any], force: bool) -> None:
             f'{out} has an img_dir or ann_dir that no converter of mmrs made (there is no {RECORD}). Choose another '
             'folder with -o.'
         )
+    for unfinished in (*out.glob('.*.part'), *(path for folder in folders for path in folder.rglob('.*.part*'))):
+        unfinished.unlink()
     out.mkdir(parents=True, exist_ok=True)
     write_text(record, json.dumps(settings, indent=2) + '\n')
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+        if isinstance(record, dict):
+            return record
+        reason = f'it holds a {type(record).__name__}, not settings'
+    except ValueError as error:
+        reason = str(error)
+    raise ValueError(
+        f'{path} cannot be read: {reason}. It says how the files beside it were made: restore it, remove the whole '
+        'folder, or choose another one with -o.'
+    )
 
 
 def write_text(path: Path, text: str) -> None:

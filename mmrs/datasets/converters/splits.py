@@ -3,12 +3,13 @@
 import hashlib
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from rich.console import Console
 
 from mmrs.datasets.rasters import RASTER_SUFFIXES
 
@@ -39,6 +40,11 @@ def deal(items: Sequence[Item], shares: Mapping[str, float], seed: int, group: s
         dealt[name] = [items[i] for i in sorted(order[begin:end])]
         begin = end
     return dealt
+
+
+def digest(names: Iterable[str]) -> str:
+    """A hash that tells sets of names apart."""
+    return hashlib.sha256('\n'.join(sorted(names)).encode()).hexdigest()
 
 
 class Splits(Protocol):
@@ -137,14 +143,15 @@ class SplitLists:
 
     Args:
         files: The list of each split.
+        allow_missing: Whether names of clips that are not there are left out, as long as some are there.
 
     Raises:
         FileNotFoundError: A list is missing.
         ValueError: A list is empty or no text, or a clip is in several.
     """
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        self._files = dict(files)
+    def __init__(self, files: Mapping[str, Path], allow_missing: bool = False) -> None:
+        self._files, self._allow_missing = dict(files), allow_missing
         self._split_of: dict[str, str] = {}
         listed = [(name, split) for split, file in self._files.items() for name in _read_list(file)]
         for name, split in listed:
@@ -168,21 +175,24 @@ class SplitLists:
             if name not in clip_of:
                 unknown[split].append(name)
         for split, names in unknown.items():
-            if names:
-                total = sum(own == split for own in self._split_of.values())
+            total = sum(own == split for own in self._split_of.values())
+            about = f'{self._files[split]}: {len(names)} of its {total} names are no clips: {_first(names)}.'
+            if names and self._allow_missing and len(names) < total:
+                Console(stderr=True, markup=False, highlight=False).print(f'{about} They are left out.')
+            elif names:
                 raise ValueError(
-                    f'{self._files[split]}: {len(names)} of its {total} names are no clips: {_first(names)}. The '
+                    f'{about} The '
                     f'{len(clip_of)} clips are named like {next(iter(clip_of.values()), "nothing")}. Is the list of '
-                    'this data set and clip size, and is every image there?'
+                    'this data set and clip size, and is every image there? --allow-missing leaves out what is not.'
                 )
-        return {clip_of[name]: split for name, split in self._split_of.items()}
+        return {clip_of[name]: split for name, split in self._split_of.items() if name in clip_of}
 
     def settings(self) -> dict[str, Any]:
         """See `Splits`."""
         result = {}
         for split in self._files:
-            own = sorted(name for name, other in self._split_of.items() if other == split)
-            result[split] = dict(clips=len(own), sha256=hashlib.sha256('\n'.join(own).encode()).hexdigest())
+            own = [name for name, other in self._split_of.items() if other == split]
+            result[split] = dict(clips=len(own), sha256=digest(own))
         return result
 
 

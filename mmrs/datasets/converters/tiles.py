@@ -6,11 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
+import rasterio
 from rasterio.io import DatasetReader
 
 from mmrs.datasets.classes import Colour
 from mmrs.datasets.converters.archives import Member, find_files, holds_zip, zip_files
-from mmrs.datasets.converters.clips import Clip, check_clipping, clip_grid, georeference, read_clip, write_raster
+from mmrs.datasets.converters.clips import (
+    Clip,
+    check_clipping,
+    check_place,
+    clip_grid,
+    georeference,
+    read_clip,
+    write_raster,
+)
 from mmrs.datasets.converters.conversion import DatasetConversion, Sample
 from mmrs.datasets.converters.encoding import UNKNOWN, MaskEncoder
 from mmrs.datasets.converters.running import advance
@@ -74,10 +83,9 @@ class _Kind(NamedTuple):
 
     bands: int
     dtype: str
-    nodata: float | None
 
     def __str__(self) -> str:
-        return f'{self.bands} bands of {self.dtype}' + ('' if self.nodata is None else f' with nodata {self.nodata:g}')
+        return f'{self.bands} bands of {self.dtype}'
 
 
 class _Header(NamedTuple):
@@ -157,6 +165,11 @@ class TileConversion(DatasetConversion):
         own = {name: getattr(self, name) for name in names}
         return dict(data=self.archive.name, **own, splits=self.splits.settings())
 
+    @property
+    def depends_on_all(self) -> bool:
+        """See `DatasetConversion`: with further tiles, others are dealt to validation."""
+        return isinstance(self.splits, RandomSplits)
+
     def plan(self) -> list[Tile]:
         """See `DatasetConversion`; of the files, no more than their headers is read."""
         found = find_files(self.source, self.archive.classify, self.suffixes, self.archive.name)
@@ -193,9 +206,10 @@ class TileConversion(DatasetConversion):
         assert self.stride is not None
         with open_raster(image_path, quiet=True) as image, open_raster(mask_path, quiet=True) as mask:
             _check_sizes(image, mask, self.clip_size)
+            check_place(image.name, georeference(image), mask.name, georeference(mask), image.shape)
             grid = clip_grid(image.width, image.height, self.clip_size, self.stride, self.edge)
             return _Header(
-                _Kind(image.count, image.dtypes[0], image.nodata),
+                _Kind(image.count, image.dtypes[0]),
                 self.choose_bands(image),
                 self.choose_stretch(image),
                 {f'{self.archive.clip_name}{name}_{clip}': clip for clip in grid},
@@ -223,6 +237,9 @@ class TileConversion(DatasetConversion):
         encoder = MaskEncoder(task.label_of, task.tolerance)
         with (
             scanning(),
+            # GDAL's fast way of reading a whole PNG fills what is missing from a cut one with zeros; `reading` knows
+            # which ones are cut, but not within a zip file.
+            rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO'),
             open_raster(task.image, quiet=True) as image,
             open_raster(task.mask, quiet=True) as mask,
         ):
