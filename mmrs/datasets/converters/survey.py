@@ -17,8 +17,8 @@ from mmrs.datasets.converters.encoding import MaskEncoder
 from mmrs.datasets.converters.recipe import Dropped, Pair, Recipe
 from mmrs.datasets.converters.running import advance
 from mmrs.datasets.rasters import expand_palette, open_raster
-
-_STRIP_PIXELS = 4_000_000
+from mmrs.datasets.statistics import measure
+from mmrs.datasets.statistics_bands import BandStatistics
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Survey:
         bands: Number of bands, after a palette is expanded, and their data type.
         counts: Pixels by label id, 256 numbers.
         unknown: Pixels by mask value, of the values that are no class.
-        moments: Number, sum and sum of squares of the valid pixels of each band, `(3, bands)`.
+        values: Statistics of the bands, by the rules of training; None where the pair cannot be used.
         problem: Why the pair cannot be used; empty if it can.
     """
 
@@ -38,7 +38,7 @@ class Survey:
     bands: tuple[int, str] = (0, '')
     counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     unknown: Counter[int] = field(default_factory=Counter)
-    moments: np.ndarray = field(default_factory=lambda: np.zeros((3, 0)))
+    values: BandStatistics | None = None
     problem: str = ''
 
 
@@ -56,11 +56,11 @@ def survey_pair(task: SurveyTask) -> Survey:
     try:
         with open_raster(pair.image, quiet=True) as image:
             size, bands = (image.width, image.height), (band_count(image), image.dtypes[0])
-            moments = _moments(image)
-        if not moments[0].any():
+        values = measure(pair.image)
+        if not values.count.any():
             return Survey(problem='no pixel with data')
         if pair.mask is None:
-            return Survey(size, bands, moments=moments)
+            return Survey(size, bands, values=values)
         with open_raster(pair.mask, quiet=True) as mask:
             mask_size = mask.width, mask.height
             if mask_size != size:
@@ -69,7 +69,7 @@ def survey_pair(task: SurveyTask) -> Survey:
                 )
             counts, unknown = MaskEncoder(task.label_of, task.tolerance).survey(mask)
         is_labelled = counts[:IGNORE_INDEX].any()
-        return Survey(size, bands, counts, unknown, moments, '' if is_labelled else 'no labelled pixel in its mask')
+        return Survey(size, bands, counts, unknown, values, '' if is_labelled else 'no labelled pixel in its mask')
     except OSError as error:
         return Survey(problem=str(error))
     finally:
@@ -86,20 +86,6 @@ def read_bands(image: DatasetReader, window: Window) -> np.ndarray:
     if image.colorinterp[0] == ColorInterp.palette:
         return expand_palette(image.read(1, window=window), image.colormap(1)).transpose(2, 0, 1)
     return image.read(window=window)
-
-
-def _moments(image: DatasetReader) -> np.ndarray:
-    total = np.zeros((3, band_count(image)))
-    rows = max(1, _STRIP_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        window = Window(0, top, image.width, min(rows, image.height - top))
-        pixels = read_bands(image, window).reshape(total.shape[1], -1).astype(np.float64)
-        valid = np.isfinite(pixels)
-        if image.nodata is not None:
-            valid &= pixels != image.nodata
-        pixels[~valid] = 0
-        total += [valid.sum(axis=1), pixels.sum(axis=1), (pixels**2).sum(axis=1)]
-    return total
 
 
 def drop_unusable(pairs: Sequence[Pair], surveys: dict[str, Survey]) -> list[Dropped]:
@@ -125,11 +111,9 @@ def statistics(surveys: Sequence[Survey], recipe: Recipe) -> dict[str, Any]:
             for name, own in zip(names, counts.T)
         }
         result['ignored_pixels'] = int(counts[:, IGNORE_INDEX].sum())
-    if surveys:
-        number, first, second = np.sum([survey.moments for survey in surveys], axis=0)
-        mean = first / np.maximum(number, 1)
-        deviation = np.sqrt(np.maximum(second / np.maximum(number, 1) - mean**2, 0))
-        result.update(band_mean=mean.round(4).tolist(), band_std=deviation.round(4).tolist())
+    if measured := [survey.values for survey in surveys if survey.values is not None]:
+        values = BandStatistics.merge(measured)
+        result.update(band_mean=values.mean.round(4).tolist(), band_std=values.std.round(4).tolist())
     return result
 
 
