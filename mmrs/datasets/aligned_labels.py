@@ -1,17 +1,27 @@
 """Label rasters on the pixel grid of an image."""
 
 import os
+import warnings
 from math import prod
 
 import numpy as np
 import rasterio
 from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from mmrs.datasets.grids import RasterGrid, check_labels_fit
 from mmrs.datasets.handles import file_state, handles
-from mmrs.datasets.rasters import PathLike, open_raster, read_ids, reading, require_one_band, shared_raster
+from mmrs.datasets.rasters import (
+    PathLike,
+    open_raster,
+    read_coverage,
+    read_ids,
+    reading,
+    require_one_band,
+    shared_raster,
+)
 from mmrs.datasets.windows import Window
 
 
@@ -49,7 +59,8 @@ def read_aligned_labels(
         key = (path, file_state(path), img_path, file_state(img_path), tuple(grid_shape))
         labels, straight = handles.get(key, lambda: _open_labels(path, img_path, grid_shape))
         if straight:
-            return read_ids(labels, window, grid_shape), labels.nodata, None
+            ids = read_ids(labels, window, grid_shape)
+            return ids, labels.nodata, read_coverage(labels, window, grid_shape)
         x0, y0, x1, y1 = window
         ids, alpha = labels.read(window=rasterio.windows.Window(x0, y0, x1 - x0, y1 - y0))
         return ids, None, alpha > 0
@@ -59,7 +70,9 @@ def _open_labels(path: str, img_path: str, grid_shape: tuple[int, int]) -> tuple
     """The label raster, or a view of it on the image's grid; and whether it is the raster itself."""
     with open_raster(img_path, quiet=True) as image:
         grid = RasterGrid.of(image)
-    labels = rasterio.open(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        labels = rasterio.open(path)
     require_one_band(path, labels.count)
     own = RasterGrid.of(labels)
     check_labels_fit(img_path, grid, path, own)

@@ -12,6 +12,7 @@ from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters
 from mmrs.datasets.samplers.rare_class import RareClassSampling
 from mmrs.datasets.statistics import class_statistics
 from mmrs.registry import DATASETS
+from mmrs.utils.errors import ConfigError
 
 
 @DATASETS.register_module()
@@ -78,6 +79,7 @@ class RemoteSensingDataset(BaseSegDataset):
     def _map_classes(self, class_map: Mapping[str, str | Sequence[str]]) -> None:
         """Replaces the classes by those of a class map."""
         own = list(self._metainfo.get('classes') or ())
+        _check_class_map(class_map)
         members = {new: [old] if isinstance(old, str) else list(old) for new, old in class_map.items()}
         named = [name for names in members.values() for name in names]
         unknown = sorted(set(named) - set(own))
@@ -189,6 +191,18 @@ class RemoteSensingDataset(BaseSegDataset):
         if self._rare_classes is not None:
             info['rare_class_weights'] = self._rare_classes.weights[idx]
         return info
+
+
+def _check_class_map(class_map: Any) -> None:
+    if not isinstance(class_map, Mapping) or not class_map:
+        raise ConfigError(f'class_map is {class_map!r}; dict(new_class=own_class or list of them, ...) was expected')
+    for new, old in class_map.items():
+        names = [old] if isinstance(old, str) else old
+        if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
+            raise ConfigError(
+                f"class_map: {new} is {old!r}; the name of one of the data set's classes, or a list of names, was "
+                'expected'
+            )
 
 
 def _as_tuple(suffix: str | Sequence[str] | None) -> tuple[str, ...]:

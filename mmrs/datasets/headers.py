@@ -68,6 +68,7 @@ def _read_header(path: str, find_empty: bool) -> RasterHeader:
         numbers = image_bands(raster)
         dtypes = sorted({raster.dtypes[number - 1] for number in numbers})
         declares = any(MaskFlags.all_valid not in flags for flags in raster.mask_flag_enums)
+        declares |= len(numbers) < raster.count  # an alpha band
         may_lack_data = declares or any('float' in dtype for dtype in dtypes)
         return RasterHeader(
             path,

@@ -1,6 +1,7 @@
 """Data sets of whole GeoTIFFs."""
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,9 +73,15 @@ class RasterDataset(RemoteSensingDataset):
         data_root: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if gsd is not None and not gsd > 0:
+        if gsd is not None and not (isinstance(gsd, (int, float)) and 0 < gsd < math.inf):
             raise ConfigError(f'gsd is {gsd!r}; metres per pixel, a number above 0, were expected')
-        self._windows = None if windows is None else Windows(**windows)
+        try:
+            self._windows = None if windows is None else Windows(**windows)
+        except TypeError as error:
+            raise ConfigError(
+                f'windows is {windows!r}; dict(size=..., stride=..., unit=..., jitter=...) was expected, of which size '
+                'is needed'
+            ) from error
         self._gsd, self._skip_empty = gsd, skip_empty
         self._vector_labels = VectorLabels(label_attribute, label_class, label_layer, label_background)
         self._index_of_name: dict[str, int] = {}

@@ -184,12 +184,8 @@ def read_image(
             image = np.empty((*shape, len(numbers)), np.uint8 if whole_bytes else np.float32)
             # Straight into place: each further copy of a large window costs as much again, mostly for fresh memory.
             raster.read(numbers, out=image.transpose(2, 0, 1), **part)
-        # Plain images declare no mask, and shall pay nothing for one.
-        flags = {flag for number in numbers for flag in raster.mask_flag_enums[number - 1]}
-        hidden = MaskFlags.per_dataset in flags and _alpha(raster) not in numbers
-        hidden |= paletted and MaskFlags.nodata in flags
-        valid = raster.dataset_mask(out_shape=shape, **part) > 0 if hidden else None
-        if MaskFlags.nodata in flags and not paletted:
+        valid = shown_pixels(raster, numbers, out_shape=shape, **part)
+        if not paletted:
             valid = _both(valid, _without_nodata(image, raster, numbers))
     if image.dtype != np.uint8 and not np.isfinite(image).all():
         valid = _both(valid, np.isfinite(image).all(axis=-1))
@@ -197,6 +193,29 @@ def read_image(
         return image, None
     image[~valid] = image[valid].mean(axis=0, dtype=np.float64) if valid.any() else 0
     return image, valid
+
+
+def shown_pixels(raster: DatasetReader, numbers: Sequence[int], **part: Any) -> np.ndarray | None:
+    """Where no mask, alpha band or transparent palette entry hides the pixels of an open raster.
+
+    Args:
+        raster: The raster.
+        numbers: Numbers of the bands that are read; an alpha band among them hides nothing.
+        **part: Arguments of rasterio's `read` that say what is read.
+
+    Returns:
+        A boolean map `(H, W)`, or None where nothing can be hidden.
+    """
+    # Plain images declare no mask, and shall pay nothing for one.
+    flags = {flag for number in numbers for flag in raster.mask_flag_enums[number - 1]}
+    masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+    masked |= MaskFlags.nodata in flags and _kinds(raster)[0] == ColorInterp.palette
+    shown = raster.dataset_mask(**part) > 0 if masked else None
+    alpha = _alpha(raster)
+    if alpha is None or alpha in numbers:
+        return shown
+    # GDAL itself takes no mask from an alpha band of signed or real numbers, nor from one beside a nodata value.
+    return _both(shown, raster.read(alpha, **part) > 0)
 
 
 def image_bands(raster: DatasetReader) -> list[int]:
@@ -214,8 +233,10 @@ def _alpha(raster: DatasetReader) -> int | None:
 
 
 def _without_nodata(image: np.ndarray, raster: DatasetReader, numbers: Sequence[int]) -> np.ndarray | None:
-    # NaN, like no value at all, equals nothing here; that such pixels are not finite is another check.
-    declared = np.array([raster.nodatavals[number - 1] for number in numbers], np.float32)
+    # NaN, like no value at all, equals nothing here; that such pixels are not finite is another check. A double beyond
+    # the range of a float becomes infinite, as do the pixels.
+    with np.errstate(over='ignore'):
+        declared = np.array([raster.nodatavals[number - 1] for number in numbers], np.float32)
     if np.isnan(declared).all():
         return None
     found = image == declared
@@ -290,6 +311,20 @@ def read_ids(raster: DatasetReader, window: Sequence[int] | None, grid_shape: tu
     """Ids `(H, W)` in the first band of an open raster; see `read_label_map`."""
     part, shape = _part(raster, window, grid_shape, Resampling.mode, Resampling.nearest)
     return raster.read(1, out_shape=shape, **part)
+
+
+def read_coverage(
+    raster: DatasetReader, window: Sequence[int] | None, grid_shape: tuple[int, int] | None
+) -> np.ndarray | None:
+    """Where the first band of an open raster holds data, `(H, W)`, bool; None where all of it does.
+
+    A resampled pixel holds data if any of the pixels in it does. What `read_ids` says of the others is arbitrary: GDAL
+    makes them 0 where the nodata value is negative or NaN, and where a mask hides them.
+    """
+    if MaskFlags.all_valid in raster.mask_flag_enums[0]:
+        return None
+    part, shape = _part(raster, window, grid_shape, Resampling.average, Resampling.nearest)
+    return raster.read_masks(1, out_shape=shape, **part) > 0
 
 
 def list_rasters(folder: PathLike, suffixes: Sequence[str] = RASTER_SUFFIXES) -> dict[str, str]:

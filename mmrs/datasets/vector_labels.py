@@ -67,7 +67,9 @@ class VectorLabels:
             raise ValueError(
                 f'The polygons of {path} lie outside the image {image.path}: they cover '
                 f'{describe_bounds(layer.bounds)} ({describe_crs(layer.crs)}, {layer.count} polygons), the image '
-                f'{describe_bounds(image.grid.bounds)} ({describe_crs(image.grid.crs)}).'
+                f'{describe_bounds(image.grid.bounds)} ({describe_crs(image.grid.crs)}). Pair the right files, correct '
+                'the CRS of one, or choose the images that have polygons by ann_file or, where all else is one class, '
+                'set label_background.'
             )
 
     def _open(self, path: str) -> VectorLayer:

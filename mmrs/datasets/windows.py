@@ -39,7 +39,7 @@ class Windows:
         if self.unit not in UNITS:
             raise ConfigError(f'windows: unit is {self.unit!r}; one of {", ".join(UNITS)} was expected')
         for name, value in (('size', self.size), ('stride', self.size if self.stride is None else self.stride)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 raise ConfigError(f'windows: {name} is {value!r}; a number above 0 was expected')
             if self.unit == 'pixel' and value != int(value):
                 raise ConfigError(f'windows: {name} is {value} pixels; a whole number was expected')

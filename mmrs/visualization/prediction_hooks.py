@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmseg.structures import SegDataSample
 from PIL import Image
@@ -18,6 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from mmrs.datasets.grids import RasterGrid
 from mmrs.datasets.rasters import open_raster, read_image
+from mmrs.datasets.transforms.loading import LoadRasterImage
 from mmrs.registry import HOOKS
 from mmrs.utils.files import atomic_path
 from mmrs.visualization.panels import class_colours, draw_sample
@@ -31,13 +34,21 @@ class _OutputHook(Hook):
     # Whether the folder may be written to is for the caller to check, before any process of several writes into it.
     def __init__(self, out_dir: str) -> None:
         self.out_dir = Path(out_dir)
+        self._common: str | None = None
 
     def _path(self, runner: Runner, sample: SegDataSample, suffix: str) -> Path:
         """Where the result of an image goes: its place below the images' folder, so that no two names meet.
 
         A window of an image has its corners in its name, x0, y0, x1 and y1.
         """
-        prefix = getattr(runner.test_dataloader.dataset, 'data_prefix', {}).get('img_path')
+        dataset = runner.test_dataloader.dataset
+        prefix = getattr(dataset, 'data_prefix', {}).get('img_path')
+        if prefix is None and self._common is None:  # several data sets in one
+            folders = [
+                os.path.dirname(os.path.abspath(dataset.get_data_info(i)['img_path'])) for i in range(len(dataset))
+            ]
+            self._common = os.path.commonpath(folders)
+        prefix = prefix or self._common
         image = Path(sample.img_path)
         inside = os.path.relpath(image, prefix) if prefix else image.name
         path = self.out_dir / Path(image.name if inside.startswith('..') or inside == '.' else inside)
@@ -63,14 +74,15 @@ class LabelMapHook(_OutputHook):
 
     The map of a georeferenced image is a GeoTIFF with its CRS and transform and the classes' colours as a colour table;
     that of any other image is a grey-scale PNG. The map of a window lies where the window does. Where the image has no
-    data (its own nodata, mask, NaN), it is 255.
+    data (its own nodata, mask, NaN in a band that the model sees), it is 255. Ids outside of 0 to 254 give way to
+    training indices, with a warning.
 
     Args:
         out_dir: Folder for the maps. Files of the same names are replaced.
     """
 
     def before_test(self, runner: Runner) -> None:
-        """Look up the values of the data set's label maps."""
+        """Look up the values of the data set's label maps, and the bands that the model sees."""
         dataset = runner.test_dataloader.dataset
         info = dataset.get_data_info(0)
         count = len(dataset.metainfo['classes'])
@@ -79,6 +91,16 @@ class LabelMapHook(_OutputHook):
             if 0 <= index < count:
                 values[index] = value
         values[:count] += bool(info.get('reduce_zero_label'))
+        if values[:count].min() < 0 or values[:count].max() >= NODATA:
+            print_log(
+                f'Label maps in {self.out_dir} hold training indices: the data set has ids from {values[:count].min()} '
+                f'to {values[:count].max()}, and the maps have 8 bits, of which {NODATA} means no data.',
+                logger='current',
+                level=logging.WARNING,
+            )
+            values = np.arange(256)
+        transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+        self._bands = next((t.bands for t in transforms if isinstance(t, LoadRasterImage)), None)
         self._values = values.astype(np.uint8)
         self._colours = {int(values[i]): colour for i, colour in enumerate(class_colours(dataset.metainfo))}
 
@@ -94,7 +116,7 @@ class LabelMapHook(_OutputHook):
             located = grid.crs is not None or not grid.transform.is_identity
             if window is not None:
                 grid = grid.resampled(shape).window(window)
-            _, valid = read_image(sample.img_path, None, window, shape)
+            _, valid = read_image(sample.img_path, self._bands, window, shape)
             if valid is not None:
                 labels = np.where(valid, labels, NODATA).astype(np.uint8)
             profile: dict[str, Any] = dict(driver='PNG')

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
@@ -62,7 +63,7 @@ def test_same_grid_is_read_straight(tmp_path, write, rng, image):
     read, nodata, covered = read_aligned_labels(path, image, (10, 20, 50, 60), SHAPE)
     np.testing.assert_array_equal(read, ids[20:60, 10:50])
     assert nodata == -1
-    assert covered is None
+    assert covered.all()
 
 
 @pytest.mark.parametrize(
@@ -156,3 +157,32 @@ def test_grid_of_a_window(image):
     assert grid.crs == CRS.from_string(UTM)
     assert grid.transform.almost_equals(Affine(0.5, 0, 400005, 0, -0.5, 5799990))
     assert grid.shape == (10, 20)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'nodata'),
+    [
+        (np.uint8, 255),
+        (np.uint8, 0),
+        (np.int16, -1),
+        (np.int16, -9999),
+        (np.int32, -1),
+        (np.float32, np.nan),
+        (np.uint8, None),
+    ],
+)
+@pytest.mark.parametrize('grid_shape', [SHAPE, (30, 40), (120, 160)])
+def test_labels_without_data(tmp_path, write, image, dtype, nodata, grid_shape):
+    """Resampled, too: GDAL's most frequent value of nothing is 0, a class. A mask does what nodata does."""
+    ids = np.full(SHAPE, 3, dtype)
+    ids[:20, :40] = 0 if nodata is None else nodata
+    path = write(tmp_path / 'labels.tif', ids, crs=UTM, transform=IMAGE, nodata=nodata)
+    if nodata is None:
+        with rasterio.open(path, 'r+') as raster:
+            raster.write_mask(ids != 0)
+    height, width = grid_shape
+    read, _, covered = read_aligned_labels(path, image, (0, 0, width, height), grid_shape)
+    expected = np.ones(grid_shape, bool)
+    expected[: height // 3, : width // 2] = False
+    np.testing.assert_array_equal(covered, expected)
+    assert (read[covered] == 3).all()

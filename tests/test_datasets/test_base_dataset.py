@@ -175,6 +175,11 @@ def test_class_map_is_printed(make_dataset, monkeypatch):
     [
         (dict(green='forest'), 'names forest, which the data set does not have. Its classes are impervious_surface'),
         (dict(a='tree', b=['car', 'tree']), 'names tree twice'),
+        (dict(a='tree', b=[]), r"b is \[\]; the name of one of the data set's classes"),
+        (dict(a=3), "a is 3; the name of one of the data set's classes"),
+        (dict(a=[3, 4]), r'a is \[3, 4\]; the name'),
+        ({}, r'class_map is \{\}; dict\(new_class='),
+        (['tree', 'car'], r"class_map is \['tree', 'car'\]; dict\(new_class="),
     ],
 )
 def test_wrong_class_maps(make_dataset, class_map, message):

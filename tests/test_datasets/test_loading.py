@@ -156,3 +156,11 @@ def test_photometric_distortion_does_not_care_about_the_order_of_bands(rng):
     # Hue has steps of 2 degrees in 8 bits, which rounds the two differently by a few levels.
     assert np.abs(straight.astype(int) - reverse).max() <= 10
     assert np.abs(straight.astype(int) - image).max() > 50
+
+
+@pytest.mark.parametrize('bands', [3, (), 'RGB'])
+def test_wrong_bands(bands):
+    with pytest.raises(
+        ValueError, match=r'LoadRasterImage: bands is .*; a list of numbers, counted from 1, was expected'
+    ):
+        LoadRasterImage(bands)

@@ -91,6 +91,15 @@ def test_sampler_needs_the_setting_and_labels(dataset, tmp_path):
         RareClassSampler(unlabelled, seed=0)
 
 
+def test_sampler_does_not_look_into_wrappers(dataset):
+    for wrapper in (
+        dict(type='RepeatDataset', times=2, dataset=dataset),
+        dict(type='ConcatDataset', datasets=[dataset]),
+    ):
+        with pytest.raises(ValueError, match=f'cannot draw from a {wrapper["type"]}; a data set with rare_class'):
+            RareClassSampler(DATASETS.build(wrapper), seed=0)
+
+
 def test_crop_finds_the_rare_class(dataset):
     RareClassSampler(dataset, seed=0)
     crop = RareClassCrop(crop_size=(12, 12), min_pixels=16, tries=200)

@@ -157,6 +157,21 @@ def test_windows_in_metres(root):
     assert dataset.get_data_info(1)['window'] == (8, 0, 16, 8)
 
 
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(windows=512), r'windows is 512; dict\(size=..., '),
+        (dict(windows=dict(side=512)), r"windows is {'side': 512}; dict\(size=..., "),
+        (dict(windows={}), r'windows is {}; dict\(size=..., '),
+        (dict(gsd='1 m'), "gsd is '1 m'; metres per pixel"),
+        (dict(gsd=0), 'gsd is 0; metres per pixel'),
+    ],
+)
+def test_wrong_settings(root, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(root, **settings)
+
+
 @pytest.mark.parametrize('settings', [dict(gsd=0.5), dict(windows=dict(size=8, unit='metre'))])
 def test_metres_without_crs(tmp_path, write, settings):
     write(tmp_path / 'images' / 'a.tif', counted((20, 20)), crs=None)

@@ -3,9 +3,11 @@ import warnings
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
+from mmrs.datasets.headers import read_headers
 from mmrs.datasets.rasters import list_rasters, open_raster, read_image, read_label_map
 
 PALETTE = {0: (10, 20, 30), 1: (40, 50, 60), 2: (0, 0, 0)}
@@ -215,6 +217,43 @@ def test_alpha_band_is_a_mask_and_no_band(tmp_path, write, rng):
             assert valid is None
 
 
+@pytest.mark.parametrize(
+    ('dtype', 'opaque', 'nodata'),
+    [(np.uint8, 255, 7), (np.uint16, 200, None), (np.uint16, 65535, None), (np.int16, 1, -9), (np.float32, 1, None)],
+)
+def test_alpha_band_of_any_type(tmp_path, rng, dtype, opaque, nodata):
+    """GDAL itself makes no mask of most of these."""
+    image = rng.integers(10, 200, (3, 6, 4)).astype(dtype)
+    image[2] = opaque
+    image[2, 1, 2] = 0
+    if nodata is not None:
+        image[:, 4, 3] = nodata
+    path = tmp_path / 'a.tif'
+    profile = dict(count=3, height=6, width=4, dtype=dtype, nodata=nodata, crs='EPSG:32633')
+    with rasterio.open(path, 'w', transform=Affine(1, 0, 4e5, 0, -1, 5.8e6), **profile) as raster:
+        raster.colorinterp = [ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha]
+        raster.write(image)
+    for window in (None, (0, 0, 4, 6)):
+        read, valid = read_image(path, None, window)
+        np.testing.assert_array_equal(read[valid], image[:2].transpose(1, 2, 0)[valid])
+        assert np.argwhere(~valid).tolist() == [[1, 2]] + ([] if nodata is None else [[4, 3]])
+    image[2] = 0
+    with rasterio.open(path, 'r+') as raster:
+        raster.write(image)
+    assert read_headers([str(path)], find_empty=True)[0].empty
+
+
+def test_mask_and_nodata(tmp_path, write):
+    image = np.full((4, 5, 2), 3, np.int16)
+    image[1, 2, 0] = -9
+    path = write(tmp_path / 'a.tif', image, nodata=-9)
+    with rasterio.open(path, 'r+') as raster:
+        mask = np.ones((4, 5), bool)
+        mask[3, 4] = False
+        raster.write_mask(mask)
+    assert np.argwhere(~read_image(path)[1]).tolist() == [[1, 2], [3, 4]]
+
+
 @pytest.mark.parametrize('internal', [True, False])
 def test_mask_band(tmp_path, write, rng, internal):
     path = write(tmp_path / 'a.tif', rng.integers(0, 256, (20, 30, 3), np.uint16))
@@ -235,6 +274,7 @@ def test_mask_band(tmp_path, write, rng, internal):
         (np.int16, -32768, [[0, 0], [1, 1]]),  # outside of what data can be
         (np.float32, -9999, [[0, 0], [1, 1]]),
         (np.float32, np.nan, [[0, 0], [1, 1]]),
+        (np.float64, np.finfo(np.float64).min, [[0, 0], [1, 1]]),  # infinite as a float32
     ],
 )
 def test_what_counts_as_nodata(tmp_path, write, rng, dtype, nodata, lacking):

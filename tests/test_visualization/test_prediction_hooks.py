@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from PIL import Image
 from rasterio.transform import Affine
 
 from mmrs.datasets.raster_dataset import RasterDataset
+from mmrs.registry import DATASETS
 from mmrs.visualization import LabelMapHook, OverlayHook
 
 TRANSFORM = Affine(0.5, 0, 400000, 0, -0.5, 5800000)
@@ -93,3 +95,49 @@ def test_whole_raster_keeps_its_name(tmp_path, dataset, outputs):
     sample.pred_sem_seg = PixelData(data=torch.zeros(1, 20, 30, dtype=torch.long))
     run(LabelMapHook(str(tmp_path / 'out')), dataset, [sample])
     assert [path.name for path in (tmp_path / 'out').rglob('*.tif')] == ['town.v2.tif']
+
+
+def unlabelled(path, bands=None, **kwargs):
+    pipeline = [dict(type='LoadRasterImage', bands=bands), dict(type='PackRasterInputs')]
+    return RasterDataset(data_prefix=dict(img_path=str(path)), test_mode=True, pipeline=pipeline, **kwargs)
+
+
+def zeros(dataset):
+    samples = [item['data_samples'] for item in dataset]
+    for sample in samples:
+        sample.pred_sem_seg = PixelData(data=torch.zeros(1, *sample.ori_shape, dtype=torch.long))
+    return samples
+
+
+def test_bands_that_the_model_does_not_see_hide_nothing(tmp_path, dataset):
+    path = next((tmp_path / 'images').rglob('*.tif'))
+    with rasterio.open(path, 'r+') as raster:
+        raster.write(np.full((1, 40, 60), np.nan, np.float32), [2])
+    one = unlabelled(tmp_path / 'images', [1], metainfo=dict(classes=('a',)))
+    run(LabelMapHook(str(tmp_path / 'out')), one, zeros(one))
+    with rasterio.open(next((tmp_path / 'out').rglob('*.tif'))) as raster:
+        assert np.argwhere(raster.read(1) == 255).tolist() == [[30, 50], [30, 51], [31, 50], [31, 51]]
+
+
+@pytest.mark.parametrize('ids', [(1000, 5), (-1, 5), (255, 5)])
+def test_ids_beyond_8_bits_give_way_to_training_indices(tmp_path, dataset, ids, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmrs.visualization.prediction_hooks.print_log', lambda message, **_: said.append(message))
+    (tmp_path / 'classes.yaml').write_text(f'classes: [{{name: x, id: {ids[0]}}}, {{name: y, id: {ids[1]}}}]')
+    whole = unlabelled(tmp_path / 'images', classes_file=str(tmp_path / 'classes.yaml'))
+    run(LabelMapHook(str(tmp_path / 'out')), whole, zeros(whole))
+    with rasterio.open(next((tmp_path / 'out').rglob('*.tif'))) as raster:
+        assert np.unique(raster.read(1)).tolist() == [0, 255]
+    assert f'the data set has ids from {min(ids)} to {max(ids)}' in said[0]
+
+
+def test_images_of_several_data_sets_do_not_meet(tmp_path, dataset):
+    (tmp_path / 'more').mkdir()
+    shutil.copy(next((tmp_path / 'images').rglob('*.tif')), tmp_path / 'more' / 'town.v2.tif')
+    parts = [
+        unlabelled(tmp_path / name, metainfo=dict(classes=('a',))) for name in (Path('images') / 'sub', Path('more'))
+    ]
+    both = DATASETS.build(dict(type='ConcatDataset', datasets=parts))
+    run(LabelMapHook(str(tmp_path / 'out')), both, zeros(both))
+    files = sorted(str(path.relative_to(tmp_path / 'out')) for path in (tmp_path / 'out').rglob('*.tif'))
+    assert files == ['images/sub/town.v2.tif', 'more/town.v2.tif']

@@ -9,6 +9,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.logging import print_log
 
 from mmrs.registry import DATA_SAMPLERS
+from mmrs.utils.errors import ConfigError
 
 
 class RareClassSampling:
@@ -66,11 +67,19 @@ class RareClassSampler(InfiniteSampler):
     Args:
         dataset: A data set with `rare_class_sampling`, or a `DomainAdaptationDataset` of such a source.
         **kwargs: As in `InfiniteSampler`.
+
+    Raises:
+        ValueError: The data set has no `rare_class_sampling` or no labels, or is another one inside a wrapper.
     """
 
     def __init__(self, dataset: Any, **kwargs: Any) -> None:
         super().__init__(dataset, **kwargs)
         source = getattr(dataset, 'source', dataset)
+        if not hasattr(type(source), 'rare_classes'):
+            raise ConfigError(
+                f'RareClassSampler cannot draw from a {type(source).__name__}; a data set with rare_class_sampling, '
+                'or a DomainAdaptationDataset of such a source, was expected. Take the data set out of its wrapper.'
+            )
         self._weights = torch.from_numpy(source.rare_classes.weights.sum(axis=1))
 
     def _infinite_indices(self) -> Iterator[int]:

@@ -10,6 +10,7 @@ from mmrs.datasets.classes import IGNORE_INDEX
 from mmrs.datasets.rasters import read_image, read_label_map
 from mmrs.datasets.vectors import burn_labels
 from mmrs.registry import TRANSFORMS
+from mmrs.utils.errors import ConfigError
 
 # Stands for "no class" in look-up tables; a table of classes never reaches it.
 _UNKNOWN = 254
@@ -33,6 +34,8 @@ class LoadRasterImage(BaseTransform):
     """
 
     def __init__(self, bands: Sequence[int] | None = None) -> None:
+        if bands is not None and not (isinstance(bands, Sequence) and bands and all(isinstance(b, int) for b in bands)):
+            raise ConfigError(f'LoadRasterImage: bands is {bands!r}; a list of numbers, counted from 1, was expected')
         self.bands = None if bands is None else tuple(bands)
 
     def transform(self, results: dict) -> dict | None:
