@@ -88,13 +88,16 @@ def test_the_class_of_the_worked_example(workplace):
         'from mmengine.config import Config; from mmengine.registry import init_default_scope\n'
         "init_default_scope('mmrs'); config = Config.fromfile('reflectance.py')\n"
         'from mmrs.registry import DATASETS\n'
-        "loading = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')]\n"
-        "data = DATASETS.build(dict(type='ReflectanceDataset', data_root='data/reflectance/landsat5',"
-        "data_prefix=dict(img_path='images', seg_map_path='labels'), pipeline=loading))\n"
-        "print(data.metainfo['classes'], data[0]['img'].shape)"
+        'parts = config.train_dataloader.dataset; DATASETS.build(parts)\n'
+        'data = DATASETS.build(config.val_dataloader.dataset)\n'
+        "print(data.metainfo['classes'], tuple(data[0]['inputs'].shape))\n"
+        'print(parts.source.type, parts.target.type, type(data).__name__)'
     )
     (workplace / 'try.py').write_text(code)
-    assert run('python try.py', workplace).splitlines()[-1] == "('shadow', 'water', 'land', 'cloud') (256, 256, 6)"
+    assert run('python try.py', workplace).splitlines()[-2:] == [
+        "('shadow', 'water', 'land', 'cloud') (6, 256, 256)",
+        'ReflectanceDataset ReflectanceDataset ReflectanceDataset',
+    ]
 
 
 def test_what_the_page_quotes_is_in_the_configurations():

@@ -12,7 +12,8 @@ from mmengine.config import DictAction
 
 from mmrs.apis.check_dataset import check_dataset, plot_report, print_report, save_report
 from mmrs.apis.comparison import output_console
-from mmrs.utils.errors import OutputError, report_errors
+from mmrs.utils.errors import DataError, OutputError, report_errors
+from mmrs.visualization.histograms import require_picture_format
 
 EXAMPLES = """\
 examples:
@@ -70,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     for path in (args.json, args.figure):
         if path not in (None, '-') and Path(path).exists() and not args.overwrite:
             raise OutputError(f'{path} exists already; choose another name, or pass --overwrite')
+    if args.figure:
+        require_picture_format(args.figure)
     with redirect_stdout(sys.stderr):  # what data sets log is no part of the report
         report = check_dataset(
             args.paths,
@@ -87,7 +90,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.json != '-':
         print_report(report, output_console(), None if args.all else 5)
     if args.figure:
-        plot_report(report, args.figure, args.overwrite)
+        try:
+            plot_report(report, args.figure, args.overwrite)
+        except DataError as error:  # what is wrong with the bands stands in the report already
+            if not report.number('error'):
+                raise
+            print(f'error: {error}', file=sys.stderr)
     return 1 if report.number('error') else 0
 
 

@@ -71,6 +71,7 @@ def _config_set(leaf: dict[str, Any], name: str, domain: str, role: str) -> Chec
         result.bands = loaded_bands(leaf)
     except ConfigError:  # another loader: its bands are its own affair
         result.bands = None
+    dataset = None
     try:
         dataset = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True, 'serialize_data': False})
         if _lists_pairs(dataset):
@@ -80,6 +81,10 @@ def _config_set(leaf: dict[str, Any], name: str, domain: str, role: str) -> Chec
         dataset.full_init()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         result.find('unusable_data_set', found=str(error))
+        if isinstance(dataset, RasterDataset) and os.path.isdir(dataset.data_prefix['img_path']):
+            # It stops at the first thing that is wrong. Images are looked at without it; labels may be on other grids.
+            result.samples = [(pair['img_path'], None) for pair in _listed(dataset, result)]
+            result.is_labelled = 'seg_map_path' in dataset.data_prefix
         return result
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     result.samples = list(dict.fromkeys((info['img_path'], info.get('seg_map_path')) for info in infos))
@@ -90,6 +95,10 @@ def _config_set(leaf: dict[str, Any], name: str, domain: str, role: str) -> Chec
         result.index_of_value = training_indices(infos[0])
     if infos and 'window' in infos[0]:
         result.dataset = dataset
+    published = getattr(dataset, 'published_images', None)
+    if published is not None and 0 < len(infos) < published:
+        folder = dataset.data_prefix['img_path']
+        result.find('incomplete', folder, found=f'{len(infos)} images', expected=f'{published}')
     return result
 
 
@@ -110,10 +119,10 @@ def _listed(dataset: RemoteSensingDataset, result: CheckedSet) -> Iterator[dict[
             return
         with open(dataset.ann_file, encoding='utf-8') as file:
             names = [line.strip() for line in file if line.strip()]
-    pairs = _pairs(
-        result, prefix['img_path'], prefix.get('seg_map_path'), dataset.img_suffix, dataset.seg_map_suffix, names
-    )
-    for image, label in pairs:
+    labels = prefix.get('seg_map_path')
+    if labels is not None and os.path.isfile(labels):
+        labels = None  # one file for all images, of a `RasterDataset`
+    for image, label in _pairs(result, prefix['img_path'], labels, dataset.img_suffix, dataset.seg_map_suffix, names):
         yield dict(img_path=image) if label is None else dict(img_path=image, seg_map_path=label)
 
 
@@ -144,7 +153,7 @@ def _pairs(
         if len(paths) > 1:
             result.find('same_name', *paths)
     if names is None:
-        for stem in labels.keys() - images.keys():
+        for stem in sorted(labels.keys() - images.keys()):
             result.find('label_without_image', labels[stem][0])
     else:
         stem_of = {os.path.relpath(path, image_folder): stem for stem, (path, *_) in images.items()}

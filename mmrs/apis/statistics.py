@@ -14,7 +14,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from rich.table import Table
 
-from mmrs.datasets.rasters import list_rasters
+from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters
 from mmrs.datasets.statistics import band_statistics
 from mmrs.datasets.statistics_bands import BandStatistics
 from mmrs.registry import DATASETS
@@ -122,7 +122,8 @@ def domain_statistics(
         Statistics by domain: `source` and `target`, or `train`; for folders their names.
 
     Raises:
-        ConfigError: Configurations and folders are mixed, or a configuration has no training data set.
+        ConfigError: Configurations and folders are mixed, a folder is given twice, or a configuration has no training
+            data set.
         DataError: There are no images, or their numbers of bands differ.
         OSError: A file or folder is missing or cannot be read.
     """
@@ -133,6 +134,8 @@ def domain_statistics(
         return {domain: _of_domain(parts, bands, workers, cache) for domain, parts in domains.items()}
     if any(Path(path).suffix == '.py' for path in paths):
         raise ConfigError('one configuration was expected, or one or more folders')
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise ConfigError('the same folder was given twice')
     common = os.path.commonpath([Path(path).resolve().parent for path in paths])
     return {
         os.path.relpath(Path(path).resolve(), common): band_statistics(_images(Path(path)), bands, workers, cache)
@@ -149,7 +152,7 @@ def _images(path: Path) -> list[Path]:
             break
     found = list_rasters(path)
     if not found:
-        raise DataError(f'{path} holds no images')
+        raise DataError(f'{path} holds no images with suffix {", ".join(RASTER_SUFFIXES)}')
     return [path / name for name in found.values()]
 
 

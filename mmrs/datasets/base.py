@@ -64,6 +64,10 @@ class RemoteSensingDataset(BaseSegDataset):
             table = load_classes(os.path.join(data_root or '', classes_file))
             metainfo = {**(metainfo or {}), 'classes': table.names, 'palette': table.palette}
             self._index_of_id = table.index_of_id
+        if unknown := set(rare_class_sampling or ()) - {'temperature', 'min_pixels'}:
+            raise ConfigError(
+                f'rare_class_sampling has {", ".join(sorted(unknown))}; temperature and min_pixels were expected'
+            )
         self._rare_class_settings = rare_class_sampling
         self._rare_classes: RareClassSampling | None = None
         super().__init__(

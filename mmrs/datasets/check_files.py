@@ -61,12 +61,12 @@ class ImageFacts:
     translucent_share: float = 0.0
 
     @property
-    def pixel_metres(self) -> float | None:
-        """Side of a pixel on the ground; None where the file does not say."""
+    def pixel_metres(self) -> tuple[float, ...]:
+        """Sides of a pixel on the ground; empty where the file does not say."""
         try:
-            return float(np.mean(self.grid.pixel_metres())) if is_georeferenced(self.grid) else None
+            return self.grid.pixel_metres() if is_georeferenced(self.grid) else ()
         except ValueError:
-            return None
+            return ()
 
     @property
     def valid_share(self) -> float:

@@ -25,7 +25,7 @@ KINDS = {
     'missing_folder': Kind('error', 'Folder missing', 'Convert the data set, or correct data_root and data_prefix.'),
     'no_images': Kind('error', 'No images', 'Convert the data set, or correct data_prefix or img_suffix.'),
     'missing_image': Kind('error', 'Listed image missing', 'Restore it, or take its name from ann_file.'),
-    'missing_label': Kind('error', 'Image without a label map', 'Add the label map, or remove the image.'),
+    'missing_label': Kind('error', 'Image without a label map', 'Add it, set the suffixes, or remove the image.'),
     'same_name': Kind('error', 'Files that differ by the suffix alone', 'Remove one, or set the suffix.'),
     'unreadable_image': Kind('error', 'Image cannot be read', 'Restore it, or remove it with its label map.'),
     'unreadable_label': Kind('error', 'Label map cannot be read', 'Restore it, or remove it with its image.'),
@@ -52,6 +52,7 @@ KINDS = {
     'constant_image': Kind('warning', 'Image with one value everywhere', 'Remove it.'),
     'ignored_label': Kind('warning', 'Label map without a labelled pixel', 'Remove the pair from training.'),
     'nodata_is_class': Kind('warning', 'Nodata value that is a class', 'Remove the nodata tag, or use another id.'),
+    'incomplete': Kind('warning', 'Fewer images than were published', 'Unpack the archive again, or name a list.'),
     'duplicate_image': Kind('warning', 'Same image twice', 'Remove one.'),
     'target_in_evaluation': Kind(
         'warning', 'Unlabelled training image that is evaluated too', 'Say so with the scores, or hold images out.'
@@ -60,7 +61,7 @@ KINDS = {
     'class_never_seen': Kind('warning', 'Class without a pixel', 'Remove it, merge it, or add images that have it.'),
     'other_units': Kind('warning', 'Domains in different units', 'Scale one, or give each its own mean and std.'),
     'normalisation': Kind('warning', 'Mean and std of other images', 'Take those of band_statistics.py.'),
-    'unknown_classes': Kind('info', 'Ids without a table of classes', 'Name them: classes.yaml, or --classes FILE.'),
+    'unknown_classes': Kind('info', 'Labels without a table of classes', 'Name them: classes.yaml, or --classes FILE.'),
     'sampled': Kind('info', 'Only a part was checked', 'Leave out --sample to check all.'),
 }  # fmt: skip
 

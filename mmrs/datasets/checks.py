@@ -383,7 +383,7 @@ def _summary(own: CheckedSet, images: Mapping[str, ImageFacts], pixels: np.ndarr
         bands=extent(facts.bands for facts in readable),
         dtype=kinds(facts.dtype for facts in readable),
         crs=kinds(str(facts.grid.crs or '') for facts in readable),
-        pixel_metres=extent(facts.pixel_metres for facts in readable),
+        pixel_metres=extent(side for facts in readable for side in facts.pixel_metres),
         valid_share=float(np.mean([facts.valid_share for facts in readable])) if readable else None,
         labelled_pixels=int(pixels.sum()),
     )

@@ -1,9 +1,11 @@
 """The LoveDA land-cover data set: rural and urban scenes at 0.3 m."""
 
-import warnings
 from collections.abc import Sequence
+from logging import WARNING
 from pathlib import Path
 from typing import Any
+
+from mmengine.logging import print_log
 
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.evaluation.submission import SubmissionFormat
@@ -72,15 +74,21 @@ class LoveDADataset(RemoteSensingDataset):
         """Pairs images with label maps; raises what the base class does."""
         samples = super().load_data_list()
         folder = Path(self.data_prefix['img_path'])
-        split = '/'.join(folder.parts[-3:-1])
-        published = len(self.NUMBERS.get(split, ()))
-        if len(samples) < published and not self.ann_file:
-            warnings.warn(
-                f'{folder} holds {len(samples)} images, but {split} of LoveDA has {published}. Unless that is meant, '
-                f'unpack {folder.parts[-3]}.zip again (tools/download_dataset.py loveda)',
-                stacklevel=2,
+        if self.published_images is not None and len(samples) < self.published_images:
+            split = '/'.join(folder.parts[-3:-1])
+            print_log(
+                f'{folder} holds {len(samples)} images, but {split} of LoveDA has {self.published_images}. Unless that '
+                f'is meant, unpack {folder.parts[-3]}.zip again (tools/download_dataset.py loveda)',
+                logger='current',
+                level=WARNING,
             )
         return samples
+
+    @property
+    def published_images(self) -> int | None:
+        """Number of images that were published in the folder of the images; None for a subset and for other folders."""
+        numbers = self.NUMBERS.get('/'.join(Path(self.data_prefix['img_path']).parts[-3:-1]))
+        return None if numbers is None or self.ann_file or self._indices is not None else len(numbers)
 
     def _list(self, what: str, folder: str, suffixes: Sequence[str]) -> dict[str, str]:
         if not Path(folder).is_dir():

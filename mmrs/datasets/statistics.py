@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.dist import is_main_process
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmrs.datasets.handles import scanning
-from mmrs.datasets.rasters import expand_palette, image_bands, open_raster
+from mmrs.datasets.rasters import expand_palette, image_bands, open_raster, shown_pixels
 from mmrs.datasets.statistics_bands import BandAccumulator, BandStatistics
-from mmrs.datasets.statistics_cache import StatisticsCache, file_stamp
+from mmrs.datasets.statistics_cache import Stamp, StatisticsCache, file_stamp
 from mmrs.datasets.transforms.loading import LoadRasterAnnotations
 from mmrs.utils.errors import DataError
 
@@ -64,17 +64,15 @@ def read_windows(raster: DatasetReader, bands: Sequence[int]) -> Iterator[tuple[
         all do.
     """
     paletted = raster.colorinterp[0] == ColorInterp.palette
-    flags = {flag for band in ([1] if paletted else bands) for flag in raster.mask_flag_enums[band - 1]}
-    alpha_is_read = any(raster.colorinterp[band - 1] == ColorInterp.alpha for band in bands if not paletted)
-    hidden = (MaskFlags.per_dataset in flags and not alpha_is_read) or (paletted and MaskFlags.nodata in flags)
     for window in raster_windows(raster):
         if paletted:
             colours = expand_palette(raster.read(1, window=window), raster.colormap(1))
             planes = colours.transpose(2, 0, 1)[[band - 1 for band in bands]]
         else:
             planes = raster.read(list(bands), window=window)
-        valid = np.ones(planes.shape[1:], bool) if not hidden else raster.dataset_mask(window=window) > 0
-        if MaskFlags.nodata in flags and not paletted:
+        shown = shown_pixels(raster, [1] if paletted else bands, window=window)
+        valid = np.ones(planes.shape[1:], bool) if shown is None else shown
+        if not paletted:
             declared = np.array([raster.nodatavals[band - 1] for band in bands], np.float64)[:, None, None]
             found = planes == (declared.astype(planes.dtype) if planes.dtype.kind == 'f' else declared)
             valid &= ~(found.all(axis=0) if planes.dtype.kind == 'u' else found.any(axis=0))
@@ -268,8 +266,8 @@ def class_statistics(dataset: BaseDataset, workers: int = 0, cache: bool = True,
     )
     store = StatisticsCache('classes', root, dict(classes=list(classes), loader=repr(loader)), cache)
     keys = [_label_key(store, info) for info in infos]
-    stamp_of = {path: file_stamp(path) for path in {info['seg_map_path'] for info in infos}}
-    stamps = [stamp_of[info['seg_map_path']] for info in infos]
+    stamp_of = {path: file_stamp(path) for path in {path for info in infos for path in _label_files(info)}}
+    stamps = [_sum([stamp_of[path] for path in _label_files(info)]) for info in infos]
     found = [store.get(key, stamp) for key, stamp in zip(keys, stamps)]
     result = np.zeros((len(infos), len(classes)), np.int64)
     for row, arrays in zip(result, found):
@@ -299,6 +297,21 @@ def count_classes(loader: LoadRasterAnnotations, info: dict, number: int) -> np.
     """Pixels of each of `number` classes in a sample, int64; see `LoadRasterAnnotations` for what it raises."""
     labels = loader.transform({**info, 'seg_fields': []})['gt_seg_map']
     return np.bincount(labels.ravel(), minlength=256)[:number]
+
+
+def _label_files(info: dict) -> list[str]:
+    """The files that the labels of a sample depend on."""
+    path = info['seg_map_path']
+    files = [path]
+    if path.lower().endswith('.shp'):  # the attributes stand beside the polygons
+        files += [file for file in (path[:-4] + '.dbf', path[:-4] + '.DBF') if os.path.isfile(file)]
+    if 'window' in info:  # the image's grid says which labels its pixels get
+        files.append(info['img_path'])
+    return files
+
+
+def _sum(stamps: Sequence[Stamp]) -> Stamp:
+    return sum(size for size, _ in stamps), sum(time for _, time in stamps)
 
 
 def _label_key(store: StatisticsCache, info: dict) -> str:

@@ -29,6 +29,8 @@ def cache_folder() -> Path:
 def file_stamp(path: str | Path) -> Stamp:
     """Size in bytes and time of the last change in nanoseconds, by which a changed file is known.
 
+    Files beside it that GDAL reads along, with a nodata value or a mask, count as parts of it.
+
     Raises:
         FileNotFoundError: There is no such file.
     """
@@ -36,7 +38,8 @@ def file_stamp(path: str | Path) -> Stamp:
         status = os.stat(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'{path}: no such file') from error
-    return status.st_size, status.st_mtime_ns
+    beside = [os.stat(name) for name in (f'{path}.aux.xml', f'{path}.msk') if os.path.exists(name)]
+    return sum(s.st_size for s in (status, *beside)), max(s.st_mtime_ns for s in (status, *beside))
 
 
 class StatisticsCache:

@@ -125,6 +125,11 @@ class VectorLayer:
         # A spatial index finds polygons in an order of its own.
         order = np.argsort(ids, kind='stable')
         order = order[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))[order]]
+        for i in order[shapely.get_dimensions(shapes[order]) < 2]:  # layers of any type may hold some
+            raise ValueError(
+                f'{self.path}: feature {ids[i]} is a {shapes[i].geom_type}, but labels are polygons. Buffer it, or '
+                'take it out.'
+            )
         return Polygons(shapes[order], [values[i] for i in order])
 
 

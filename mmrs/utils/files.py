@@ -20,12 +20,15 @@ def atomic_path(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Pa
     The suffix stays, so that writers which go by it work.
 
     Raises:
-        OutputError: `path` exists and `overwrite` is off.
+        OutputError: `path` exists and `overwrite` is off, or its folder cannot be made.
     """
     path = Path(path)
     if path.exists() and not overwrite:
         raise OutputError(f'{path} exists already; choose another name or ask for it to be overwritten')
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f'{path} cannot be written: {error.filename}: {error.strerror}') from error
     temporary = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
     try:
         yield temporary
@@ -64,4 +67,8 @@ def write_json(data: Any, path: str | os.PathLike, overwrite: bool = False) -> N
         return value
 
     with atomic_path(path, overwrite) as temporary:
-        temporary.write_text(json.dumps(plain(data), indent=2, allow_nan=False) + '\n')
+        text = json.dumps(plain(data), indent=2, allow_nan=False) + '\n'
+        try:
+            temporary.write_text(text)
+        except OSError as error:
+            raise OutputError(f'{path} cannot be written: {error.strerror}') from error

@@ -41,7 +41,9 @@ def draw_training_sample(sample: Mapping[str, Any], meta: Mapping[str, Any]) -> 
         row.append((f'{domain} {size}, {name}'.strip(), picture))
         if 'gt_sem_seg' in part['data_samples']:
             labels = part['data_samples'].gt_sem_seg.data.squeeze().numpy()
-            row.append((f'{domain} labels'.strip(), overlay(picture, labels, colours)))
+            # Where evaluation resizes images, the label maps keep their own size.
+            below = np.asarray(Image.fromarray(picture).resize(labels.shape[::-1]))
+            row.append((f'{domain} labels'.strip(), overlay(below, labels, colours)))
             counts += np.bincount(labels.ravel(), minlength=256)[: len(colours)]
     shares = 100 * counts / counts.sum() if counts.sum() else None
     return compose([row], meta.get('classes') or (), colours, shares)

@@ -11,7 +11,7 @@ from mmrs.datasets.statistics_bands import BandStatistics
 from mmrs.utils.errors import ConfigError
 from mmrs.utils.files import atomic_path
 
-__all__ = ['histogram_edges', 'plot_domains']
+__all__ = ['histogram_edges', 'plot_domains', 'require_picture_format']
 
 _BINS = 100
 
@@ -38,6 +38,14 @@ def histogram_edges(domains: Sequence[BandStatistics], band: int, bins: int = _B
     return np.linspace(low, high if high > low else low + 1, bins + 1)
 
 
+def require_picture_format(path: str | Path) -> None:
+    """Raises ConfigError where the suffix of a picture to write names no format of pictures."""
+    from matplotlib.figure import Figure
+
+    if Path(path).suffix.lstrip('.').lower() not in Figure().canvas.get_supported_filetypes():
+        raise ConfigError(f'{path}: the suffix names no picture format; .png, .pdf or .svg was expected')
+
+
 def plot_domains(
     domains: Mapping[str, BandStatistics],
     path: str | Path,
@@ -62,9 +70,7 @@ def plot_domains(
     """
     from matplotlib.figure import Figure  # slow to import, and rarely needed
 
-    if Path(path).suffix.lstrip('.').lower() not in Figure().canvas.get_supported_filetypes():
-        raise ConfigError(f'{path}: the suffix names no picture format; .png, .pdf or .svg was expected')
-
+    require_picture_format(path)
     number = len(next(iter(domains.values())).count)
     colours = dict(zip(domains, _COLOURS * math.ceil(len(domains) / len(_COLOURS))))
     columns = min(number, 4)

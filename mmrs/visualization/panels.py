@@ -145,6 +145,7 @@ def draw_sample(
     fields: Sequence[str] = ('gt_sem_seg', 'pred_sem_seg'),
     opacity: float = 0.6,
     bands: Sequence[int] | None = None,
+    valid: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw an image, its ground truth and its prediction side by side, with a legend.
 
@@ -156,6 +157,7 @@ def draw_sample(
         fields: Fields of the sample to show, where it has them.
         opacity: Of the colours, 0 to 1.
         bands: Indices of the bands to show as red, green and blue; see :func:`to_display`.
+        valid: ``(H, W)``, bool; where it is False there is no data, and whatever is predicted there is not shown.
     """
     colours = class_colours(meta)
     picture = to_display(image, bands)
@@ -163,6 +165,7 @@ def draw_sample(
     for field in fields:
         if data_sample is not None and field in data_sample:
             labels = data_sample.get(field).data.squeeze().cpu().numpy()
+            labels = labels if valid is None else np.where(valid, labels, 255)
             row.append((_FIELD_TITLES.get(field, field), overlay(picture, labels, colours, opacity)))
     return compose([row], meta['classes'], colours)
 

@@ -155,11 +155,12 @@ class OverlayHook(_OutputHook):
         """Write the pictures of a batch."""
         for sample in outputs or ():
             if self._seen % self.interval == 0:
-                image, _ = read_image(sample.img_path, None, *_window(sample))
+                image, valid = read_image(sample.img_path, None, *_window(sample))
                 path = self._path(runner, sample, '.png')
                 meta = runner.test_dataloader.dataset.metainfo
                 # MMEngine's visualizer itself is for the first of several processes only.
                 bands = getattr(runner.visualizer, 'bands', None)
                 with atomic_path(path, overwrite=True) as temporary:
-                    Image.fromarray(draw_sample(path.stem, image, sample, meta, bands=bands)).save(temporary)
+                    picture = draw_sample(path.stem, image, sample, meta, bands=bands, valid=valid)
+                    Image.fromarray(picture).save(temporary)
             self._seen += 1

@@ -397,6 +397,43 @@ def test_windows_of_rasters(root, other, tmp_path, write):
     assert 'label id 7' in finding.found
 
 
+def test_rasters_that_cannot_be_built_are_looked_at_all_the_same(root, other, tmp_path, write):
+    config = _config(root, other)
+    config.train_dataloader.dataset.source.update(type='RasterDataset', windows=dict(size=4))
+    (root / 'ann_dir' / 'train' / '0.tif').unlink()
+    _cut(root / 'img_dir' / 'train' / '1.tif')
+    write(root / 'img_dir' / 'train' / '2.tif', np.zeros((8, 8, 3), np.float32), **PLACE)
+    report = check_config(config, tmp_path)
+    assert kinds(report) == [
+        'constant_image',
+        'dtype_mismatch',
+        'missing_label',
+        'unreadable_image',
+        'unusable_data_set',
+    ]
+    config.train_dataloader.dataset.source.data_prefix.seg_map_path = 'labels.gpkg'
+    (root / 'labels.gpkg').write_bytes(b'no layers')
+    assert 'missing_folder' not in kinds(check_config(config, tmp_path))
+
+
+def test_a_folder_with_fewer_images_than_were_published(root, other, tmp_path):
+    (root / 'Train').mkdir()
+    (root / 'Train' / 'Rural').symlink_to(root)
+    config = _config(root, other)
+    part = config.train_dataloader.dataset.source
+    part.pop('classes_file')
+    part.update(type='LoveDADataset', img_suffix='.tif', seg_map_suffix='.tif')
+    part.data_prefix.img_path = 'Train/Rural/images_png'
+    (root / 'images_png').symlink_to(root / 'img_dir' / 'train')
+    (finding,) = (finding for finding in check_config(config, tmp_path).findings if finding.kind == 'incomplete')
+    assert (finding.found, finding.expected) == ('4 images', '1366')
+
+
+def test_both_sides_of_oblong_pixels(tmp_path, write):
+    write(tmp_path / 'a.tif', SOME, crs='EPSG:32633', transform=Affine(0.5, 0, 366676, 0, -2, 5808615))
+    assert check(tmp_path).summaries[0]['pixel_metres'] == '0.5–2'
+
+
 def test_every_set_of_the_real_flood_chips(real_data, tmp_path):
     table = tmp_path / 'classes.yaml'
     table.write_text('classes: [{name: dry, id: 0}, {name: water, id: 1}, {name: nodata, id: -1, ignore: true}]')

@@ -109,3 +109,8 @@ def test_crop_finds_the_rare_class(dataset):
     plain = build(dataset.data_root)
     without = [(crop(plain[1])['gt_seg_map'] == 2).sum() >= 16 for _ in range(20)]
     assert np.mean(without) < 0.5
+
+
+def test_misspelt_settings(tmp_path, dataset):
+    with pytest.raises(ValueError, match='rare_class_sampling has temp; temperature and min_pixels were expected'):
+        build(tmp_path / 'data', rare_class_sampling=dict(temp=0.1))

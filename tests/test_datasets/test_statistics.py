@@ -4,8 +4,10 @@ import os
 import warnings
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
+import shapely
 
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.raster_dataset import RasterDataset
@@ -376,3 +378,36 @@ def test_class_counts_of_windows(labels):
         x0, y0, x1, y1 = dataset.get_data_info(i)['window']
         assert counts[i].tolist() == [(ids[y0:y1, x0:x1] == k).sum() for k in range(3)]
     np.testing.assert_array_equal(class_statistics(dataset, progress=False), counts)
+
+
+def test_class_counts_follow_all_that_vector_labels_depend_on(tmp_path, write):
+    image, labels = tmp_path / 'images' / 'a.tif', tmp_path / 'labels.shp'
+
+    def place(west):
+        transform = rasterio.Affine(1, 0, west, 0, -1, 5800000)
+        write(image, np.full((8, 8, 1), 9, np.uint8), crs='EPSG:32633', transform=transform)
+
+    def draw(kind):
+        box = np.array([shapely.box(500000, 5799996, 500008, 5800000).wkb], object)
+        fields = [np.array([kind], object)]
+        pyogrio.raw.write(labels, box, fields, ['kind'], geometry_type='Polygon', crs='EPSG:32633')
+
+    def count():
+        dataset = RasterDataset(
+            data_root=str(tmp_path),
+            data_prefix=dict(img_path='images', seg_map_path='labels.shp'),
+            metainfo=dict(classes=('road', 'lake')),
+            label_attribute='kind',
+            pipeline=[],
+        )
+        return class_statistics(dataset, progress=False).tolist()
+
+    place(500000)
+    draw('road')
+    assert count() == [[32, 0]]
+    state = os.stat(labels)
+    draw('lake')
+    os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns))  # an edited attribute changes the .dbf alone
+    assert count() == [[0, 32]]
+    place(500004)
+    assert count() == [[0, 16]]

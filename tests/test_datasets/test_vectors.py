@@ -164,3 +164,10 @@ def test_bad_layers(tmp_path):
     (tmp_path / 'text.gpkg').write_text('no layer')
     with pytest.raises(OSError, match=r'text\.gpkg cannot be read as a vector file'):
         VectorLayer(str(tmp_path / 'text.gpkg'))
+
+
+def test_lines_in_a_layer_of_any_type(tmp_path):
+    shapes = [square(2, 3, 8, 6), shapely.LineString([(400001, 5799999), (400004, 5799995)])]
+    path = write_layer(tmp_path / 'mixed.gpkg', shapes, ['building', 'road'], kind='Unknown')
+    with pytest.raises(ValueError, match=r'mixed\.gpkg: feature 2 is a LineString, but labels are polygons'):
+        burn_labels(path, GRID, INDEX, 255, attribute='class')

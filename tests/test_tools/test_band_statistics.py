@@ -168,6 +168,8 @@ def test_tool_on_a_configuration_agrees_with_auto(tmp_path, images, capsys):
         (['nowhere'], 'nowhere: no such folder'),
         (['config.py', 'nowhere'], 'one configuration was expected, or one or more folders'),
         (['config.py'], 'config config.py does not exist'),
+        (['configs', 'tests/../configs'], 'the same folder was given twice'),
+        (['configs'], 'configs holds no images with suffix .png'),
     ],
 )
 def test_tool_errors(arguments, message, capsys):

@@ -105,6 +105,7 @@ def test_a_configuration_and_its_options(data, capsys, tmp_path):
         (['{data}', 'a.py'], 'a configuration is checked alone'),
         (['{data}', '--classes', 'none.yaml'], 'none.yaml: no such file'),
         (['{data}', '--json', '{data}/classes.yaml'], 'classes.yaml exists already'),
+        (['nowhere', '--figure', 'a.txt'], 'a.txt: the suffix names no picture format'),
         (['{data}/ann_dir/train', '--image-suffix', '.jp2'], 'holds no images with suffix .jp2'),
     ],
 )

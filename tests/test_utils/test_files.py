@@ -45,3 +45,9 @@ def test_write_json_is_strict_json(tmp_path):
     write_json({'a': float('nan'), 'b': np.arange(2), 'c': (np.float32(0.5), {1: float('inf')})}, tmp_path / 'a.json')
     text = (tmp_path / 'a.json').read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {'a': None, 'b': [0, 1], 'c': [0.5, {'1': None}]}
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OutputError, match=r'scores\.json cannot be written: .*file'):
+        write_json({}, tmp_path / 'file' / 'scores.json')

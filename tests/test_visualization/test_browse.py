@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
 from tests.tiny_runs import write_adaptation_config, write_clips
@@ -24,6 +25,13 @@ def test_pictures_of_source_and_target(config, tmp_path, capsys):
     val = np.asarray(Image.open(tmp_path / 'val' / 'val_0.png'))
     assert len(list((tmp_path / 'val').iterdir())) == 2
     assert train.shape[1] > 1.3 * val.shape[1]  # image, labels and target against image and labels
+
+
+def test_labels_of_their_own_size(config, tmp_path):
+    changed = Config.fromfile(config)
+    changed.val_dataloader.dataset.pipeline.insert(1, dict(type='Resize', scale=(32, 32)))
+    changed.dump(config.with_name('resized.py'))
+    assert run(config.with_name('resized.py'), '-o', tmp_path / 'val', '--split', 'val', '-n', 1) == 0
 
 
 def test_same_seed_same_pictures(config, tmp_path):

@@ -100,3 +100,15 @@ def test_overlay_visualizer_writes_files_and_backends(tmp_path):
 def test_extreme_sizes(shape):
     drawn = compose([[('a very long title that does not fit', np.zeros((*shape, 3), np.uint8))]], *META.values())
     assert max(drawn.shape) < 1200
+
+
+def test_predictions_without_data_are_not_shown():
+    sample = SegDataSample(pred_sem_seg=PixelData(data=torch.ones(1, 40, 60, dtype=torch.long)))
+    valid = np.ones((40, 60), bool)
+    valid[:, 30:] = False
+    image = np.full((40, 60, 3), 100, np.uint8)
+    shown, everywhere = (draw_sample('a', image, sample, META, valid=v) for v in (valid, None))
+    changed = (shown != everywhere).any(-1)
+    assert changed.mean() > 0.01
+    assert len(np.unique(shown[changed], axis=0)) == 1  # the grey of ignored pixels
+    assert np.ptp(shown[changed][0].astype(int)) == 0
