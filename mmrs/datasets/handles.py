@@ -19,7 +19,7 @@ T = TypeVar('T')
 CACHE_BYTES = 64 * 2**20
 
 # A raster that is read from end to end finds the blocks under the next windows again, where it is stored by rows.
-SCAN_CACHE_BYTES = 256 * 2**20
+SCAN_CACHE_BYTES = 128 * 2**20
 
 
 class HandlePool(threading.local):

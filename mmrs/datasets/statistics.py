@@ -32,7 +32,7 @@ Advance = Callable[[float], None]
 
 # Every raster is read through the same windows whatever its own blocks are, so that the hash of its pixels does not
 # depend on how a file is organised. They are as high as the largest usual blocks.
-_WINDOW_HEIGHT, _WINDOW_WIDTH = 1024, 2048
+_WINDOW_HEIGHT, _WINDOW_WIDTH = 512, 2048
 
 
 def chosen_bands(raster: DatasetReader, bands: Sequence[int] | None = None) -> tuple[int, ...]:
