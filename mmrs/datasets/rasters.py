@@ -186,7 +186,7 @@ def read_image(
             raster.read(numbers, out=image.transpose(2, 0, 1), **part)
         valid = shown_pixels(raster, numbers, out_shape=shape, **part)
         if not paletted:
-            valid = _both(valid, _without_nodata(image, raster, numbers))
+            valid = _both(valid, without_nodata(image, raster, numbers))
     if image.dtype != np.uint8 and not np.isfinite(image).all():
         valid = _both(valid, np.isfinite(image).all(axis=-1))
     if valid is None or valid.all():
@@ -232,11 +232,22 @@ def _alpha(raster: DatasetReader) -> int | None:
     return kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
 
 
-def _without_nodata(image: np.ndarray, raster: DatasetReader, numbers: Sequence[int]) -> np.ndarray | None:
+def without_nodata(image: np.ndarray, raster: DatasetReader, numbers: Sequence[int]) -> np.ndarray | None:
+    """Where the pixels of an image do not have the declared nodata value, by the rule that `read_image` states.
+
+    Args:
+        image: Pixels `(H, W, C)` of any type.
+        raster: The open raster that they are from.
+        numbers: Numbers of its bands that they are.
+
+    Returns:
+        A boolean map `(H, W)`, or None where all have data.
+    """
     # NaN, like no value at all, equals nothing here; that such pixels are not finite is another check. A double beyond
     # the range of a float becomes infinite, as do the pixels.
     with np.errstate(over='ignore'):
-        declared = np.array([raster.nodatavals[number - 1] for number in numbers], np.float32)
+        kind = image.dtype if image.dtype.kind == 'f' else np.float64
+        declared = np.array([raster.nodatavals[number - 1] for number in numbers], kind)
     if np.isnan(declared).all():
         return None
     found = image == declared

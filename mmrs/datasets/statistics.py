@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmrs.datasets.handles import scanning
-from mmrs.datasets.rasters import expand_palette, image_bands, open_raster, shown_pixels
+from mmrs.datasets.rasters import expand_palette, image_bands, open_raster, shown_pixels, without_nodata
 from mmrs.datasets.statistics_bands import BandAccumulator, BandStatistics
 from mmrs.datasets.statistics_cache import Stamp, StatisticsCache, file_stamp
 from mmrs.datasets.transforms.loading import LoadRasterAnnotations
@@ -70,15 +70,14 @@ def read_windows(raster: DatasetReader, bands: Sequence[int]) -> Iterator[tuple[
             planes = colours.transpose(2, 0, 1)[[band - 1 for band in bands]]
         else:
             planes = raster.read(list(bands), window=window)
-        shown = shown_pixels(raster, [1] if paletted else bands, window=window)
-        valid = np.ones(planes.shape[1:], bool) if shown is None else shown
+        conditions = [shown_pixels(raster, [1] if paletted else bands, window=window)]
         if not paletted:
-            declared = np.array([raster.nodatavals[band - 1] for band in bands], np.float64)[:, None, None]
-            found = planes == (declared.astype(planes.dtype) if planes.dtype.kind == 'f' else declared)
-            valid &= ~(found.all(axis=0) if planes.dtype.kind == 'u' else found.any(axis=0))
+            conditions.append(without_nodata(planes.transpose(1, 2, 0), raster, bands))
         if planes.dtype.kind == 'f':
-            valid &= np.isfinite(planes).all(axis=0)
-        yield planes, None if valid.all() else valid
+            conditions.append(np.isfinite(planes).all(axis=0))
+        met = [condition for condition in conditions if condition is not None]
+        valid = np.logical_and.reduce(met) if met else None
+        yield planes, None if valid is None or valid.all() else valid
 
 
 def measure(path: str | Path, bands: Sequence[int] | None = None, advance: Advance | None = None) -> BandStatistics:

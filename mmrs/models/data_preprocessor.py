@@ -59,6 +59,11 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
             ('target', (mean, std)),
             ('source', (mean if source_mean is None else source_mean, std if source_std is None else source_std)),
         ):
+            if 'auto' in values:
+                raise ConfigError(
+                    f"{domain}: mean or std is 'auto', for which tools/train.py and tools/test.py put numbers: use the "
+                    'configuration in the work dir, or the numbers that tools/analysis_tools/band_statistics.py prints'
+                )
             if len(values[0]) != len(values[1]):
                 raise ConfigError(f'{domain}: {len(values[0])} means but {len(values[1])} standard deviations')
             for name, value in zip(('mean', 'std'), values):

@@ -103,3 +103,10 @@ def test_padding_is_no_data():
     assert samples[1].valid_map.data.sum() == 20
     assert not samples[1].valid_map.data[:, :, 4:].any()
     assert 'valid_map' not in samples[2]
+
+
+@pytest.mark.parametrize('name', ['mean', 'source_std'])
+def test_statistics_that_nobody_filled_in(name):
+    values = {'mean': [1.0], 'std': [1.0], 'source_mean': [1.0], 'source_std': [1.0], name: 'auto'}
+    with pytest.raises(ConfigError, match=r"is 'auto', for which tools/train\.py"):
+        DomainAdaptationDataPreprocessor(**values)
