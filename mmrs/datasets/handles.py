@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import rasterio
 from rasterio.env import set_gdal_config
 
 T = TypeVar('T')
@@ -65,8 +64,16 @@ def bound_block_cache() -> None:
 def scanning() -> Iterator[None]:
     """More of GDAL's block cache, for reading rasters from end to end."""
     bound_block_cache()
-    with rasterio.Env(**({} if 'GDAL_CACHEMAX' in os.environ else {'GDAL_CACHEMAX': SCAN_CACHE_BYTES})):
+    # Set for the process, which is what it holds for, and not by a `rasterio.Env`: those of a thread must end in order,
+    # which one around a generator does not.
+    bounded_here = 'GDAL_CACHEMAX' not in os.environ
+    if bounded_here:
+        set_gdal_config('GDAL_CACHEMAX', SCAN_CACHE_BYTES)
+    try:
         yield
+    finally:
+        if bounded_here:
+            set_gdal_config('GDAL_CACHEMAX', CACHE_BYTES)
 
 
 def file_state(path: str | Path) -> tuple[int, ...]:

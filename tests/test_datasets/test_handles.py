@@ -3,9 +3,10 @@ import threading
 
 import numpy as np
 import pytest
+import rasterio
 from rasterio.env import get_gdal_config
 
-from mmrs.datasets.handles import CACHE_BYTES, HandlePool, handles
+from mmrs.datasets.handles import CACHE_BYTES, SCAN_CACHE_BYTES, HandlePool, handles, scanning
 from mmrs.datasets.rasters import read_image, shared_raster
 
 
@@ -65,3 +66,17 @@ def test_number_of_open_files_and_cached_blocks_are_bounded(tmp_path, write):
         assert get_gdal_config('GDAL_CACHEMAX') == CACHE_BYTES
     descriptors = [os.readlink(entry.path) for entry in os.scandir('/proc/self/fd') if os.path.islink(entry.path)]
     assert sum(name.startswith(str(tmp_path)) for name in descriptors) <= 64
+
+
+@pytest.mark.skipif('GDAL_CACHEMAX' in os.environ, reason='the environment bounds the cache')
+def test_the_cache_shrinks_after_a_scan_however_it_ends():
+    def scan():
+        with scanning():
+            yield get_gdal_config('GDAL_CACHEMAX')
+
+    with rasterio.Env():
+        unfinished = scan()
+        assert next(unfinished) == SCAN_CACHE_BYTES
+    unfinished.close()  # after the surrounding Env
+    with rasterio.Env():
+        assert get_gdal_config('GDAL_CACHEMAX') == CACHE_BYTES
