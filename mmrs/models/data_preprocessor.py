@@ -124,3 +124,11 @@ def _pad_valid_map(sample: SegDataSample, image: Tensor, batch: Tensor) -> None:
     else:
         valid = image.new_ones(1, *image.shape[-2:], dtype=torch.bool)
     sample.valid_map = PixelData(data=F.pad(valid, (0, missing[0], 0, missing[1]), value=False))
+
+
+def valid_pixels(samples: Sequence[SegDataSample] | None, images: Tensor) -> Tensor | None:
+    """Where the images ``(N, C, H, W)`` have data, ``(N, H, W)``; None where all of them do everywhere."""
+    if not any('valid_map' in sample for sample in samples or ()):
+        return None
+    everywhere = images.new_ones(1, *images.shape[-2:], dtype=torch.bool)
+    return torch.cat([s.valid_map.data if 'valid_map' in s else everywhere for s in samples or ()])

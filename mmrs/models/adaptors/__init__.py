@@ -1,3 +1,4 @@
+from .feature_regression import FeatureRegression
 from .st_dasegnet import STDASegNet
 
-__all__ = ['STDASegNet']
+__all__ = ['FeatureRegression', 'STDASegNet']

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 
+from ..data_preprocessor import valid_pixels
 from ..discriminators import spatial_softmax
 from ..losses import PseudoLabel, make_pseudo_label
 from ..teacher import EMATeacher, borrowed_as_teacher
@@ -42,14 +43,6 @@ def _stages_read_by(head: nn.Module) -> set[int]:
     stages = {index} if isinstance(index, int) else set(index)
     # mmseg's DeepLabV3+ head also reads the first stage, without listing it.
     return stages | {0} if getattr(head, 'c1_bottleneck', None) is not None else stages
-
-
-def _valid_pixels(samples: Sequence[SegDataSample] | None, images: Tensor) -> Tensor | None:
-    """Where the images ``(N, C, H, W)`` have data, ``(N, H, W)``; None where all of them do everywhere."""
-    if not any('valid_map' in sample for sample in samples or ()):
-        return None
-    everywhere = images.new_ones(1, *images.shape[-2:], dtype=torch.bool)
-    return torch.cat([s.valid_map.data if 'valid_map' in s else everywhere for s in samples or ()])
 
 
 class DualStudent(BaseModule):
@@ -264,7 +257,7 @@ class STDASegNet(EncoderDecoder):
         features = self.segmentor.extract(images)
         losses = self._segmentation_loss('loss_seg_s2', self.segmentor.neck(*features[0]), label)
         if self.teacher is not None:
-            valid = _valid_pixels(cast(dict, data_samples)['target'], images[1])
+            valid = valid_pixels(cast(dict, data_samples)['target'], images[1])
             losses.update(self._self_training_loss(images[1], features[1], valid))
         if self.discriminator is not None:
             # For either student, the images of its own domain are real and those of the other one fake.

@@ -1,5 +1,6 @@
 from .cross_entropy import PixelMeanCrossEntropyLoss
+from .feature_regression import FeatureRegressionLoss
 from .gan_loss import GANLoss
 from .pseudo_label import PseudoLabel, make_pseudo_label
 
-__all__ = ['GANLoss', 'PixelMeanCrossEntropyLoss', 'PseudoLabel', 'make_pseudo_label']
+__all__ = ['FeatureRegressionLoss', 'GANLoss', 'PixelMeanCrossEntropyLoss', 'PseudoLabel', 'make_pseudo_label']

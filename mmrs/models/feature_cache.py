@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from mmrs.utils import CheckpointError, OutputError
+from mmrs.utils.files import atomic_path
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers of a module, with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f'{name} {value.dtype} {tuple(value.shape)};'.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Feature maps of single images in a folder, one file for each.
+
+    Several processes may share a folder: a file has its name only once it is complete, and names differ wherever
+    contents could.
+
+    Args:
+        folder: Where the files are; made if needed.
+        context: Whatever all feature maps depend on, beside their image.
+    """
+
+    def __init__(self, folder: str | Path, context: str) -> None:
+        self.folder = Path(folder).expanduser()
+        self.context = context
+
+    def _path(self, key: str) -> Path:
+        name = hashlib.sha256(f'{self.context}\n{key}'.encode()).hexdigest()
+        return self.folder / name[:2] / f'{name}.pt'
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """Feature maps ``(C, H, W)`` by name, on the CPU; None if there are none for this key.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            return torch.load(path, map_location='cpu', weights_only=True)
+        except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
+            raise CheckpointError(f'{path} holds no feature maps ({error}); delete it, it will be made anew') from error
+
+    def put(self, key: str, features: Mapping[str, Tensor]) -> None:
+        """Keep the feature maps ``(C, H, W)`` of an image.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        path = self._path(key)
+        # A slice of a batch would be saved with the whole batch.
+        kept = {name: value.detach().cpu().clone() for name, value in features.items()}
+        try:
+            with atomic_path(path, overwrite=True) as temporary:
+                torch.save(kept, temporary)
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f'{path} cannot be written ({error}); choose another model.feature_cache') from error

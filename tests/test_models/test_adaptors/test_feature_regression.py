@@ -1,0 +1,433 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from mmrs.models.adaptors import feature_regression
+from mmrs.models.adaptors.feature_regression import ChannelSpread, extract_features
+from mmrs.registry import METRICS, MODELS
+from mmrs.utils import CheckpointError, ConfigError
+from tests import parity
+
+PREPROCESSOR = dict(type='DomainAdaptationDataPreprocessor', mean=[100] * 3, std=[50] * 3)
+MIT = dict(
+    backbone=dict(
+        type='EfficientMiT', embed_dims=8, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 2, 4], patch_sizes=[7, 3, 3, 3],
+        strides=[4, 2, 2, 1], sr_ratios=[8, 4, 2, 1], out_indices=(0, 1, 2, 3),
+    ),
+    decode_head=dict(
+        type='EfficientSegformerHead', in_channels=[8, 16, 16, 32], in_index=[0, 1, 2, 3], channels=12, num_classes=4,
+        dropout_ratio=0.5, norm_cfg=dict(type='BN'), loss_decode=dict(type='PixelMeanCrossEntropyLoss'),
+    ),
+)  # fmt: skip
+RESNET = dict(
+    backbone=dict(
+        type='ResNetV1c', depth=18, stem_channels=8, base_channels=8, num_stages=4, out_indices=(0, 1, 2, 3),
+        strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), norm_cfg=dict(type='BN'), contract_dilation=True,
+    ),
+    neck=dict(type='mmseg.FPN', in_channels=[8, 16, 32, 64], out_channels=8, num_outs=4),
+    decode_head=dict(
+        type='mmseg.FCNHead', in_channels=8, in_index=0, channels=12, num_convs=1, num_classes=4, dropout_ratio=0.5,
+        norm_cfg=dict(type='BN'), loss_decode=dict(type='PixelMeanCrossEntropyLoss'),
+    ),
+)  # fmt: skip
+AUXILIARY = dict(type='mmseg.FCNHead', in_channels=64, in_index=3, channels=4, num_classes=4, norm_cfg=dict(type='BN'))
+NETWORKS = dict(mit=MIT, resnet=RESNET)
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    parity.init_default_scope('mmrs')
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    return NETWORKS[request.param]
+
+
+def plain_model(network, **changes):
+    """A segmentor as supervised training leaves it: with running statistics of its own."""
+    model = MODELS.build(
+        dict(type='EncoderDecoder', data_preprocessor=PREPROCESSOR, test_cfg=dict(mode='whole'), **network, **changes)
+    )
+    model.train()
+    for _ in range(30):
+        model._forward(torch.randn(4, 3, 64, 64))
+    return model.eval()
+
+
+@pytest.fixture
+def checkpoint(network, tmp_path):
+    path = tmp_path / 'reference.pth'
+    torch.save(dict(state_dict=plain_model(network).state_dict(), meta={}), path)
+    return path
+
+
+def build(network, checkpoint=None, **changes):
+    model = MODELS.build(
+        dict(
+            type='FeatureRegression',
+            test_cfg=dict(mode='whole'),
+            reference=None if checkpoint is None else str(checkpoint),
+            **{'data_preprocessor': PREPROCESSOR, **copy.deepcopy(network), **changes},
+        )
+    )
+    if checkpoint is not None:
+        model.init_weights()
+    return model
+
+
+def batch(number=2, size=64, seed=0, same=False, samples=None):
+    """Raw pairs; the target shows the source in other colours."""
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randint(0, 256, (number, 3, size, size), generator=generator).float()
+    target = source if same else 0.7 * source.flip(1) + 20
+    data = {}
+    for domain, images in (('source', source), ('target', target)):
+        given = (samples or {}).get(domain) or [SegDataSample() for _ in range(number)]
+        data[domain] = dict(inputs=list(images), data_samples=given)
+    return data
+
+
+def state(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def train(model, steps=3, lr=1e-2, **options):
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = OptimWrapper(torch.optim.AdamW(parameters, lr=lr))
+    model.train()
+    return [model.train_step(batch(**options), optimizer) for _ in range(steps)]
+
+
+# The student at start, and what never changes ------------------------------------------------------------------------
+
+
+def test_the_student_starts_as_the_reference(network, checkpoint):
+    model = build(network, checkpoint).eval()
+    trained = MODELS.build(
+        dict(type='EncoderDecoder', data_preprocessor=PREPROCESSOR, test_cfg=dict(mode='whole'), **network)
+    ).eval()
+    trained.load_state_dict(torch.load(checkpoint)['state_dict'])
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model(images), trained(images))
+    names = ['stage1', 'stage2', 'stage3', 'stage4', 'decode_head']
+    own, reference = (extract_features(part, images, names) for part in (model, model._reference_network))
+    assert all(torch.equal(own[name], reference[name]) for name in names)
+    # The last feature map is what the classifier gets.
+    assert torch.equal(model.decode_head.conv_seg(own['decode_head']), trained(images))
+    losses = model.val_step(batch(same=True))
+    assert all(value == 0 for sample in losses for value in sample.regression_losses.values())
+    assert all(sample.regression_losses['loss'] > 0 for sample in model.val_step(batch()))
+
+
+@pytest.mark.parametrize('train_decode_head', [False, True])
+def test_the_reference_never_changes(network, checkpoint, train_decode_head):
+    model = build(network, checkpoint, train_decode_head=train_decode_head)
+    reference, head, backbone = (state(m) for m in (model.reference, model.decode_head, model.backbone))
+    losses = train(model, steps=8, lr=1e-3)
+    assert equal(reference, state(model.reference))
+    assert equal(head, state(model.decode_head)) == (not train_decode_head)
+    assert not equal(backbone, state(model.backbone))
+    classifier = {key: value for key, value in head.items() if key.startswith('conv_seg')}
+    assert equal(classifier, {key: value for key, value in state(model.decode_head).items() if key in classifier})
+    assert losses[-1]['loss'] < losses[0]['loss']
+    assert ('decode_head.conv_seg.weight' in reference) == train_decode_head
+
+
+def test_every_trainable_parameter_gets_a_gradient(network, checkpoint):
+    """Else training with several processes would wait for them."""
+    for options in ({}, dict(train_decode_head=True)):
+        model = build(network, checkpoint, **options).train()
+        data = model.data_preprocessor(batch(), True)
+        sum(model.loss(**data).values()).backward()
+        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        frozen = [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
+        assert not frozen
+        # FPN's finest output alone reaches this head; the other outputs' convolutions serve nobody in any training.
+        assert all('fpn_convs' in name for name in without)
+
+
+def test_no_label_has_any_part(checkpoint, network):
+    """Not even where a sample carries one."""
+
+    def losses(labels):
+        samples = {}
+        for i, domain in enumerate(('source', 'target')):
+            samples[domain] = [SegDataSample() for _ in range(2)]
+            for sample in samples[domain] if labels else ():
+                sample.gt_sem_seg = PixelData(data=torch.full((1, 64, 64), 250 + i))
+        torch.manual_seed(1)
+        model = build(network, checkpoint)
+        return [step['loss'] for step in train(model, samples=samples)], state(model)
+
+    (plain, weights), (labelled, others) = losses(False), losses(True)
+    assert torch.equal(torch.stack(plain), torch.stack(labelled))
+    assert equal(weights, others)
+
+
+def test_training_goes_on_from_its_own_checkpoint(network, checkpoint):
+    """Without the reference's file: the state of the model holds all of it."""
+    model = build(network, checkpoint)
+    train(model)
+    other = build(network)
+    other.load_state_dict(model.state_dict())
+    first, second = (train(m, steps=2, seed=5) for m in (model, other))
+    assert [step['loss'] for step in first] == [step['loss'] for step in second]
+    assert equal(state(model), state(other))
+
+
+# Feature maps --------------------------------------------------------------------------------------------------------
+
+
+def test_dotted_names(checkpoint, network):
+    name = 'backbone.layer2' if 'depth' in network['backbone'] else 'decode_head.convs.1'
+    model = build(network, checkpoint, features={name: 2.0, 'stage1': 1.0}).train()
+    data = model.data_preprocessor(batch(), True)
+    losses = model.loss(**data)
+    assert losses.keys() == {f'loss_{name}', 'loss_stage1'}
+    if 'depth' in network['backbone']:  # the same map under both of its names
+        model = build(network, checkpoint, features={name: 2.0, 'stage2': 1.0}).train()
+        losses = model.loss(**model.data_preprocessor(batch(), True))
+        assert losses[f'loss_{name}'] == 2 * losses['loss_stage2']
+
+
+def test_the_head_does_not_run_for_stages_alone(checkpoint, network, monkeypatch):
+    model = build(network, checkpoint, features=dict(stage2=1.0))
+    monkeypatch.setattr(type(model.decode_head), 'forward', lambda *_: pytest.fail('the head ran'))
+    train(model, steps=1)
+
+
+@pytest.mark.parametrize('name', ['stage5', 'stage0', 'head', 'backbone.nowhere', 'decode_head.conv_seg.bias'])
+def test_features_that_are_not_there(network, name):
+    with pytest.raises(ConfigError, match=f'features: .*{name}'):
+        build(network, features={name: 1.0})
+
+
+def test_what_is_no_feature_map():
+    network = {**MIT, 'backbone': {**MIT['backbone'], 'type': 'mmseg.MixVisionTransformer'}}
+    with pytest.raises(ConfigError, match=r'backbone\.layers\.0\.0 returns is no feature map'):
+        build(network, features={'backbone.layers.0.0': 1.0})
+    with pytest.raises(ConfigError, match=r'backbone\.layers\.0\.0 does not run as a module of its own'):
+        build(MIT, features={'backbone.layers.0.0': 1.0})
+
+
+def test_auxiliary_heads_are_left_out(tmp_path):
+    path = tmp_path / 'auxiliary.pth'
+    torch.save(plain_model(RESNET, auxiliary_head=AUXILIARY).state_dict(), path)
+    model = build(RESNET, path, auxiliary_head=AUXILIARY)
+    assert not any(name.startswith('auxiliary_head') for name in model.state_dict())
+
+
+def test_a_head_to_train_that_nothing_is_read_from(network):
+    with pytest.raises(ConfigError, match='train_decode_head is on, but none of features stage3 is of it'):
+        build(network, train_decode_head=True, features=dict(stage3=1.0))
+
+
+# Weights -------------------------------------------------------------------------------------------------------------
+
+
+def test_without_reference(network):
+    with pytest.raises(ConfigError, match='--reference'):
+        build(network).init_weights()
+
+
+def test_reference_of_another_network(network, tmp_path):
+    path = tmp_path / 'other.pth'
+    torch.save(nn.Conv2d(3, 3, 1).state_dict(), path)
+    with pytest.raises(CheckpointError, match=r'other\.pth'):
+        build(network, path)
+    weights = plain_model(network).state_dict()
+    weights.pop('decode_head.conv_seg.bias')
+    torch.save(weights, path)
+    with pytest.raises(CheckpointError, match=r'decode_head\.conv_seg\.bias'):
+        build(network, path)
+
+
+def test_a_student_can_be_the_next_reference(network, checkpoint, tmp_path):
+    student = build(network, checkpoint)
+    train(student)
+    path = tmp_path / 'student.pth'
+    torch.save(dict(state_dict=student.state_dict()), path)
+    following = build(network, path)
+    assert equal(state(following.reference.backbone), state(student.backbone))
+
+
+# Pixels without data -------------------------------------------------------------------------------------------------
+
+
+def masked(valid):
+    samples = [SegDataSample(), SegDataSample()]
+    samples[0].valid_map = PixelData(data=valid)
+    return samples
+
+
+@pytest.mark.parametrize('domain', ['source', 'target'])
+def test_pixels_without_data_have_no_part(network, checkpoint, domain):
+    """Whatever an image has where its map says that there is nothing."""
+    valid = torch.ones(1, 64, 64, dtype=torch.bool)
+    valid[:, :40, 16:] = False
+    losses = []
+    for value in (0, 250):
+        model = build(network, checkpoint).train()
+        data = batch(samples={domain: masked(valid)})
+        data[domain]['inputs'][0] = torch.where(valid, data[domain]['inputs'][0], torch.tensor(float(value)))
+        losses.append(torch.stack(list(model.loss(**model.data_preprocessor(data, True)).values())))
+    assert torch.equal(*losses)
+
+
+def test_a_pair_with_nothing_in_common(network, checkpoint):
+    nothing = torch.zeros(1, 64, 64, dtype=torch.bool)
+    model = build(network, checkpoint).eval()
+    first, second = model.val_step(batch(samples=dict(target=masked(nothing))))
+    assert 'regression_losses' not in first
+    assert second.regression_losses['loss'] > 0
+    metric = METRICS.build(dict(type='RegressionLoss'))
+    metric.process({}, [first.to_dict(), second.to_dict()])
+    assert metric.evaluate(size=2)['regression/loss'] == second.regression_losses['loss']
+
+
+# Normalisation -------------------------------------------------------------------------------------------------------
+
+
+def test_spread_of_equal_batches_is_that_of_all_pixels():
+    """While batches count alike; pixels of no weight do not count."""
+    rng = np.random.default_rng(0)
+    features = rng.normal([[0.0], [5], [-3]], [[1.0], [0.1], [20]], (6, 3, 40)).astype(np.float32)
+    spread = ChannelSpread(3, momentum=0.01)
+    shown = torch.zeros(2, 5, 16)
+    shown[..., ::2] = 1
+    for part in features.reshape(3, 2, 3, 5, 8):
+        wide = torch.from_numpy(part.repeat(2, axis=-1))
+        wide[..., 1::2] = 1e3
+        spread.update(wide, shown)
+    expected = features.astype(np.float64).transpose(1, 0, 2).reshape(3, -1).var(1)
+    np.testing.assert_allclose(spread.variance, expected, rtol=1e-4)
+
+
+def test_spread_follows_with_its_momentum():
+    spread = ChannelSpread(1, momentum=0.5)
+    batches = [torch.randn(2, 1, 8, 8, dtype=torch.float64) * (i + 1) + i for i in range(5)]
+    share = np.array([0.5**4, 0.5**4, 0.5**3, 0.5**2, 0.5])  # 1, then 1/2 of what comes, and so on
+    for features in batches:
+        spread.update(features.float(), torch.ones(2, 8, 8))
+    mean = sum(w * float(b.mean()) for w, b in zip(share, batches))
+    square = sum(w * float(b.square().mean()) for w, b in zip(share, batches))
+    np.testing.assert_allclose(float(spread.variance), square - mean**2, rtol=1e-4)
+
+
+def test_normalised_features_have_unit_spread_but_for_silent_channels():
+    spread = ChannelSpread(3)
+    features = torch.randn(4, 3, 32, 32) * torch.tensor([1.0, 10, 0]).view(-1, 1, 1)
+    spread.update(features, torch.ones(4, 32, 32))
+    normalised = spread(features)
+    assert normalised.std((0, 2, 3)) == pytest.approx(torch.tensor([1.0, 1, 0]), abs=0.05)
+    # A silent channel counts by a hundredth of the mean variance, and is not divided by nothing.
+    assert float(spread(torch.ones(1, 3, 1, 1))[0, 2]) == pytest.approx((0.01 * 101 / 3) ** -0.5, rel=0.05)
+
+
+def test_spread_of_a_batch_without_pixels_is_as_before():
+    spread = ChannelSpread(2)
+    spread.update(torch.randn(1, 2, 8, 8), torch.ones(1, 8, 8))
+    before = state(spread)
+    spread.update(torch.randn(1, 2, 8, 8), torch.zeros(1, 8, 8))
+    assert equal(before, state(spread))
+
+
+def test_validation_leaves_the_spread_alone(network, checkpoint):
+    model = build(network, checkpoint)
+    train(model, steps=1)
+    before = state(model)
+    model.eval()
+    model.val_step(batch(seed=3))
+    assert equal(before, state(model))
+
+
+# Features on disk ----------------------------------------------------------------------------------------------------
+
+
+def keyed(*names):
+    return dict(source=[SegDataSample(metainfo=dict(image_key=name)) for name in names])
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Number of images in each run of a reference."""
+    numbers = []
+    extract = feature_regression.extract_features
+
+    def counting(network, images, names):
+        if isinstance(network, feature_regression.Network):
+            numbers.append(len(images))
+        return extract(network, images, names)
+
+    monkeypatch.setattr(feature_regression, 'extract_features', counting)
+    return numbers
+
+
+def test_features_are_computed_once(network, checkpoint, tmp_path, runs):
+    def run(*names, seed=0, **changes):
+        model = build(network, checkpoint, feature_cache=str(tmp_path / 'cache'), **changes)
+        runs.clear()
+        model.train()
+        data = model.data_preprocessor(batch(samples=keyed(*names), seed=seed), True)
+        return torch.stack(list(model.loss(**data).values())), list(runs)
+
+    fresh = build(network, checkpoint).train()
+    expected = torch.stack(list(fresh.loss(**fresh.data_preprocessor(batch(), True)).values()))
+    first, computed = run('a', 'b')
+    assert torch.equal(first, expected)
+    assert computed == [2]
+    again, computed = run('a', 'b')
+    assert torch.equal(again, expected)
+    assert computed == []
+    assert run('a', 'c')[1] == [1]
+    assert run('a', 'b', features=dict(stage4=1.0))[1] == [2]
+    assert run('a', 'b', data_preprocessor={**PREPROCESSOR, 'source_mean': [90] * 3})[1] == [2]
+    other = plain_model(network)
+    torch.save(other.state_dict(), checkpoint)
+    assert run('a', 'b')[1] == [2]
+
+
+def test_images_that_are_new_each_time_are_refused(network, checkpoint, tmp_path):
+    model = build(network, checkpoint, feature_cache=str(tmp_path / 'cache')).train()
+    with pytest.raises(ConfigError, match='at random'):
+        model.loss(**model.data_preprocessor(batch(), True))
+
+
+def test_damaged_file(network, checkpoint, tmp_path):
+    folder = tmp_path / 'cache'
+    for expected in (None, CheckpointError):
+        model = build(network, checkpoint, feature_cache=str(folder)).train()
+        data = model.data_preprocessor(batch(samples=keyed('a', 'b')), True)
+        if expected:
+            with pytest.raises(expected, match=r'\.pt holds no feature maps .* delete it'):
+                model.loss(**data)
+        else:
+            model.loss(**data)
+            files = sorted(folder.rglob('*.pt'))
+            assert len(files) == 2
+            assert not list(folder.rglob('*.part*'))
+            files[0].write_bytes(files[0].read_bytes()[:-100])
+
+
+# Batches -------------------------------------------------------------------------------------------------------------
+
+
+def test_batches_that_are_no_pairs(network, checkpoint):
+    model = build(network, checkpoint).train()
+    with pytest.raises(ConfigError, match='needs pairs'):
+        model.loss(torch.randn(2, 3, 64, 64), [SegDataSample()] * 2)
+    data = dict(source=torch.randn(1, 3, 64, 64), target=torch.randn(1, 3, 64, 32))
+    with pytest.raises(ConfigError, match='of one size'):
+        model.loss(data, dict(source=[SegDataSample()], target=[SegDataSample()]))
