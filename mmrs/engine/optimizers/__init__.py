@@ -1,3 +1,4 @@
 from .joint import JointOptimWrapper, JointOptimWrapperConstructor
+from .merged_groups import MergedGroupsConstructor
 
-__all__ = ['JointOptimWrapper', 'JointOptimWrapperConstructor']
+__all__ = ['JointOptimWrapper', 'JointOptimWrapperConstructor', 'MergedGroupsConstructor']

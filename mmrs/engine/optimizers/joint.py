@@ -6,11 +6,13 @@ from typing import cast
 
 import torch
 from mmengine.model import is_model_wrapper
-from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import nn
 
 from mmrs.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmrs.utils import ConfigError
+
+from .merged_groups import MergedGroupsConstructor
 
 
 class JointOptimWrapper(OptimWrapperDict):
@@ -101,23 +103,6 @@ class JointOptimWrapper(OptimWrapperDict):
         super().load_state_dict(state_dict)
 
 
-class _MergedGroupsConstructor(DefaultOptimWrapperConstructor):
-    """MMEngine's constructor, with one parameter group per set of options instead of one per parameter.
-
-    The mathematics is the same; a fused optimizer then makes a few large updates instead of hundreds of small ones.
-    """
-
-    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: object) -> None:
-        super().add_params(params, module, prefix, **kwargs)
-        if prefix:  # called for a child
-            return
-        merged: dict[tuple, dict] = {}
-        for group in params:
-            options = tuple(sorted((key, repr(value)) for key, value in group.items() if key != 'params'))
-            merged.setdefault(options, {**group, 'params': []})['params'] += group['params']
-        params[:] = merged.values()
-
-
 def _without_unsupported_fused(optimizer: dict) -> dict:
     """Drop ``fused``, which changes speed alone, where this torch refuses it (before 2.4: on CPUs, and SGD's)."""
     old = tuple(int(part) for part in torch.__version__.split('.')[:2]) < (2, 4)
@@ -159,7 +144,7 @@ class JointOptimWrapperConstructor:
                 )
             cfg = {'type': 'OptimWrapper', **cfg, 'optimizer': _without_unsupported_fused(cfg['optimizer'])}
             paramwise_cfg = cfg.pop('paramwise_cfg', None)
-            wrappers[name] = _MergedGroupsConstructor(cfg, paramwise_cfg)(part)
+            wrappers[name] = MergedGroupsConstructor(cfg, paramwise_cfg)(part)
             owned |= {id(parameter) for parameter in part.parameters()}
         orphans = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
         if orphans:
