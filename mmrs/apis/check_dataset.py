@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mmrs.apis.checked_sets import config_sets, folder_sets
+from mmrs.apis.checked_sets import config_pairs, config_sets, folder_sets
 from mmrs.apis.statistics import statistics_table
+from mmrs.datasets.check_pairs import check_pairs, pair_summary
 from mmrs.datasets.check_report import KINDS, SEVERITIES, Finding, Report
 from mmrs.datasets.checks import check_sets
 from mmrs.datasets.classes import load_classes
@@ -80,8 +81,15 @@ def check_dataset(
             for own in sets:
                 own.domain = os.path.relpath(Path(own.domain).resolve(), common)
                 own.rename(f'{own.domain} {own.name}')
-    report = check_sets(sets, sample, seed, default_workers() if workers is None else workers)
+    workers = default_workers() if workers is None else workers
+    report = check_sets(sets, sample, seed, workers)
     if config is not None:
+        for name, dataset in config_pairs(config).items():
+            if not isinstance(dataset, str):
+                report.pairs.append(pair_summary(dataset, name))
+                report.findings += check_pairs(dataset, name, sample, seed, workers)
+            elif not any(finding.kind == 'unusable_data_set' for finding in report.findings):
+                report.findings.append(Finding('unusable_data_set', name, (), dataset))
         report.findings += _normalisation((config.get('model') or {}).get('data_preprocessor') or {}, report)
     return report
 
@@ -151,6 +159,8 @@ def print_report(report: Report, console: Console, examples: int | None = 5) -> 
         examples: How many findings of a kind are shown; None for all.
     """
     console.print(_sets_table(report))
+    for pairs in report.pairs:
+        console.print(f'Pairs ({pairs["name"]}): {pairs["text"]}', highlight=False, markup=False, soft_wrap=True)
     shifts = report.shifts()
     known = {group.name: group.statistics for group in report.groups if group.statistics is not None}
     if known:

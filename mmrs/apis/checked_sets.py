@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.registry import DefaultScope
 
-from mmrs.apis.statistics import leaves, loaded_bands, without_labels
+from mmrs.apis.statistics import domain_leaves, loaded_bands, without_labels
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.check_files import list_files
 from mmrs.datasets.checks import CheckedSet
 from mmrs.datasets.classes import IGNORE_INDEX, ClassTable, load_classes
+from mmrs.datasets.paired import PairedDataset
 from mmrs.datasets.raster_dataset import RasterDataset
 from mmrs.datasets.rasters import RASTER_SUFFIXES
 from mmrs.datasets.transforms.loading import training_indices
@@ -22,7 +24,7 @@ from mmrs.registry import DATASETS
 from mmrs.utils.config import check_types
 from mmrs.utils.errors import ConfigError, DataError
 
-__all__ = ['config_sets', 'folder_sets']
+__all__ = ['config_pairs', 'config_sets', 'folder_sets']
 
 _ROLES = ('train', 'val', 'test')
 
@@ -40,13 +42,12 @@ def config_sets(config: Config) -> list[CheckedSet]:
         dataset = (config.get(f'{role}_dataloader') or {}).get('dataset')
         if not dataset:
             continue
-        domains = {domain: dataset[domain] for domain in ('source', 'target') if domain in dataset} or {'': dataset}
+        domains, is_paired = domain_leaves(dataset), any(_paired(dataset))
         adapted |= len(domains) == 2
-        for domain, part in domains.items():
-            own = list(leaves(part))
+        for domain, own in domains.items():
             for i, leaf in enumerate(own, 1):
                 name = ' '.join(filter(None, (role, domain, str(i) if len(own) > 1 else '')))
-                if domain == 'target':
+                if domain == 'target' or is_paired:
                     leaf = without_labels(leaf)
                 settings = sorted((k, str(v)) for k, v in leaf.items() if k not in ('pipeline', 'test_mode'))
                 key = (role == 'train', domain, repr(settings))
@@ -55,6 +56,7 @@ def config_sets(config: Config) -> list[CheckedSet]:
                     continue
                 # Evaluation is on the target, where there are two domains.
                 checked = _config_set(leaf, name, domain or ('target' if adapted else ''), role)
+                checked.is_paired = is_paired
                 found[key] = ([name], checked)
     if not found:
         raise ConfigError(
@@ -63,6 +65,39 @@ def config_sets(config: Config) -> list[CheckedSet]:
     for names, checked in found.values():
         checked.rename(', '.join(names))
     return [checked for _, checked in found.values()]
+
+
+def config_pairs(config: Config) -> dict[str, PairedDataset | str]:
+    """The data sets of pairs in a configuration by name, each once; why, where one cannot be built."""
+    found: dict[str, tuple[str, PairedDataset | str]] = {}
+    for role in _ROLES:
+        own = list(_paired((config.get(f'{role}_dataloader') or {}).get('dataset') or {}))
+        for i, part in enumerate(own, 1):
+            name = f'{role} {i}' if len(own) > 1 else role
+            if repr(part) in found:
+                found[repr(part)] = f'{found[repr(part)][0]}, {name}', found[repr(part)][1]
+                continue
+            try:
+                # Pipelines are built by MMEngine, which has to be told the scope.
+                with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmrs')):
+                    dataset = DATASETS.build(part)
+                dataset.full_init()
+                found[repr(part)] = name, dataset
+            except (OSError, ValueError, TypeError) as error:
+                found[repr(part)] = name, str(error)
+    return dict(found.values())
+
+
+def _paired(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Configurations of data sets of pairs, inside any wrappers."""
+    kind = DATASETS.get(str(dataset.get('type')))
+    if isinstance(kind, type) and issubclass(kind, PairedDataset):
+        yield dataset
+    elif 'dataset' in dataset:
+        yield from _paired(dataset['dataset'])
+    else:
+        for part in dataset.get('datasets', ()):
+            yield from _paired(part)
 
 
 def _config_set(leaf: dict[str, Any], name: str, domain: str, role: str) -> CheckedSet:

@@ -23,6 +23,7 @@ from mmrs.utils.errors import ConfigError, DataError
 
 __all__ = [
     'build_images',
+    'domain_leaves',
     'domain_statistics',
     'fill_statistics',
     'leaves',
@@ -47,6 +48,18 @@ def leaves(dataset: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield copy.deepcopy(dict(dataset))
 
 
+def domain_leaves(dataset: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The same by domain, `source` and `target`; under an empty name those of data sets of one domain."""
+    if 'source' in dataset and 'target' in dataset:
+        return {domain: list(leaves(dataset[domain])) for domain in ('source', 'target')}
+    found: dict[str, list[dict[str, Any]]] = {}
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    for part in [] if inner is None else inner:
+        for domain, own in domain_leaves(part).items():
+            found.setdefault(domain, []).extend(own)
+    return {'': list(leaves(dataset))} if inner is None else found
+
+
 def training_domains(config: Config) -> dict[str, list[dict[str, Any]]]:
     """Configurations of the training data sets by domain: `source` and `target`, or `train` where there is one domain.
 
@@ -58,9 +71,7 @@ def training_domains(config: Config) -> dict[str, list[dict[str, Any]]]:
         raise ConfigError(
             f'config {config.filename}: there is no train_dataloader.dataset, whose images statistics could be taken of'
         )
-    if 'source' in dataset and 'target' in dataset:
-        return {domain: list(leaves(dataset[domain])) for domain in ('source', 'target')}
-    return {'train': list(leaves(dataset))}
+    return {domain or 'train': parts for domain, parts in domain_leaves(dataset).items()}
 
 
 def loaded_bands(dataset: Mapping[str, Any]) -> tuple[int, ...] | None:

@@ -1,7 +1,7 @@
 """What a check found, and how it is kept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,11 +36,13 @@ KINDS = {
     'unknown_colour': Kind('error', 'Colours that are no class', 'Add them to a class, or convert with --tolerance.'),
     'label_problem': Kind('error', 'Label map does not load', 'See the message.'),
     'band_mismatch': Kind('error', 'Other number of bands', 'Choose bands that all have: LoadRasterImage(bands=...).'),
+    'pair_size': Kind('error', 'Paired images differ in size', 'Pair them anew, or use GeographicPairedDataset.'),
     'preprocessor_bands': Kind('error', 'Mean and std for other bands', 'Give one value for each band that is loaded.'),
     'classes_differ': Kind('error', 'Data sets with different classes', 'Map them to the same with class_map.'),
     'train_in_evaluation': Kind('error', 'Same image in training and evaluation', 'Take it out of one of them.'),
     'dtype_mismatch': Kind('warning', 'Other data type', 'Check that the units are the same.'),
     'shifted_grid': Kind('warning', 'Image and label map are part of a pixel apart', 'Warp one to the other grid.'),
+    'pair_place': Kind('warning', 'Paired images lie in different places', 'Use GeographicPairedDataset.'),
     'crs_missing': Kind('warning', 'Georeference on one side only', 'Add it, or make sure that the pair is right.'),
     'alpha_of_many_values': Kind(
         'warning',
@@ -62,6 +64,7 @@ KINDS = {
     'other_units': Kind('warning', 'Domains in different units', 'Scale one, or give each its own mean and std.'),
     'normalisation': Kind('warning', 'Mean and std of other images', 'Take those of band_statistics.py.'),
     'unknown_classes': Kind('info', 'Labels without a table of classes', 'Name them: classes.yaml, or --classes FILE.'),
+    'unpaired': Kind('info', 'Images without a counterpart', 'Look for files with another name or place.'),
     'sampled': Kind('info', 'Only a part was checked', 'Leave out --sample to check all.'),
 }  # fmt: skip
 
@@ -136,6 +139,8 @@ class Report:
         groups: Domains, or data sets of one domain.
         classes: Names of the classes that all groups share; empty if they have none, or different ones.
         palette: Their colours, perhaps empty.
+        pairs: What each data set of pairs holds: its `name`, the number of `pairs` and of `unpaired` images by domain,
+            for pairs by place the `area` (see `PairedArea`), and all of that as `text`.
     """
 
     summaries: list[dict[str, Any]]
@@ -143,6 +148,7 @@ class Report:
     groups: list[Group]
     classes: tuple[str, ...] = ()
     palette: Sequence[Colour] = ()
+    pairs: list[dict[str, Any]] = field(default_factory=list)
 
     def number(self, severity: str) -> int:
         """How many findings are of a severity."""
@@ -169,6 +175,7 @@ class Report:
         return dict(
             **{f'{severity}s' if severity != 'info' else severity: self.number(severity) for severity in SEVERITIES},
             sets=self.summaries,
+            pairs=self.pairs,
             findings=[finding.as_dict() for finding in self.findings],
             domains={
                 group.name: dict(

@@ -52,6 +52,7 @@ class CheckedSet:
         index_of_value: Training index by id or by colour, 255 for ignored ones; None where no classes are known.
         by_colour: Whether label maps are colour masks; None: those with several bands are.
         is_labelled: Whether it has labels at all.
+        is_paired: Whether its images are paired with those of another domain, which may be the same files.
         dataset: Where labels are not of the images' size (windows, vectors): the data set to load them with.
         findings: What was found while its files were listed.
     """
@@ -66,6 +67,7 @@ class CheckedSet:
     index_of_value: Mapping[Any, int] | None = None
     by_colour: bool | None = False
     is_labelled: bool = False
+    is_paired: bool = False
     dataset: BaseDataset | None = None
     findings: list[Finding] = field(default_factory=list)
 
@@ -309,6 +311,8 @@ def _duplicates(sets: Sequence[CheckedSet], images: Mapping[str, Mapping[str, Im
             for other in names[i + 1 :]:
                 second, path = next((own, path) for own, path in group if own.name == other)
                 kind = _duplicate_kind(first, second)
+                if kind == 'source_in_target' and first.is_paired and second.is_paired:
+                    continue
                 yield Finding(kind, f'{name} and {other}', tuple(dict.fromkeys((here[0], path))))
 
 
@@ -316,6 +320,8 @@ def _duplicate_kind(first: CheckedSet, second: CheckedSet) -> str:
     training = [own for own in (first, second) if own.role == 'train']
     if len(training) == 1 and {first.role, second.role} & {'val', 'test'}:
         return 'train_in_evaluation' if training[0].is_labelled else 'target_in_evaluation'
+    if {first.role, second.role} == {'val', 'test'} and first.is_paired != second.is_paired:
+        return 'target_in_evaluation'  # held-out pairs choose the checkpoint, though without labels
     return 'duplicate_image' if first.domain == second.domain else 'source_in_target'
 
 

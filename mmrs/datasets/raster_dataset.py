@@ -194,8 +194,8 @@ class RasterDataset(RemoteSensingDataset):
         if row_wise:
             self._log(
                 f'{len(row_wise)} of {len(images)} rasters are stored by compressed rows, so that each window costs '
-                f'reading the whole width: {_some(row_wise)}. `rio convert --co tiled=yes --co compress=deflate` '
-                'makes files that read much faster.',
+                f'reading the whole width: {_some(row_wise)}. `rio convert -f COG` makes files '
+                'that read much faster.',
                 logging.WARNING,
             )
 

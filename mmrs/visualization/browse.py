@@ -24,6 +24,9 @@ __all__ = ['browse_dataset', 'draw_training_sample']
 def draw_training_sample(sample: Mapping[str, Any], meta: Mapping[str, Any]) -> np.ndarray:
     """Draw what a pipeline yields: one domain, or source and target side by side.
 
+    Of a pair, which has no labels, there is a third picture: squares of both in turn, in which edges that do not run on
+    from one to the next show by how much the images are apart. Pixels that do not count in training are hatched.
+
     Args:
         sample: ``dict(inputs, data_samples)``, or such a dict under each of ``source`` and ``target``.
         meta: Classes and palette of the data set.
@@ -31,14 +34,14 @@ def draw_training_sample(sample: Mapping[str, Any], meta: Mapping[str, Any]) -> 
     Returns:
         ``(H, W, 3)``, uint8. The legend has the share of each class among the labelled pixels.
     """
+    if 'inputs' not in sample and not any('gt_sem_seg' in part['data_samples'] for part in sample.values()):
+        return _draw_pair(sample)
     colours = class_colours(meta)
     row: list[tuple[str, np.ndarray]] = []
     counts = np.zeros(len(colours))
     for domain, part in ({'': sample} if 'inputs' in sample else sample).items():
-        picture = to_display(part['inputs'].permute(1, 2, 0).numpy())
-        name = window_name(part['data_samples'])
-        size = f'{picture.shape[1]} x {picture.shape[0]}'
-        row.append((f'{domain} {size}, {name}'.strip(), picture))
+        title, picture = _titled(domain, part)
+        row.append((title, picture))
         if 'gt_sem_seg' in part['data_samples']:
             labels = part['data_samples'].gt_sem_seg.data.squeeze().numpy()
             # Where evaluation resizes images, the label maps keep their own size.
@@ -47,6 +50,39 @@ def draw_training_sample(sample: Mapping[str, Any], meta: Mapping[str, Any]) -> 
             counts += np.bincount(labels.ravel(), minlength=256)[: len(colours)]
     shares = 100 * counts / counts.sum() if counts.sum() else None
     return compose([row], meta.get('classes') or (), colours, shares)
+
+
+def _titled(domain: str, part: Mapping[str, Any]) -> tuple[str, np.ndarray]:
+    picture = to_display(part['inputs'].permute(1, 2, 0).numpy())
+    return f'{domain} {picture.shape[1]} x {picture.shape[0]}, {window_name(part["data_samples"])}'.strip(), picture
+
+
+def _draw_pair(sample: Mapping[str, Any]) -> np.ndarray:
+    titled = [_titled(domain, part) for domain, part in sample.items()]
+    valid = [_valid_map(part) for part in sample.values()]
+    row = [(title, _hatched(picture, own)) for (title, picture), own in zip(titled, valid)]
+    both, composite = valid[0] & valid[1], _checkerboard(titled[0][1], titled[1][1])
+    return compose([[*row, (f'squares of both, {100 * both.mean():.3g} % count', _hatched(composite, both))]])
+
+
+def _valid_map(part: Mapping[str, Any]) -> np.ndarray:
+    found = part['data_samples'].get('valid_map')
+    return np.ones(part['inputs'].shape[1:], bool) if found is None else found.data[0].numpy()
+
+
+def _checkerboard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Squares of two pictures ``(H, W, 3)`` in turn, eight along the longer side, the first one top left."""
+    row, column = np.ogrid[: first.shape[0], : first.shape[1]]
+    side = -(-max(first.shape) // 8)
+    return np.where(((row // side + column // side) % 2 == 0)[..., None], first, second)
+
+
+def _hatched(picture: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """A picture ``(H, W, 3)`` with dark stripes over grey where ``(H, W)`` is False."""
+    row, column = np.ogrid[: valid.shape[0], : valid.shape[1]]
+    width = max(2, max(valid.shape) // 100)
+    stripes = np.where((row + column) // width % 3 == 0, 90, 150).astype(np.uint8)
+    return np.where(valid[..., None], picture, stripes[..., None])
 
 
 def browse_dataset(

@@ -92,6 +92,23 @@ def test_wrapped_data_sets_and_single_values(tmp_path, images):
     np.testing.assert_allclose(config.model.data_preprocessor.std, expected(both, 4, 3, 2)[1], rtol=1e-5)
 
 
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_both_domains_of_pairs(tmp_path, images, wrapped):
+    dataset = dict(
+        type='PairedDataset',
+        source=_dataset(tmp_path, 'source'),
+        target=_dataset(tmp_path, 'target', (1, 2, 3)),
+        pipeline=[dict(type='RandomFlip', prob=0.5)],
+    )
+    if wrapped:
+        dataset = dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[dataset, dataset]))
+    config = _config(tmp_path, dict(AUTO), dataset)
+    fill_statistics(config)
+    settings = config.model.data_preprocessor
+    np.testing.assert_allclose(settings.mean, expected(images['target'], 1, 2, 3)[0], rtol=1e-5)
+    np.testing.assert_allclose(settings.source_mean, expected(images['source'], 4, 3, 2)[0], rtol=1e-5)
+
+
 def test_nothing_to_fill_reads_nothing():
     config = Config(dict(model=dict(data_preprocessor=dict(mean=[1], std=[2]))))
     fill_statistics(config)

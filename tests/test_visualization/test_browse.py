@@ -56,3 +56,35 @@ def test_errors(config, tmp_path, capsys):
     assert 'did you mean PotsdamDataset' in capsys.readouterr().err
     assert run(config, '-o', tmp_path / 'new', '--split', 'val', '--cfg-options', 'val_dataloader=None') == 2
     assert 'has no val_dataloader' in capsys.readouterr().err
+
+
+PAIRS = """
+train_dataloader = dict(dataset=dict(
+    _delete_=True, type='PairedDataset', pipeline=[dict(type='Pad', size=(80, 64))], **{{
+        name: dict(
+            type='RemoteSensingDataset', data_root='{data}', data_prefix=dict(img_path=name), serialize_data=False,
+            pipeline=[dict(type='LoadRasterImage')])
+        for name in ('source', 'target')}}))
+"""
+
+
+def test_pairs(config, tmp_path):
+    """Pictures of one grey level each: what is beside what, and what does not count."""
+    for name, grey in (('source', 40), ('target', 200)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((64, 64, 3), grey, np.uint8)).save(tmp_path / name / 'a.png')
+    pairs = config.with_name('pairs.py')
+    pairs.write_text(f"_base_ = './{config.name}'\n" + PAIRS.format(data=tmp_path))
+    assert run(pairs, '-o', tmp_path / 'out') == 0
+    picture = np.asarray(Image.open(tmp_path / 'out' / 'train_0.png'))[..., 0]
+    # Three panels of 80 x 64 pixels at 2.5 times the size, 64 columns of each with data.
+    shares = {grey: (picture == grey).sum() / (160 * 160) for grey in (40, 200)}
+    assert shares[40] == pytest.approx(1.5, abs=0.05)
+    assert shares[200] == pytest.approx(1.5, abs=0.05)
+    assert 3 * 40 * 160 * 0.9 < ((picture == 90) | (picture == 150)).sum() < 3 * 40 * 160 * 1.1
+    # Squares of 10 pixels are 25 wide in the picture; a row of the composite has one grey and the other in turn.
+    composite = picture[picture.shape[0] // 2, -205:-45]
+    changes = np.flatnonzero(np.diff(composite.astype(int)))
+    inside = [change for change in changes if {*composite[change : change + 2]} == {40, 200}]
+    np.testing.assert_allclose(np.diff(inside), 25, atol=1)
+    assert len(inside) >= 5

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from mmrs.datasets.aligned_images import read_aligned_image
 from mmrs.datasets.aligned_labels import read_aligned_labels, window_grid
 from mmrs.datasets.classes import IGNORE_INDEX
 from mmrs.datasets.rasters import read_image, read_label_map
@@ -24,10 +25,11 @@ class LoadRasterImage(BaseTransform):
     type becomes float32. Pixels without data (nodata, mask or alpha band, NaN) get the mean of the others, so that
     resizing and colour changes meet no black holes. Where there are any, `valid_map` tells them apart.
 
-    Required: `img_path`; `window` and `grid_shape` from a `RasterDataset`. Added: `img` `(H, W, C)`, `img_shape` and
-    `ori_shape` `(H, W)`; and, where the image has pixels without data, `valid_map` `(H, W)`, uint8: 1 where there is
-    data, anything else where there is none. It is one of `seg_fields`, so that it is resized, cropped and flipped with
-    the image.
+    Required: `img_path`; `window` and `grid_shape` from a `RasterDataset`; and from a `GeographicPairedDataset`
+    `grid_path`, the raster that these two belong to, onto which the image is warped (see `read_aligned_image`).
+    Added: `img` `(H, W, C)`, `img_shape` and `ori_shape` `(H, W)`; and, where the image has pixels without data,
+    `valid_map` `(H, W)`, uint8: 1 where there is data, anything else where there is none. It is one of `seg_fields`,
+    so that it is resized, cropped and flipped with the image.
 
     Args:
         bands: Numbers of the bands to read, counted from 1, in the wanted order. By default all but an alpha band.
@@ -45,9 +47,13 @@ class LoadRasterImage(BaseTransform):
             OSError: The file is missing or cannot be read.
             ValueError: A band is missing.
         """
-        results['img'], valid = read_image(
-            results['img_path'], self.bands, results.get('window'), results.get('grid_shape')
-        )
+        path = results['img_path']
+        if 'grid_path' in results:
+            results['img'], valid = read_aligned_image(
+                path, results['grid_path'], self.bands, results['window'], results['grid_shape']
+            )
+        else:
+            results['img'], valid = read_image(path, self.bands, results.get('window'), results.get('grid_shape'))
         results['img_shape'] = results['ori_shape'] = results['img'].shape[:2]
         if valid is not None:
             if results.get('skip_empty') and not valid.any():

@@ -1,0 +1,297 @@
+"""Pairs of images of the same place."""
+
+import hashlib
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import LoadAnnotations, Pad
+from mmengine.dataset import Compose
+from mmengine.logging import print_log
+from mmseg.datasets.transforms import CLAHE, AdjustGamma, PackSegInputs, RandomFlip, Resize, ResizeToMultiple, RGB2Gray
+
+from mmrs.datasets.base import RemoteSensingDataset
+from mmrs.datasets.raster_dataset import RasterDataset
+from mmrs.datasets.transforms.loading import LoadRasterAnnotations, LoadRasterImage
+from mmrs.datasets.transforms.packing import PackRasterInputs
+from mmrs.datasets.two_domains import TwoDomainDataset, without_labels
+from mmrs.registry import DATASETS
+from mmrs.utils.errors import ConfigError
+
+# What these make of an image is the same each time. A transform that is not here may draw.
+_DETERMINISTIC = (LoadRasterImage, Resize, ResizeToMultiple, Pad, CLAHE, AdjustGamma, RGB2Gray)
+
+_TRIES = 1000  # as many as MMEngine's data sets make to find a sample with data
+
+
+@DATASETS.register_module()
+class PairedDataset(TwoDomainDataset):
+    """Two sets of images of the same places, paired by name, without labels.
+
+    A sample is `dict(source=dict(inputs, data_samples), target=dict(inputs, data_samples))`, with both images of one
+    size and pixel on pixel, as well as the files are. An image and its counterpart have the same path inside their
+    folders but for the suffix. The windows of a `RasterDataset` are the source's.
+
+    An image with pixels without data, be it in the file or because a transform had nothing to fill them with, has a
+    `valid_map` (see `PackRasterInputs`). The meta information of a source image has `image_key` where its pixels are
+    the same each time that key comes up, so that what is computed from them can be kept: a string that stands for the
+    file as it is now, the window, the transforms, and how the image was flipped. Where another transform may draw,
+    there is none.
+
+    Args:
+        source: A `RemoteSensingDataset`, or its configuration. Its pipeline begins with `LoadRasterImage`, may change
+            the images of its domain alone, and does not pack. Any `seg_map_path` is dropped.
+        target: The same.
+        pipeline: Transforms of mmcv, mmseg or mmrs that do the same to both images of a pair, with the same random
+            draws: `RandomResize`, `RandomCrop`, `RandomFlip`, `PhotoMetricDistortion`, ...
+        allow_unpaired: Leave out images without a counterpart, and say how many, instead of raising an error.
+
+    Raises:
+        FileNotFoundError: An image has no counterpart.
+        ValueError: There are no pairs, the images of one differ in size, or what `TwoDomainDataset` raises.
+        ConfigError: A pipeline or data set that cannot be used here.
+    """
+
+    def __init__(
+        self,
+        source: dict | RemoteSensingDataset,
+        target: dict | RemoteSensingDataset,
+        pipeline: Sequence[dict | Callable] = (),
+        allow_unpaired: bool = False,
+    ) -> None:
+        self.pipeline = Compose(pipeline)
+        self.allow_unpaired = allow_unpaired
+        #: Names of the images without a counterpart, by domain.
+        self.unpaired: dict[str, list[str]] = {}
+        self._pack = PackRasterInputs()
+        # Index of the source's sample and of the target's, `(N, 2)`.
+        self._pairs = np.zeros((0, 2), np.int64)
+        super().__init__(without_labels(source), without_labels(target))
+
+    def _check_files(self) -> None:
+        self._check_configuration()
+        for name, part in (('source', self.source), ('target', self.target)):
+            if 'seg_map_path' in part.get_data_info(0):
+                raise ValueError(
+                    f'The {name} data set {type(part).__name__} lists label maps, but pairs are used without. Pass its '
+                    'configuration instead of the object, or leave seg_map_path out of its data_prefix.'
+                )
+        self._pairs = self._find_pairs()
+
+    def _check_configuration(self) -> None:
+        """Raises ConfigError for data sets or pipelines that cannot make pairs."""
+        own = type(self).__name__
+        for name, part in (('source', self.source), ('target', self.target)):
+            if not isinstance(part, RemoteSensingDataset):
+                raise ConfigError(
+                    f'{own}: {name} is a {type(part).__name__}; a RemoteSensingDataset was expected. Wrap several '
+                    f'{own} in a ConcatDataset instead'
+                )
+            transforms = part.pipeline.transforms
+            if not transforms or not isinstance(transforms[0], LoadRasterImage):
+                raise ConfigError(f'{own}: the pipeline of the {name} has to begin with LoadRasterImage')
+            _refuse(transforms[1:], f'{own}: the pipeline of the {name}')
+        _refuse(self.pipeline.transforms, f'{own}: the pipeline of the pairs')
+        if isinstance(self.source, RasterDataset) != isinstance(self.target, RasterDataset):
+            raise ConfigError(
+                f'{own}: source is a {type(self.source).__name__}, target a {type(self.target).__name__}; a '
+                'RasterDataset goes with a RasterDataset'
+            )
+
+    def _find_pairs(self) -> np.ndarray:
+        """Index of the source's sample and of the target's for each pair, `(N, 2)`."""
+        names = {name: _names(part) for name, part in (('source', self.source), ('target', self.target))}
+        index_of = {name: i for i, name in reversed(list(enumerate(names['target'])))}
+        pairs = [(i, index_of[name]) for i, name in enumerate(names['source']) if name in index_of]
+        folders = {name: getattr(self, name).data_prefix['img_path'] for name in names}
+        for name, other in (('source', 'target'), ('target', 'source')):
+            here = list(dict.fromkeys(names[name]))
+            self.unpaired[name] = sorted(set(here) - set(names[other]))
+            if self.unpaired[name] and not (self.allow_unpaired and pairs):
+                leave_out = ', list those to use in ann_file, or leave out the others with allow_unpaired=True'
+                raise FileNotFoundError(
+                    f'{len(self.unpaired[name])} of {len(here)} {name} images in {folders[name]} have no counterpart '
+                    f'of the same name in {folders[other]}: {_some(self.unpaired[name])}. Add or rename files'
+                    f'{leave_out if pairs else ""}. GeoTIFFs under other names are paired by place: '
+                    'GeographicPairedDataset.'
+                )
+        left_out = '; '.join(
+            f'{len(left)} images of the {name} without a counterpart are left out: {_some(left)}'
+            for name, left in self.unpaired.items()
+            if left
+        )
+        print_log(
+            f'{type(self).__name__}: {len(pairs)} pairs of {folders["source"]} and {folders["target"]}'
+            + (f'; {left_out}' if left_out else ''),
+            logger='current',
+        )
+        return np.array(pairs)
+
+    def __len__(self) -> int:
+        if not self._fully_initialized:
+            self.full_init()
+        return len(self._pairs)
+
+    def get_data_info(self, index: int) -> dict[str, dict]:
+        """What the pipelines of `source` and `target` start from, by these names."""
+        if not self._fully_initialized:
+            self.full_init()
+        first, second = self._pairs[index].tolist()
+        source, target = self.source.get_data_info(first), self.target.get_data_info(second)
+        self._place_target(source, target)
+        return dict(source=source, target=target)
+
+    def _place_target(self, source: Mapping, target: dict) -> None:
+        """Makes a target's sample the part that a source's sample shows."""
+        if 'window' not in source:
+            return
+        if source['grid_shape'] != target['grid_shape']:
+            raise ValueError(_sizes_differ(source, source['grid_shape'], target, target['grid_shape']))
+        target['window'] = source['window']
+
+    def __getitem__(self, index: int) -> dict:
+        """One pair.
+
+        Raises:
+            OSError: A file is missing or cannot be read.
+            ValueError: The images differ in size, or in training nothing with data was found.
+            ConfigError: A transform of the common pipeline draws differently for the two images.
+        """
+        if not self._fully_initialized:
+            self.full_init()
+        for _ in range(_TRIES):
+            if (sample := self._sample(index)) is not None:
+                return sample
+            index = np.random.randint(len(self))  # noqa: NPY002 (the generator that MMEngine seeds and itself uses here)
+        raise ValueError(f'{type(self).__name__}: {_TRIES} pairs in a row have no pixel with data in both images.')
+
+    def _sample(self, index: int) -> dict | None:
+        """A packed pair; None where a transform cannot make any, or in training, where no pixel has data in both."""
+        info = self.get_data_info(index)
+        # It draws the place of a window that jitters, which the target then takes over.
+        source = self.source.prepare_data(int(self._pairs[index, 0]))
+        if source is None:
+            return None
+        listed = source.get('window') == info['source'].get('window')
+        self._place_target(source, info['target'])
+        target = self.target.pipeline(info['target'])
+        if source['img'].shape[:2] != target['img'].shape[:2]:
+            raise ValueError(_sizes_differ(source, source['img'].shape, target, target['img'].shape))
+        for results in (source, target):
+            if 'valid_map' not in results:
+                # Without labels, nothing else tells pixels that a transform has filled.
+                results['valid_map'] = np.ones(results['img'].shape[:2], np.uint8)
+                results['seg_fields'].append('valid_map')
+        if not self.source.test_mode and not ((source['valid_map'] == 1) & (target['valid_map'] == 1)).any():
+            return None
+        before = _generators()
+        source, flips = self._transform(source)
+        after = _generators()
+        _restore(before)
+        target, _ = self._transform(target)
+        if source is None or target is None:
+            return None
+        if _generators() != after:
+            raise ConfigError(
+                f'{type(self).__name__}: the common pipeline draws other numbers for the target than for the source, '
+                'so that the two images would no longer lie on each other. Move the transform that looks at the '
+                "image's content into the pipeline of a domain, or leave it out"
+            )
+        packed = dict(source=self._packed(source), target=self._packed(target))
+        if listed and flips is not None:
+            packed['source']['data_samples'].set_metainfo(self._image_key(info['source'], flips))
+        return packed
+
+    def _transform(self, results: dict | None) -> tuple[dict | None, list[str | None] | None]:
+        """The common pipeline; and the directions of its flips, or None if another transform may draw."""
+        flips: list[str | None] | None = []
+        for transform in self.pipeline.transforms:
+            results = transform(results)
+            if results is None:  # as in MMEngine, a transform that cannot make anything of this sample
+                return None, None
+            if type(transform) is RandomFlip and flips is not None:
+                direction = results['flip_direction']
+                flips.append(None if direction is None else str(direction))
+            elif type(transform) not in _DETERMINISTIC:
+                flips = None
+        return results, flips
+
+    def _packed(self, results: dict) -> dict:
+        valid = results['valid_map']
+        if valid.shape == results['img'].shape[:2] and (valid == 1).all():
+            del results['valid_map']
+        return self._pack(results)
+
+    def _image_key(self, info: Mapping, flips: Sequence[str | None]) -> dict[str, str]:
+        """`image_key`, or nothing where the image may be another one the next time."""
+        transforms = [*self.source.pipeline.transforms, *self.pipeline.transforms]
+        if any(type(t) not in _DETERMINISTIC for t in self.source.pipeline.transforms):
+            return {}
+        try:
+            state = os.stat(info['img_path'])
+        except OSError:  # one of GDAL's own paths
+            return {}
+        parts = (
+            os.path.abspath(info['img_path']),
+            state.st_size,
+            state.st_mtime_ns,
+            info.get('window'),
+            info.get('grid_shape'),
+            [(type(t).__name__, sorted(vars(t).items())) for t in transforms],
+            flips,
+        )
+        return dict(image_key=hashlib.sha256(repr(parts).encode()).hexdigest()[:32])
+
+
+def _refuse(transforms: Sequence[Callable], where: str) -> None:
+    """Raises ConfigError for what has no place between loading and packing of a pair."""
+    for transform in transforms:
+        kind = type(transform).__name__
+        if isinstance(transform, (LoadAnnotations, LoadRasterAnnotations)):
+            raise ConfigError(f'{where} has {kind}, but pairs have no labels; leave it out')
+        if isinstance(transform, PackSegInputs):
+            raise ConfigError(f'{where} has {kind}, but packing is done by the data set; leave it out')
+        if isinstance(transform, LoadRasterImage):
+            raise ConfigError(f'{where} has {kind}, which belongs at the beginning of the pipeline of a domain')
+        if kind == 'Albu':
+            raise ConfigError(f'{where} has Albu, whose random draws cannot be repeated for the second image')
+
+
+def _names(dataset: RemoteSensingDataset) -> list[str]:
+    """Path of the image of each sample inside its folder, without the suffix."""
+    folder, names = dataset.data_prefix['img_path'], []
+    for i in range(len(dataset)):
+        path = dataset.get_data_info(i)['img_path']
+        name = Path(path).name if os.path.isfile(folder) else os.path.relpath(path, folder)
+        suffix = next((s for s in dataset.img_suffix if name.lower().endswith(s.lower())), '')
+        names.append(name[: len(name) - len(suffix)])
+    return names
+
+
+def _sizes_differ(source: Mapping, shape: Sequence[int], target: Mapping, other: Sequence[int]) -> str:
+    return (
+        f'The source image {source["img_path"]} has {shape[1]} x {shape[0]} pixels (width x height), but its '
+        f'counterpart {target["img_path"]} has {other[1]} x {other[0]}. They must be of one size; GeoTIFFs on other '
+        'grids are warped onto the source by GeographicPairedDataset.'
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
+
+
+def _generators() -> tuple[Any, ...]:
+    """States of the generators that transforms draw from, which can be compared."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 (the one that mmcv and mmseg use)
+    return random.getstate(), (kind, np.asarray(keys).tobytes(), *rest), torch.get_rng_state().numpy().tobytes()
+
+
+def _restore(states: tuple[Any, ...]) -> None:
+    own, (kind, keys, *rest), torchs = states
+    random.setstate(own)
+    np.random.set_state((kind, np.frombuffer(keys, np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(torch.frombuffer(bytearray(torchs), dtype=torch.uint8))

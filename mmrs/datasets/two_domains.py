@@ -1,0 +1,89 @@
+"""What data sets of a source and a target have in common."""
+
+import copy
+
+from mmengine.dataset import BaseDataset
+from torch.utils.data import Dataset
+
+from mmrs.registry import DATASETS
+
+
+class TwoDomainDataset(Dataset):
+    """A source and a target data set.
+
+    Args:
+        source: A data set, or its configuration.
+        target: The same.
+
+    Raises:
+        OSError: A file or folder is missing or cannot be read.
+        ValueError: One of them has no images, or both name classes and they differ.
+    """
+
+    def __init__(self, source: dict | BaseDataset, target: dict | BaseDataset) -> None:
+        self.source = _build(source, 'source')
+        self.target = _build(target, 'target')
+        self._fully_initialized = False
+        self._check_classes()
+        if all(getattr(part, '_fully_initialized', True) for part in (self.source, self.target)):
+            self.full_init()
+
+    def full_init(self) -> None:
+        """Lists the files of both data sets and checks them."""
+        if self._fully_initialized:
+            return
+        for name, part in (('source', self.source), ('target', self.target)):
+            try:
+                part.full_init()
+            except (OSError, ValueError) as error:
+                raise _about(name, error) from error
+            if len(part) == 0:
+                raise ValueError(f'The {name} data set {type(part).__name__} has no images.')
+        self._check_files()
+        self._fully_initialized = True
+
+    def _check_files(self) -> None:
+        """What a data set has to say about the files that were listed."""
+
+    def _check_classes(self) -> None:
+        source, target = (part.metainfo.get('classes') for part in (self.source, self.target))
+        if source and target and tuple(source) != tuple(target):
+            raise ValueError(
+                f'Source and target differ in their classes: {tuple(source)} and {tuple(target)}. Adaptation needs the '
+                'same classes in the same order; adapt the metainfo or the classes_file of one.'
+            )
+
+    @property
+    def metainfo(self) -> dict:
+        """The source's meta information."""
+        return copy.deepcopy(self.source.metainfo)
+
+
+def without_labels(dataset: dict | BaseDataset) -> dict | BaseDataset:
+    """A configuration without its label path, through any wrappers of data sets; a data set stays as it is."""
+    if not isinstance(dataset, dict):
+        return dataset
+    config = copy.deepcopy(dataset)
+    if 'dataset' in config:
+        config['dataset'] = without_labels(config['dataset'])
+    elif 'datasets' in config:
+        config['datasets'] = [without_labels(part) for part in config['datasets']]
+    else:
+        prefix = config.get('data_prefix', dict(img_path=''))
+        config['data_prefix'] = {key: value for key, value in prefix.items() if key != 'seg_map_path'}
+    return config
+
+
+def _build(dataset: dict | BaseDataset, name: str) -> BaseDataset:
+    if not isinstance(dataset, dict):
+        return dataset
+    try:
+        return DATASETS.build(dataset)
+    except (OSError, ValueError) as error:
+        raise _about(name, error) from error
+
+
+def _about(name: str, error: Exception) -> Exception:
+    """The same error, with the domain's name in front; of a kind that is made from a message alone."""
+    kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(error, kind))
+    return kind(f'The {name} data set: {error}')
