@@ -115,3 +115,31 @@ def write_adaptation_config(path: Path, data: Path) -> Path:
     file = base.with_name(f'adapted_{base.name}')
     file.write_text(f"_base_ = './{base.name}'\n" + ADAPTATION.replace('{data}', str(data)))
     return file
+
+
+REGRESSION = """
+_base_ = './{base}'
+reference_config = '{{{{ fileDirname }}}}/{base}'
+load = [dict(type='LoadRasterImage')]
+model = dict(type='FeatureRegression', features=dict(stage2=1.0, decode_head=1.0))
+part = dict(type='PotsdamDataset', serialize_data=False, pipeline=load)
+train_dataloader = dict(dataset=dict(
+    _delete_=True, type='PairedDataset', pipeline=[dict(type='RandomFlip', prob=0.5)],
+    source=dict(data_root='{source}', data_prefix=dict(img_path='img_dir/train'), **part),
+    target=dict(data_root='{target}', data_prefix=dict(img_path='img_dir/train'), **part)))
+val_dataloader = dict(dataset=dict(
+    _delete_=True, type='PairedDataset',
+    source=dict(data_root='{source}', data_prefix=dict(img_path='img_dir/val'), test_mode=True, **part),
+    target=dict(data_root='{target}', data_prefix=dict(img_path='img_dir/val'), test_mode=True, **part)))
+test_dataloader = dict(dataset=dict(data_root='{target}'))
+val_evaluator = dict(_delete_=True, type='RegressionLoss')
+default_hooks = dict(checkpoint=dict(save_best='regression/loss', rule='less'))
+"""
+
+
+def write_regression_config(path: Path, source: Path, target: Path) -> Path:
+    """The same SegFormer, trained on the source's clips as the reference of a feature regression to the target's."""
+    base = write_config(path, source)
+    file = base.with_name(f'regression_{base.name}')
+    file.write_text(REGRESSION.format(base=base.name, source=source, target=target))
+    return file

@@ -23,6 +23,10 @@ examples:
   # continue an interrupted run
   python tools/train.py configs/st_dasegnet/potsdam2vaihingen.py --resume
 
+  # feature regression, in two steps: first the reference on the source, then the transfer; or from a reference you have
+  python tools/train.py configs/feature_regression/potsdam_rgb2irrg.py
+  python tools/train.py configs/feature_regression/potsdam_rgb2irrg.py --reference work_dirs/potsdam_rgb/iter_40000.pth
+
   # two GPUs
   tools/dist_train.sh configs/st_dasegnet/potsdam2vaihingen.py 2
 """
@@ -52,6 +56,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action=DictAction,
         metavar='KEY=VALUE',
         help='override the config: a.b=1, list="[1,2]" or list=1,2 (no blanks inside, quotes around brackets)',
+    )
+    parser.add_argument(
+        '--reference',
+        metavar='CHECKPOINT',
+        help="feature regression: the trained source model; without it the config's reference_config is trained first, "
+        'in the folder reference of the work dir',
+    )
+    parser.add_argument(
+        '--reference-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the reference_config'
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     return parser.parse_args(argv)

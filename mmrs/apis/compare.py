@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from mmrs.apis.comparison import Comparison, last_values
-from mmrs.utils.config import load_config
+from mmrs.utils.config import flatten, load_config
 from mmrs.utils.errors import ConfigError, OutputError, UserError, describe
 from mmrs.utils.files import write_json
 from mmrs.utils.processes import run_tool, tail
@@ -144,8 +144,8 @@ class Run:
                     'Choose another folder with -o, or move that run away'
                 )
             return []
-        before = _flat(json.loads((self.folder / RECORD).read_text(encoding='utf-8')))
-        after = _flat(self.settings())
+        before = flatten(json.loads((self.folder / RECORD).read_text(encoding='utf-8')))
+        after = flatten(self.settings())
         differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
         if self.warm_start is not None and not self.warm_start.is_file():
             differing = [key for key in differing if key != 'config.load_from']  # a finished run can do without
@@ -221,16 +221,6 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _flat(node: Any, prefix: str = '') -> dict[str, Any]:
-    """The leaves of nested dicts and lists by their dotted keys."""
-    if not isinstance(node, (dict, list)) or not node:
-        return {prefix: node}
-    leaves = {}
-    for key, child in node.items() if isinstance(node, dict) else enumerate(node):
-        leaves.update(_flat(child, f'{prefix}.{key}' if prefix else str(key)))
-    return leaves
 
 
 def _iteration(path: str | Path) -> int:

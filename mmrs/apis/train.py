@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmrs.apis.reference import ReferenceTraining, check_reference, reference_config, takes_reference
 from mmrs.apis.statistics import fill_statistics
 from mmrs.engine.checkpoint import download
+from mmrs.engine.distributed import launcher_environment
 from mmrs.engine.runner import AdaptationRunner
 from mmrs.registry import RUNNERS
 from mmrs.utils.config import (
@@ -80,8 +83,14 @@ def train(
     launcher: str = 'none',
     pretrained: bool = True,
     overwrite: bool = False,
+    reference: str | Path | None = None,
+    reference_options: Mapping[str, Any] | None = None,
 ) -> Runner:
     """Train a model.
+
+    A model that starts from a trained reference takes two steps: without `reference`, the configuration's
+    `reference_config` is trained first, in the folder ``reference`` of the work dir. What is there of it is used: a
+    finished one as it is, an interrupted one goes on.
 
     Args:
         config: A configuration or its file.
@@ -92,6 +101,8 @@ def train(
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
         pretrained: Off: ignore the pretrained weights that the configuration names.
         overwrite: Start anew in a folder that holds a run already.
+        reference: Checkpoint of the reference, instead of training one. A resumed run needs none.
+        reference_options: Dotted keys and values that override the reference's configuration.
 
     Returns:
         The runner, after training.
@@ -99,15 +110,11 @@ def train(
     Raises:
         ConfigError: Something in the configuration or the options cannot work.
         CheckpointError: Weights cannot be had or do not fit.
-        OutputError: `work_dir` holds a run already.
+        OutputError: `work_dir` holds a run already, or a reference of other settings.
     """
     cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or default_work_dir(cfg))
-    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
-        if cfg.get(key) is None:
-            raise ConfigError(f'config {cfg.filename}: training needs {key}, which is not set')
-
     checkpoint = _find_resumable(resume, Path(cfg.work_dir)) if resume else None
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, checkpoint
@@ -116,16 +123,40 @@ def train(
             f'{cfg.work_dir} holds a training run already. Continue it with --resume, choose another --work-dir, '
             'or write over it with --overwrite'
         )
+    _prepare(cfg, amp, pretrained)
+    if takes_reference(cfg):
+        remove_pretrained(cfg.model)  # all weights are the reference's
+        resumed = cfg.get('resume') and (cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir))
+        if not resumed:  # a checkpoint of the run holds the reference
+            given = reference or cfg.model.get('reference')
+            cfg.model.reference = _find_reference(cfg, given, reference_options, amp, pretrained, overwrite)
+    elif reference is not None or reference_options:
+        raise ConfigError(
+            f'config {cfg.filename}: its model, {cfg.model.type}, starts from no reference; leave --reference and '
+            '--reference-options out, or take a configuration of configs/feature_regression'
+        )
+    return _run(cfg)
+
+
+def _prepare(cfg: Config, amp: bool, pretrained: bool) -> None:
+    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if cfg.get(key) is None:
+            raise ConfigError(f'config {cfg.filename}: training needs {key}, which is not set')
     if amp:
         if get_device() == 'cpu':
             raise ConfigError('--amp needs a GPU; leave it out on this machine')
         enable_amp(cfg)
     if not pretrained:
         remove_pretrained(cfg.model)
-
+    check_types(cfg)
     fill_statistics(cfg)
 
+
+def _run(cfg: Config, begin: Callable[[], None] | None = None) -> Runner:
     runner = build_runner(cfg)
+    # By now no process looks at the folder any more to decide what there is to do.
+    if begin is not None and runner.rank == 0:
+        begin()
     if not cfg.get('resume'):
         # Before the data sets are read, so that a machine without network is told in the first second.
         for key, name in pretrained_files(cfg.model, 'model').items():
@@ -136,3 +167,36 @@ def train(
     with explained_errors(cfg):
         runner.train()
     return runner
+
+
+def _find_reference(
+    cfg: Config,
+    given: str | Path | None,
+    options: Mapping[str, Any] | None,
+    amp: bool,
+    pretrained: bool,
+    overwrite: bool,
+) -> str:
+    """The checkpoint of the reference, which is trained unless it is given or there already."""
+    if given is not None:
+        if options:
+            raise ConfigError('--reference-options are for a reference to be trained; leave them out, or --reference')
+        check_reference(given)
+        return str(given)
+    own = reference_config(cfg, options)
+    _prepare(own, amp, pretrained)
+    processes = 1 if cfg.launcher == 'none' else int(launcher_environment(cfg.launcher)['WORLD_SIZE'])
+    training = ReferenceTraining(own, processes)
+    changes = training.changes()
+    if changes and not overwrite:
+        training.refuse(changes)
+    if training.checkpoint.is_file() and not changes:
+        print_log(f'step 1 of 2: the reference is there already, {training.checkpoint}', logger='current')
+    else:
+        print_log(f'step 1 of 2: the reference, {own.filename}, is trained in {training.folder}', logger='current')
+        if not changes and (training.folder / 'last_checkpoint').is_file():
+            own.resume, own.load_from = True, _find_resumable('auto', training.folder)
+        _run(own, training.begin)
+        gc.collect()  # its worker processes and the memory on the GPU
+    print_log(f'step 2 of 2: the transfer is trained in {cfg.work_dir}', logger='current')
+    return str(training.checkpoint)

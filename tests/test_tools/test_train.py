@@ -104,6 +104,11 @@ def test_nothing_is_overwritten_unasked(finished, tmp_path, capsys):
     assert train.main([str(finished.config), '--work-dir', str(work_dir), '--overwrite']) == 0
 
 
+def test_a_reference_for_a_model_without_use_for_one(finished, config, tmp_path, capsys):
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--reference', finished.checkpoint)
+    assert 'EncoderDecoder, starts from no reference; leave --reference and --reference-options out' in message
+
+
 # Checkpoints that do not fit ----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,132 @@
+"""The reference of a transfer: the network, trained on the source, that feature regression starts from."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mmengine.config import Config
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmrs.engine.checkpoint import state_dict_of
+from mmrs.registry import MODELS
+from mmrs.utils.config import flatten, load_config
+from mmrs.utils.errors import ConfigError, OutputError
+from mmrs.utils.files import write_json
+
+__all__ = ['ReferenceTraining', 'check_reference', 'reference_config', 'takes_reference']
+
+#: In the reference's work dir: what decides its result.
+RECORD = 'settings.json'
+# Keys of a configuration that do not.
+_CIRCUMSTANCES = ('work_dir', 'launcher', 'resume', 'runner_type')
+
+
+def takes_reference(config: Config) -> bool:
+    """Whether the model of a configuration has an argument `reference`."""
+    model = MODELS.get(config.model.type)
+    return model is not None and 'reference' in inspect.signature(model).parameters
+
+
+def check_reference(file: str | Path) -> None:
+    """Read a reference, so that a wrong file is found before the data sets are read.
+
+    Raises:
+        CheckpointError: It is missing, cannot be read or holds no weights.
+    """
+    state_dict_of(CheckpointLoader.load_checkpoint(str(file), 'cpu'), file)
+
+
+def reference_config(transfer: Config, options: Mapping[str, Any] | None = None) -> Config:
+    """The configuration of the reference of a transfer, with the transfer's seed and a folder in its work dir.
+
+    Args:
+        transfer: The transfer's configuration, with work dir and launcher.
+        options: Dotted keys and values that override the reference's.
+
+    Raises:
+        ConfigError: The transfer names none, or it cannot be read or does not count iterations.
+    """
+    if not transfer.get('reference_config'):
+        raise ConfigError(
+            f'config {transfer.filename}: {transfer.model.type} starts from a trained network. Pass its checkpoint '
+            'with --reference, or name the configuration that trains it in reference_config'
+        )
+    try:
+        config = load_config(transfer.reference_config, options)
+    except ConfigError as error:
+        text = str(error).replace('--cfg-options', '--reference-options')
+        raise ConfigError(f'reference_config of {transfer.filename}: {text}') from error
+    if not (config.get('train_cfg') or {}).get('max_iters'):
+        raise ConfigError(f'config {config.filename} has no train_cfg.max_iters; a reference must count iterations')
+    for key, value in (transfer.get('randomness') or {}).items():
+        if f'randomness.{key}' not in (options or {}):
+            config.setdefault('randomness', {})[key] = value
+    config.launcher = transfer.launcher
+    config.work_dir = str(Path(transfer.work_dir) / 'reference')
+    return config
+
+
+@dataclass
+class ReferenceTraining:
+    """The training of a reference.
+
+    Args:
+        config: Its configuration, ready to be trained.
+        processes: How many train it together.
+
+    Attributes:
+        settings: What decides the result, as JSON.
+    """
+
+    config: Config
+    processes: int = 1
+    settings: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = json.loads(json.dumps(self.config.to_dict(), default=str))
+        decisive = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
+        self.settings = dict(processes=self.processes, **decisive)
+
+    @property
+    def folder(self) -> Path:
+        """Its work dir."""
+        return Path(self.config.work_dir)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint, once there is one."""
+        return self.folder / f'iter_{self.config.train_cfg.max_iters}.pth'
+
+    def changes(self) -> list[str]:
+        """In what the reference in the folder, finished or not, differs from this one; empty if there is none."""
+        if not self._checkpoints():
+            return []
+        if not (self.folder / RECORD).is_file():
+            return [f'there is no {RECORD} that would tell them']
+        before = flatten(json.loads((self.folder / RECORD).read_text(encoding='utf-8')))
+        after = flatten(self.settings)
+        differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+        return [f'{key} was {before.get(key)}, is {after.get(key)}' for key in differing]
+
+    def refuse(self, changes: list[str]) -> NoReturn:
+        """Raise the :class:`OutputError` about a reference of other settings."""
+        more = f' and {len(changes) - 3} more' if len(changes) > 3 else ''
+        raise OutputError(
+            f'{self.folder} holds a reference of other settings ({"; ".join(changes[:3])}{more}). Use one of its '
+            'checkpoints with --reference, choose another --work-dir, or train it anew with --overwrite'
+        )
+
+    def begin(self) -> None:
+        """Write down the settings; checkpoints of others go, lest they pass for this training's."""
+        if self.changes():
+            for path in [self.folder / 'last_checkpoint', *self._checkpoints()]:
+                path.unlink(missing_ok=True)
+        write_json(self.settings, self.folder / RECORD, overwrite=True)
+
+    def _checkpoints(self) -> list[Path]:
+        return list(self.folder.glob('iter_*.pth'))
