@@ -31,8 +31,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('name', choices=SOURCES, metavar='NAME', help=f'one of {", ".join(SOURCES)}')
     parser.add_argument('-o', '--out', metavar='DIR', help='folder for the data set')
-    parser.add_argument('--splits', nargs='+', metavar='SPLIT', help='only these: train, val, test')
-    parser.add_argument('--keep-archives', action='store_true', help='keep the downloaded zip files')
+    parser.add_argument('--splits', nargs='+', metavar='SPLIT', help='only these archives: for LoveDA train, val, test')
+    parser.add_argument('--keep-archives', action='store_true', help='keep the downloaded archives')
     parser.add_argument('--dry-run', action='store_true', help='only say what would be done')
     return parser.parse_args(argv)
 

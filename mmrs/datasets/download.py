@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import pooch
 import requests
@@ -21,7 +24,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from mmrs.datasets.sources import Archive, describe, describe_archive, find_source, gigabytes
+from mmrs.datasets.sources import SUFFIXES, Archive, describe, describe_archive, find_source, gigabytes
 from mmrs.utils.errors import ConfigError, DataError, OutputError
 
 __all__ = ['ResumingDownloader', 'download', 'unpack']
@@ -91,7 +94,7 @@ def download(
         name: Key of `SOURCES`.
         out: Folder for the data set.
         splits: Which of its archives; by default all.
-        keep_archives: Keep the downloaded zip files.
+        keep_archives: Keep the downloaded archives.
         dry_run: Only say what would be done.
 
     Raises:
@@ -168,7 +171,7 @@ def _require_room(out: Path, archives: Sequence[Archive], keep_archives: bool) -
     missing = [archive.size for archive in archives if not (out / archive.name).exists()]
     needed = sum(archive.size for archive in archives)
     needed += sum(missing) if keep_archives else max(missing, default=0)
-    needed -= sum(part.stat().st_size for part in out.glob('*.zip.part'))
+    needed -= sum(part.stat().st_size for part in out.glob('*.part') if part.is_file())
     existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -178,56 +181,79 @@ def _require_room(out: Path, archives: Sequence[Archive], keep_archives: bool) -
         )
 
 
+class _Member(NamedTuple):
+    """A file in an archive."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[list[_Member]]:
+    """The files in a zip or tar file."""
+    if path.suffix == '.tar':
+        with tarfile.open(path) as tar:
+            # Links and folders have no content to read.
+            files = [info for info in tar.getmembers() if info.isfile()]
+            yield [_Member(info.name, info.size, partial(_extract, tar, info)) for info in files]
+    else:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            yield [_Member(info.filename, info.file_size, partial(archive.open, info)) for info in infos]
+
+
+def _extract(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = tar.extractfile(info)
+    assert file is not None  # for a folder alone
+    return file
+
+
 def unpack(path: Path, archive: Archive, out: Path) -> None:
     """Unpack an archive. Its folder appears when it is complete.
 
     Only the files in the folders that it should have are written, so that none can get anywhere else.
 
     Args:
-        path: The zip file.
+        path: The zip or tar file.
         archive: What should be in it.
         out: Folder to unpack to.
 
     Raises:
-        DataError: The file is no whole zip file, or lacks files.
+        DataError: The file is no whole archive, or lacks files.
     """
     temporary = out / f'.{archive.top}.part'
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
-        with zipfile.ZipFile(path) as opened, _progress() as progress:
-            members = _members(path, archive, opened)
+        with _opened(path) as found, _progress() as progress:
+            members = {member.name: member for member in found if _is_wanted(member.name, archive)}
+            _compare(path, archive, list(members))
             for folder in archive.folders:
                 (temporary / folder).mkdir(parents=True)
-            bar = progress.add_task(f'unpacking {path.name}', total=sum(member.file_size for member in members))
-            for member in members:
-                # Reading to the end compares the checksum.
-                with opened.open(member) as source, open(temporary / member.filename, 'wb') as file:
+            bar = progress.add_task(f'unpacking {path.name}', total=sum(member.size for member in members.values()))
+            for member in members.values():
+                # Reading a zip file's member to the end compares its checksum.
+                with member.open() as source, open(temporary / member.name, 'wb') as file:
                     shutil.copyfileobj(source, file)
-                progress.advance(bar, member.file_size)
+                progress.advance(bar, member.size)
         (temporary / archive.top).rename(out / archive.top)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         raise DataError(
-            f'{path} ({path.stat().st_size} bytes) is damaged: {error}. Expected: a zip file of {archive.size} bytes. '
+            f'{path} ({path.stat().st_size} bytes) is damaged: {error}. Expected: an archive of {archive.size} bytes. '
             'Remove it, and run the same command again'
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _members(path: Path, archive: Archive, opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    members = {member.filename: member for member in opened.infolist() if _is_wanted(member.filename, archive)}
-    _compare(path, archive, list(members))
-    return list(members.values())
-
-
 def _is_wanted(name: str, archive: Archive) -> bool:
     path = PurePosixPath(name)
-    return path.suffix == '.png' and str(path.parent) in archive.folders
+    return path.suffix in SUFFIXES and str(path.parent) in archive.folders
 
 
 def _check_unpacked(out: Path, archive: Archive) -> None:
-    found = [file.relative_to(out).as_posix() for folder in archive.folders for file in (out / folder).glob('*.png')]
-    _compare(out / archive.top, archive, found)
+    found = [file.relative_to(out).as_posix() for folder in archive.folders for file in (out / folder).glob('*')]
+    _compare(out / archive.top, archive, [name for name in found if _is_wanted(name, archive)])
 
 
 def _compare(where: Path, archive: Archive, names: Sequence[str]) -> None:
@@ -238,7 +264,7 @@ def _compare(where: Path, archive: Archive, names: Sequence[str]) -> None:
     wrong = [f'{folder} {counts[folder]} of {n}' for folder, n in archive.folders.items() if counts[folder] != n]
     if wrong:
         raise DataError(
-            f'{where} is not complete. PNG files found, of those expected: {", ".join(wrong)}. Remove it, and run the '
+            f'{where} is not complete. Files found, of those expected: {", ".join(wrong)}. Remove it, and run the '
             'same command again'
         )
 

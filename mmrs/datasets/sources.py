@@ -10,18 +10,22 @@ from urllib.parse import urlsplit
 from mmrs.datasets.loveda import LoveDADataset
 from mmrs.utils.errors import ConfigError
 
-__all__ = ['SOURCES', 'Archive', 'Source', 'describe', 'describe_archive', 'find_source', 'gigabytes']
+__all__ = ['SOURCES', 'SUFFIXES', 'Archive', 'Source', 'describe', 'describe_archive', 'find_source', 'gigabytes']
+
+#: Suffixes of the files of data sets; all others in their folders do not count.
+SUFFIXES = ('.png', '.jpg', '.txt')
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip file to download.
+    """A zip or tar file to download.
 
     Attributes:
         url: Its address.
         size: Bytes.
         md5: Checksum, in hexadecimal.
-        folders: Number of PNG files in each folder, by its path in the archive; all of them below one top folder.
+        folders: Number of files in each folder that is wanted, by its path in the archive; all of them below one top
+            folder.
     """
 
     url: str
@@ -112,6 +116,24 @@ SOURCES = {
         page='https://source.coop/radiantearth/landcovernet',
         terms='from Source Cooperative, which took over from Radiant MLHub: labels and Sentinel-2 images of Africa',
         then='python tools/dataset_converters/landcovernet.py FOLDER -o data/landcovernet',
+    ),
+    'voc2012': Source(
+        title='PASCAL VOC 2012',
+        page='http://host.robots.ox.ac.uk/pascal/VOC/voc2012/',
+        terms="photographs from Flickr under their owners' terms, see the page",
+        then='configs/feature_regression/voc_synthetic.py reads the folders as they are',
+        archives={
+            'trainval': Archive(
+                url='http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar',
+                size=1999639040,
+                md5='6cd6e144f989b92b3379bac3b3de84fd',
+                folders={
+                    'VOCdevkit/VOC2012/JPEGImages': 17125,
+                    'VOCdevkit/VOC2012/SegmentationClass': 2913,
+                    'VOCdevkit/VOC2012/ImageSets/Segmentation': 3,
+                },
+            )
+        },
     ),
 }
 

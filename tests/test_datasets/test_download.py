@@ -1,5 +1,6 @@
 import hashlib
 import io
+import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -68,6 +69,16 @@ def zipped(files: dict[str, bytes]) -> bytes:
     with zipfile.ZipFile(buffer, 'w') as archive:
         for name, content in files.items():
             archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode='w') as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 
 
@@ -219,7 +230,7 @@ def damaged(content: bytes) -> bytes:
     ('content', 'message'),
     [
         (zipped(dict(list(FILES.items())[:-1])), 'Val/Rural/masks_png 2 of 3'),
-        (zipped(FILES)[:-5000], r'\d+ bytes\) is damaged: File is not a zip file. Expected: a zip file of'),
+        (zipped(FILES)[:-5000], r'\d+ bytes\) is damaged: File is not a zip file. Expected: an archive of'),
         (damaged(zipped(FILES)), 'Val.zip .* is damaged: .*masks_png/1.png'),
         (b'<html>', r'6 bytes\) is damaged'),
     ],
@@ -241,6 +252,27 @@ def test_no_member_gets_out_of_the_folder(tmp_path):
     (out / 'Val.zip').write_bytes(content)
     unpack(out / 'Val.zip', describe_archive(content), out)
     assert contents(tmp_path) == {f'out/{name}': data for name, data in FILES.items()} | {'out/Val.zip': content}
+
+
+def test_tar_files(tmp_path):
+    files = {**FILES, 'Val/Rural/images_png/notes.xml': b'not wanted', 'Val/../../evil.png': b'evil'}
+    content = tarred(files)
+    path = tmp_path / 'out' / 'Val.tar'
+    path.parent.mkdir()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r'Val.tar .* is damaged'):
+        unpack(path, describe_archive(content), path.parent)
+    assert contents(tmp_path) == {'out/Val.tar': content[: len(content) // 2]}
+    path.write_bytes(content)
+    unpack(path, describe_archive(content), path.parent)
+    assert contents(tmp_path) == {f'out/{name}': data for name, data in FILES.items()} | {'out/Val.tar': content}
+
+
+def test_voc_is_described_as_published():
+    (archive,) = SOURCES['voc2012'].archives.values()
+    assert (archive.name, archive.top, archive.size) == ('VOCtrainval_11-May-2012.tar', 'VOCdevkit', 1999639040)
+    # One label map for each of the 1464 training and 1449 validation images.
+    assert archive.folders['VOCdevkit/VOC2012/SegmentationClass'] == 1464 + 1449
 
 
 def test_what_a_killed_run_left_is_replaced(server, tmp_path):
