@@ -257,6 +257,57 @@ def test_low_consensus_is_ignored(tmp_path, landcovernet):
     assert (scores < 60).any()
 
 
+def test_two_dates_are_pairs(tmp_path, landcovernet, write):
+    root, _, images, labels = landcovernet()
+    names = {}
+    # 20180105 is not in the tables of dates; 20180214 is 40 days from there.
+    for wanted, found in (('20180105', '20180214'), ('20181220', '20181231')):
+        out = tmp_path / wanted
+        assert convert(root, out, date=wanted) == dict(train=3, val=1)
+        names[wanted] = image_files(out)
+        for name in names[wanted]:
+            chip = PurePosixPath(name).stem.removesuffix('_RGB')
+            expected = images[f'{chip}_{found}'][2::-1].transpose(1, 2, 0) / 3000 * 255
+            assert np.abs(read_image(out / 'img_dir' / name)[0] - expected.clip(0, 255)).max() <= 0.5001
+            np.testing.assert_array_equal(read_label_map(out / 'ann_dir' / name)[0], labels[chip][0])
+    assert (
+        names['20180105']
+        == names['20181220']
+        == [
+            'train/35JNN_00_RGB.png',
+            'train/35JNN_17_RGB.png',
+            'train/35JQG_00_RGB.png',
+            'val/35LMC_29_RGB.png',
+        ]
+    )
+    with pytest.raises(FileExistsError, match=r"other settings \(date was '20180105', is '20180201'\)"):
+        convert(root, tmp_path / '20180105', date='20180201')
+
+
+def test_no_image_near_the_date(tmp_path, landcovernet):
+    root, path, _, _ = landcovernet()
+    path('dates', '35JNN_17').write_text('0,20180214\n')
+    with pytest.raises(FileNotFoundError, match=r'35JNN_17: no image within 30 days of 20181220; nearest: 20180214'):
+        convert(root, tmp_path / 'out', date='20181220', max_days=30)
+    assert convert(root, tmp_path / 'out', date='20181220', max_days=30, allow_missing=True) == dict(train=2, val=1)
+    conversion = LandCoverNetConversion(root, tmp_path / 'out', date='20180215')
+    # As near in both directions: the earlier one.
+    assert conversion._choose('35JNN_17', ['20180220', '20180210']) == [('20180210', '35JNN_17')]
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(date='2018-01-15'), r"Date is '2018-01-15'; YYYYMMDD was expected"),
+        (dict(date='20181315'), r"Date is '20181315'"),
+        (dict(date='20180115', max_days=-1), r'largest distance is -1 days'),
+    ],
+)
+def test_unusable_dates(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        LandCoverNetConversion(tmp_path, tmp_path / 'out', **options)
+
+
 def test_published_lists(tmp_path, landcovernet):
     # Images of other chips may be missing: the lists say what is needed.
     root, path, _, _ = landcovernet()

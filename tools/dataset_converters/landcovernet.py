@@ -14,6 +14,9 @@ EXAMPLES = """examples:
   # near infrared too, 16 bits as they are
   python tools/dataset_converters/landcovernet.py downloads/LandCoverNet -o data/nir --scaling none \\
       --bands B04 B03 B02 B08
+  # the same chips in two seasons, under the same names: pairs
+  python tools/dataset_converters/landcovernet.py downloads/LandCoverNet -o data/landcovernet_january --date 20180115
+  python tools/dataset_converters/landcovernet.py downloads/LandCoverNet -o data/landcovernet_august --date 20180815
   # other tiles
   python tools/dataset_converters/landcovernet.py downloads/LandCoverNet -o data/two --split train=35JNN val=35LMC
 """
@@ -43,6 +46,12 @@ def main() -> int:
         '--min-consensus', type=float, default=0, metavar='N', help='ignore labels of a lower score, 0 to 100'
     )
     parser.add_argument(
+        '--date', metavar='YYYYMMDD', help='of each chip only the image nearest to this date, named after the chip'
+    )
+    parser.add_argument(
+        '--max-days', type=int, default=45, metavar='N', help='how far from it the image may be (default: %(default)s)'
+    )
+    parser.add_argument(
         '--split', nargs='+', action='extend', metavar='NAME=TILE,...', help='the tiles of each split (default: above)'
     )
     add_split_lists(parser)
@@ -65,6 +74,8 @@ def main() -> int:
             bounds=tuple(args.bounds),
             min_consensus=args.min_consensus,
             splits=splits(),
+            date=args.date,
+            max_days=args.max_days,
             allow_missing=args.allow_missing,
         )
 

@@ -61,6 +61,11 @@ def classify(path: PurePosixPath) -> tuple[str, str] | None:
     return None
 
 
+def parse_date(text: str) -> datetime:
+    """A date written as YYYYMMDD; raises ValueError for anything else."""
+    return datetime.strptime(text, '%Y%m%d')
+
+
 def read_dates(member: Member) -> list[str]:
     """The dates (YYYYMMDD) whose images were used for labelling, from a chip's table.
 
@@ -75,7 +80,7 @@ def read_dates(member: Member) -> list[str]:
         try:
             int(row[0])
             date = row[1].strip()
-            datetime.strptime(date, '%Y%m%d')
+            parse_date(date)
         except (IndexError, ValueError):
             raise ValueError(
                 f'{member.gdal_path}, line {number}: {",".join(row)!r} was found, a number and a date were expected: '
@@ -122,6 +127,9 @@ class LandCoverNetConversion(DatasetConversion):
         bounds: Values that become 0 and 255 (`reflectance`); 10000 is a reflectance of 1.
         min_consensus: Labels of a lower consensus score (0 to 100) are ignored.
         splits: How the images are split; by default by tile, as in the Sentinel-2 to LoveDA task.
+        date: Of each chip, only the image nearest to this date (YYYYMMDD), under the name of the chip alone: two
+            conversions with different dates are pairs by name. The earlier of two equally near ones counts.
+        max_days: How far from `date` it may be; a chip without such an image is missing.
         allow_missing: Whether to convert what is there when files are missing.
     """
 
@@ -132,6 +140,8 @@ class LandCoverNetConversion(DatasetConversion):
     bounds: tuple[float, float] = (0, 3000)
     min_consensus: float = 0
     splits: Splits = field(default_factory=lambda: FixedSplits(TILES))
+    date: str | None = None
+    max_days: int = 45
     allow_missing: bool = False
     missing: list[str] = field(default_factory=list, init=False)
 
@@ -145,17 +155,25 @@ class LandCoverNetConversion(DatasetConversion):
             raise ValueError(f'Bounds are {self.bounds[0]:g} {self.bounds[1]:g}; 0 <= LOW < HIGH was expected.')
         if not 0 <= self.min_consensus <= 100:
             raise ValueError(f'Minimum consensus is {self.min_consensus:g}; 0 to 100 was expected.')
+        if self.max_days < 0:
+            raise ValueError(f'The largest distance is {self.max_days} days; 0 or more was expected.')
+        if self.date is not None:
+            try:
+                parse_date(self.date)
+            except ValueError:
+                raise ValueError(f'Date is {self.date!r}; YYYYMMDD was expected, such as 20180115.') from None
 
     @property
     def title(self) -> str:
         """See `DatasetConversion`."""
-        return f'LandCoverNet, Sentinel-2, {" ".join(self.bands)}'
+        return f'LandCoverNet, Sentinel-2, {" ".join(self.bands)}' + (f', about {self.date}' if self.date else '')
 
     def settings(self) -> dict[str, Any]:
         """See `DatasetConversion`."""
         names = ('bands', 'scaling', 'bounds', 'min_consensus')
         own = {name: getattr(self, name) for name in names if name != 'bounds' or self.scaling == 'reflectance'}
-        return dict(data='LandCoverNet', **own, splits=self.splits.settings())
+        chosen = {} if self.date is None else dict(date=self.date, max_days=self.max_days)
+        return dict(data='LandCoverNet', **own, **chosen, splits=self.splits.settings())
 
     @property
     def depends_on_all(self) -> bool:
@@ -201,15 +219,26 @@ class LandCoverNetConversion(DatasetConversion):
             if lacking := [kind for kind, there in (('labels', labels), ('dates', tables)) if chip not in there]:
                 self.missing.append(f'{chip}: no {" and no ".join(lacking)} file')
                 continue
-            for date in read_dates(tables[chip]):
+            for date, name in self._choose(chip, read_dates(tables[chip])):
                 members = [found.get(band, {}).get(f'{chip}_{date}') for band in self.bands]
                 if all(members):
                     paths = tuple(member.gdal_path for member in members if member)
-                    images.setdefault(chip, {})[f'{chip}_{date}{suffix}'] = paths
+                    images.setdefault(chip, {})[f'{name}{suffix}'] = paths
                 else:
                     lacking = [band for band, member in zip(self.bands, members) if member is None]
                     self.missing.append(f'{chip}: no {", ".join(lacking)} of {date}')
         return images
+
+    def _choose(self, chip: str, dates: Sequence[str]) -> list[tuple[str, str]]:
+        """Dates of the images to convert, each with the name of what becomes of it."""
+        if self.date is None:
+            return [(date, f'{chip}_{date}') for date in dates]
+        wanted = parse_date(self.date)
+        days, nearest = min((abs((parse_date(date) - wanted).days), date) for date in dates)
+        if days > self.max_days:
+            self.missing.append(f'{chip}: no image within {self.max_days} days of {self.date}; nearest: {nearest}')
+            return []
+        return [(nearest, chip)]
 
     def _missing_message(self, any_found: bool) -> str:
         message = f'{self.source} lacks files of LandCoverNet ({len(self.missing)}):\n  {self.list_missing()}'
