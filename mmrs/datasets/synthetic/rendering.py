@@ -39,7 +39,9 @@ def sun_vector(world: World) -> tuple[float, float, float]:
     return flat * math.sin(azimuth), -flat * math.cos(azimuth), math.sin(elevation)
 
 
-def render(scene: Scene, world: World, gsd: float, rng: np.random.Generator) -> Rendering:
+def render(
+    scene: Scene, world: World, gsd: float, rng: np.random.Generator, sensor_rng: np.random.Generator | None = None
+) -> Rendering:
     """Renders a scene at a ground sampling distance.
 
     Args:
@@ -47,6 +49,7 @@ def render(scene: Scene, world: World, gsd: float, rng: np.random.Generator) -> 
         world: Sun, season and sensor.
         gsd: Ground sampling distance, metres per pixel.
         rng: Source of textures and noise.
+        sensor_rng: Source of the noise, where it is another one: the same place is then taken a second time.
     """
     shape = (round(scene.size[1] / gsd), round(scene.size[0] / gsd))
     ids = _paint(scene, shape, gsd)
@@ -66,7 +69,7 @@ def render(scene: Scene, world: World, gsd: float, rng: np.random.Generator) -> 
     radiance = np.empty_like(albedo)
     for band in range(4):
         radiance[..., band] = albedo[..., band] * (light + world.sky_light[band] * open_sky)
-    return Rendering(_expose(radiance, world, rng), label, shadow, height)
+    return Rendering(_expose(radiance, world, sensor_rng or rng), label, shadow, height)
 
 
 def _paint(scene: Scene, shape: tuple[int, int], gsd: float) -> np.ndarray:
