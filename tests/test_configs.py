@@ -12,10 +12,11 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
+from rasterio.transform import Affine
 
 from mmrs.datasets.converters.clips import write_raster
 from mmrs.registry import DATASETS, MODELS
-from mmrs.utils.config import pretrained_files, remove_pretrained, walk
+from mmrs.utils.config import load_config, merge_options, pretrained_files, remove_pretrained, walk
 from tests.tiny_runs import REPOSITORY, quick_start  # noqa: F401
 from tools import test as test_tool
 from tools import train as train_tool
@@ -58,15 +59,23 @@ def test_layers_of_the_full_size_fit_together(config, monkeypatch):
     if network in built:
         return  # tasks share networks; the next test trains each of them
     built.add(network)
+    for key, value in cfg.model.data_preprocessor.items():
+        if value == 'auto':  # what training measures
+            cfg.model.data_preprocessor[key] = [1.0] * number_of_bands(cfg)
     with torch.device('meta'):
         model = MODELS.build(cfg.model).eval()
-        images = torch.zeros(1, len(cfg.model.data_preprocessor.mean), 384, 384)
+        images = torch.zeros(1, number_of_bands(cfg), 384, 384)
         logits = model(images, mode='tensor')
         assert logits.shape[:2] == (1, len(class_names(cfg)))
         if getattr(model, 'discriminator', None) is not None:
             stages = model.segmentor.extract([images])[0]
             for discriminator, student in zip(model.discriminator.values(), stages):
                 assert discriminator(student[-1]).shape[:2] == (1, 1)
+
+
+def number_of_bands(cfg) -> int:
+    mean = cfg.model.data_preprocessor.mean
+    return 3 if mean == 'auto' else len(mean)
 
 
 def class_names(cfg) -> tuple:
@@ -79,7 +88,37 @@ def test_pretrained_weights_are_named_by_official_urls(config):
         assert name.startswith(('https://', 'open-mmlab://')), f'{key} is {name}'
 
 
-# Two steps of training and a test ------------------------------------------------------------------------------------
+# Pairs ---------------------------------------------------------------------------------------------------------------
+
+TRANSFERS = [leaf for leaf in LEAVES if leaf.startswith('feature_regression/')]
+
+
+@pytest.mark.parametrize('leaf', TRANSFERS)
+def test_no_target_label_is_read_before_the_test(leaf):
+    cfg = Config.fromfile(CONFIGS / leaf)
+    for split in ('train', 'val'):
+        for path, node in walk(cfg[f'{split}_dataloader']):
+            assert 'seg_map_path' not in node, f'{split}_dataloader.{path}'
+    assert 'seg_map_path' in cfg.test_dataloader.dataset.data_prefix
+    reference, target = load_config(cfg.reference_config), cfg.test_dataloader.dataset
+    for split in ('train', 'val'):
+        if (loader := reference.get(f'{split}_dataloader')) is not None:
+            # Where one folder has both domains, the target's transform tells them apart.
+            assert loader.dataset.data_root != target.data_root or 'CameraChange' not in str(loader.dataset.pipeline)
+
+
+@pytest.mark.parametrize('leaf', TRANSFERS)
+def test_held_out_pairs_are_not_trained_on(leaf):
+    cfg = Config.fromfile(CONFIGS / leaf)
+    for domain in ('source', 'target'):
+        trained, held_out = (cfg[f'{split}_dataloader'].dataset[domain] for split in ('train', 'val'))
+        where = [(part.data_root, part.data_prefix.img_path, part.get('ann_file')) for part in (trained, held_out)]
+        if where[0] == where[1]:  # the first and the last of a list of 1464
+            assert 'Segmentation/train.txt' in trained.ann_file
+            assert trained.indices - held_out.indices <= 1464
+
+
+# Two iterations of training and a test -------------------------------------------------------------------------------
 
 
 def narrow(cfg) -> dict:
@@ -113,26 +152,35 @@ def label_ids(dataset) -> list[int]:
     """What the label maps of a data set may hold."""
     if dataset.get('classes_file'):
         return [0, 1, 255]
+    if 'metainfo' in dataset:
+        return [*range(len(dataset.metainfo.classes)), 255]
     kind = DATASETS.get(dataset.type)
     reduced = inspect.signature(kind).parameters.get('reduce_zero_label')
     return list(range(len(kind.METAINFO['classes']) + bool(reduced and reduced.default)))
 
 
 def write_data(folder: Path, dataset, bands: int, number: int, size: int) -> None:
-    """Images in the folders that a data set's configuration names: PNG, or GeoTIFFs of reflectance."""
+    """Images in the folders that a data set's configuration names: PNG or JPEG, or GeoTIFFs."""
     rng = np.random.default_rng(0)
     ids = label_ids(dataset)
     for key, sub in dataset.data_prefix.items():
         (folder / sub).mkdir(parents=True, exist_ok=True)
         for i in range(number):
+            path = folder / sub / f'image{i}'
             coarse = rng.choice(ids, (size // 16, size // 16)).astype(np.uint8)
             labels = coarse.repeat(16, 0).repeat(16, 1)
-            if key == 'seg_map_path':
-                Image.fromarray(labels).save(folder / sub / f'image{i}.png')
-            elif bands == 3:
-                Image.fromarray(rng.integers(0, 255, (size, size, 3), np.uint8)).save(folder / sub / f'image{i}.png')
+            place = dict(crs='EPSG:32632', transform=Affine(1, 0, 600000 + 1000 * i, 0, -1, 5400000))
+            if dataset.type == 'RasterDataset':
+                image = rng.random((bands, size, size), np.float32)
+                write_raster(path.with_suffix('.tif'), labels if key == 'seg_map_path' else image, **place)
+            elif key == 'seg_map_path':
+                Image.fromarray(labels).save(path.with_suffix('.png'))
             else:
-                write_raster(folder / sub / f'image{i}.tif', rng.random((bands, size, size), np.float32))
+                image = Image.fromarray(rng.integers(0, 255, (size, size, bands), np.uint8))
+                image.save(path.with_suffix(dataset.get('img_suffix', '.png')))
+    if 'ann_file' in dataset:
+        (folder / dataset.ann_file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / dataset.ann_file).write_text(''.join(f'image{i}\n' for i in range(number)))
 
 
 def local_data(cfg, folder: Path) -> dict:
@@ -145,18 +193,32 @@ def local_data(cfg, folder: Path) -> dict:
         root = folder / Path(node.data_root).name
         # Rasters of training and evaluation may be the same.
         large = training or node.type == 'RasterDataset'
-        write_data(root, node, len(cfg.model.data_preprocessor.mean), *((3, 400) if large else (1, 128)))
+        write_data(root, node, number_of_bands(cfg), *((3, 400) if large else (1, 128)))
         if node.get('classes_file'):
             table = [dict(name=name, id=i) for i, name in enumerate(class_names(cfg))]
             (root / node.classes_file).write_text(yaml.safe_dump(dict(classes=table)))
         options[f'{path}.data_root'] = str(root)
         options[f'{path}.serialize_data'] = False
     for split in ('train', 'val', 'test'):
-        options.update({f'{split}_dataloader.num_workers': 0, f'{split}_dataloader.persistent_workers': False})
+        if cfg[f'{split}_dataloader'] is not None:
+            options.update({f'{split}_dataloader.num_workers': 0, f'{split}_dataloader.persistent_workers': False})
     return options
 
 
-def test_trains_two_steps_and_tests(config, tmp_path):
+def write_reference(cfg, file: Path) -> list[str]:
+    """The option that names a random reference of the width of the student; nothing where there is no use for one."""
+    if 'reference_config' not in cfg:
+        return []
+    reference = load_config(cfg.reference_config)
+    merge_options(reference, narrow(reference))
+    init_default_scope('mmrs')
+    remove_pretrained(reference.model)
+    del reference.model['data_preprocessor']  # it has no weights, and may be yet to be measured
+    torch.save(dict(state_dict=MODELS.build(reference.model).state_dict()), file)
+    return ['--reference', str(file)]
+
+
+def test_trains_two_iterations_and_tests(config, tmp_path):
     cfg = Config.fromfile(config)
     options = {
         **local_data(cfg, tmp_path / 'data'),
@@ -170,12 +232,14 @@ def test_trains_two_steps_and_tests(config, tmp_path):
     }
     texts = [f'{key}={str(value).replace(" ", "")}' for key, value in options.items()]
     common = ['--work-dir', str(tmp_path / 'run'), '--cfg-options', *texts]
-    assert train_tool.main([str(config), '--no-pretrained', *common]) == 0
+    reference = write_reference(cfg, tmp_path / 'reference.pth')
+    assert train_tool.main([str(config), '--no-pretrained', *reference, *common]) == 0
 
     (scalars,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in scalars.read_text().splitlines()]
     assert [line['step'] for line in lines if 'loss' in line] == [1, 2]
     assert all(np.isfinite(line['loss']) for line in lines if 'loss' in line)
+    assert any('regression/loss' in line for line in lines) == bool(reference)
     if cfg.model.get('self_training'):
         assert all('confident_share' in line and 'disc_accuracy_target' in line for line in lines if 'loss' in line)
 

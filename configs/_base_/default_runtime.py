@@ -22,8 +22,8 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 
-# Losses, accuracies and shares of pixels are logged as means since the last line; learning rates as they are, and so are
-# results of a validation, some of which have a slash: regression/loss.
+# Losses, accuracies and shares of pixels are logged as means since the last line; learning rates as they are, as are
+# results of validations, some of which have a slash: regression/loss.
 log_processor = dict(
     by_epoch=False, window_size=50, mean_pattern=r'^[^/]*(loss|time|grad_norm|acc_|accuracy|share|confident)[^/]*$'
 )

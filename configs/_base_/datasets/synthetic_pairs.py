@@ -1,0 +1,44 @@
+"""Synthetic pairs (tools/dataset_converters/synthetic_pairs.py): the same towns in two seasons, through two cameras."""
+
+_base_ = './loaders.py'
+
+crop_size = (256, 256)
+
+source = dict(type='PotsdamDataset', data_root='data/synthetic_pairs/source')
+target = dict(type='PotsdamDataset', data_root='data/synthetic_pairs/target')
+load = [dict(type='LoadRasterImage')]
+labelled = dict(
+    data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
+    pipeline=[
+        dict(type='LoadRasterImage'),
+        dict(type='LoadRasterAnnotations'),
+        dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PhotoMetricDistortion'),
+        dict(type='PackRasterInputs'),
+    ],
+)
+tested = dict(
+    data_prefix=dict(img_path='img_dir/test', seg_map_path='ann_dir/test'),
+    pipeline=_base_.test_pipeline,
+    test_mode=True,
+)
+
+train_dataloader = dict(
+    dataset=dict(
+        type='PairedDataset',
+        source=dict(**source, data_prefix=dict(img_path='img_dir/train'), pipeline=load),
+        target=dict(**target, data_prefix=dict(img_path='img_dir/train'), pipeline=load),
+        pipeline=[dict(type='RandomCrop', crop_size=crop_size), dict(type='RandomFlip', prob=0.5)],
+    )
+)
+# Other towns than those of training and test; nobody looks at their labels.
+val_dataloader = dict(
+    dataset=dict(
+        type='PairedDataset',
+        source=dict(**source, data_prefix=dict(img_path='img_dir/val'), pipeline=load, test_mode=True),
+        target=dict(**target, data_prefix=dict(img_path='img_dir/val'), pipeline=load, test_mode=True),
+    )
+)
+test_dataloader = dict(dataset=dict(**target, **tested))
+val_evaluator = dict(_delete_=True, type='RegressionLoss')
