@@ -21,7 +21,7 @@ __all__ = ['Curves', 'plot_curves', 'read_scalars', 'smoothed']
 Curves = Mapping[str, 'tuple[np.ndarray, np.ndarray]']
 
 #: What is shown unless asked otherwise: the total loss, the scores, and whether adaptation is active.
-DEFAULT_KEYS = ('loss', 'mIoU', 'aAcc', '*confident*', '*accuracy*')
+DEFAULT_KEYS = ('loss', 'regression/loss', 'mIoU', 'aAcc', '*confident*', '*accuracy*')
 
 _NOT_SHOWN = {'iter', 'step', 'epoch', 'time', 'data_time', 'memory'}
 
