@@ -23,6 +23,7 @@ from mmrs.apis.comparison import Spread
 from mmrs.apis.evaluate import evaluate
 from mmrs.apis.train import train
 from mmrs.datasets.rasters import open_raster
+from mmrs.models.losses.feature_regression import parse_tolerance
 from mmrs.registry import DATASETS
 from mmrs.utils.config import load_config, walk
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
@@ -122,6 +123,7 @@ class CameraStudy:
             Scores in percent, `mIoU` and `aAcc`.
 
         Raises:
+            ConfigError: A tolerance or a configuration cannot be studied.
             OutputError: The folder holds a study of other settings.
             UserError: A training or test failed.
         """
@@ -153,6 +155,9 @@ class CameraStudy:
         return {job: json.loads(path.read_text()) for job, path in found.items() if path.is_file()}
 
     def _check_settings(self) -> None:
+        for tolerance in self.tolerances:
+            parse_tolerance(tolerance)
+        self._config(self.configs.regression, shift=max(self.shifts))
         settings = {name: self._config(getattr(self.configs, name)).pretty_text for name in Configs.__annotations__}
         path = self.out / SETTINGS
         if path.is_file() and json.loads(path.read_text()) != settings:

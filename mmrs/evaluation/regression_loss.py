@@ -8,7 +8,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from mmrs.registry import METRICS
-from mmrs.utils.errors import DataError
+from mmrs.utils.errors import ConfigError, DataError
 
 __all__ = ['RegressionLoss']
 
@@ -21,6 +21,7 @@ class RegressionLoss(BaseMetric):
     better. A pair of which no pixel shows in both images does not count.
 
     Raises:
+        ConfigError: The data set has no pairs.
         DataError: No pair counts.
     """
 
@@ -29,6 +30,11 @@ class RegressionLoss(BaseMetric):
     def process(self, data_batch: Mapping, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Take the ``regression_losses`` of a batch, as :class:`FeatureRegression` predicts them for pairs."""
         for sample in data_samples:
+            if 'pred_sem_seg' in sample:
+                raise ConfigError(
+                    'RegressionLoss needs pairs, but the images of its data set come one by one: use a PairedDataset '
+                    'or a GeographicPairedDataset of held-out pairs'
+                )
             self.results.append(sample.get('regression_losses'))
 
     def compute_metrics(self, results: list[dict[str, float] | None]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmrs.registry import METRICS
-from mmrs.utils import DataError
+from mmrs.utils import ConfigError, DataError
 from tests.tiny_runs import REPOSITORY
 
 
@@ -26,6 +26,11 @@ def test_a_diverged_student_is_not_left_out():
 def test_no_pair_with_anything_in_common():
     with pytest.raises(DataError, match='none of the held-out pairs'):
         evaluated(None, None)
+
+
+def test_images_that_are_no_pairs():
+    with pytest.raises(ConfigError, match='RegressionLoss needs pairs'):
+        METRICS.build(dict(type='RegressionLoss')).process({}, [dict(pred_sem_seg=None)])
 
 
 def test_validation_is_logged_as_it_is():

@@ -7,6 +7,7 @@ from PIL import Image
 from rich.console import Console
 
 from mmrs.apis.camera_study import FINE_TUNED, REFERENCE, CameraStudy, Configs, Job
+from mmrs.utils import ConfigError
 from tests.tiny_runs import quick_start, write_clips, write_config, write_regression_config  # noqa: F401
 from tools.analysis_tools import camera_study as tool
 
@@ -97,6 +98,31 @@ def test_table(finished, tmp_path, configs):
         '| regression, exact | 70.5 ± 0.7 [75 %] | 50.5 ± 0.7 [25 %] |',
         '| fine-tuned with labels | - | - |',
     ]
+
+
+def test_a_change_that_costs_nothing(tmp_path, configs):
+    """There is no share of it to win back."""
+    study = CameraStudy(tmp_path, (1.0,), (0.0,), ('exact',), (0,), configs=configs)
+    for method, strength in ((REFERENCE, 0), (REFERENCE, 1), ('exact', 1)):
+        file = tmp_path / Job(method, strength, 0, 0).folder / 'scores.json'
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(dict(mIoU=50, aAcc=0)))
+    assert study.save().read_text().splitlines()[4] == '| regression, exact | 50.0 |'
+
+
+def test_configs_that_cannot_be_studied(configs, tmp_path):
+    """It is told before anything is trained."""
+    study = CameraStudy(tmp_path / 'study', configs=configs, tolerances=('local(2)',))
+    with pytest.raises(ConfigError, match=r"tolerance 'local\(2\)'"):
+        study.run()
+    plain, still = configs.regression.with_name('pairs.py'), tmp_path / 'still.py'
+    still.write_text(f"_base_ = '{plain}'\ncamera = [dict(type='CameraChange', strength=1.0)]\n")
+    for file, message in ((plain, r'pairs\.py has no CameraChange'), (still, r'still\.py has no Misalignment')):
+        study = CameraStudy(tmp_path / 'study', configs=Configs(configs.reference, file, configs.fine_tuned))
+        with pytest.raises(ConfigError, match=message):
+            study.run()
+    assert not (tmp_path / 'study').exists()
+    CameraStudy(tmp_path, shifts=(0,), configs=configs)._config(still)
 
 
 def test_picture(finished):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.utils import to_2tuple
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
@@ -43,10 +45,14 @@ def parts_of(segmentor: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _without_classifier(head: nn.Module) -> Iterator[None]:
-    """Let a head return what its classifier would have got."""
-    classifier = head.conv_seg
+def _without_classifier(head: nn.Module, found: dict[str, Any]) -> Iterator[None]:
+    """Run a head without its classifier, whose input is recorded: some heads return more than the one map."""
+    classifier = getattr(head, 'conv_seg', None)
+    if classifier is None:
+        yield
+        return
     head.conv_seg = nn.Identity()
+    head.conv_seg.register_forward_hook(lambda _module, _inputs, output: found.__setitem__(LAST, output))
     try:
         yield
     finally:
@@ -58,7 +64,10 @@ def _recorded(network: nn.Module, names: Sequence[str], found: dict[str, Any]) -
     """Record outputs of submodules, by their dotted names."""
 
     def record(name: str) -> Any:
-        return lambda _module, _inputs, output: found.__setitem__(name, output)
+        # A copy, for the next module may work in place, as activations do.
+        return lambda _module, _inputs, output: found.__setitem__(
+            name, output.clone() if isinstance(output, Tensor) else output
+        )
 
     with ExitStack() as stack:
         for name in names:
@@ -85,8 +94,8 @@ def extract_features(network: Any, images: Tensor, names: Sequence[str]) -> dict
         found.update({f'stage{i}': stage for i, stage in enumerate(stages, 1)})
         if LAST in names or any(name.startswith(('decode_head.', 'neck.')) for name in dotted):
             neck = getattr(network, 'neck', None)
-            with _without_classifier(network.decode_head):
-                found[LAST] = network.decode_head(stages if neck is None else neck(stages))
+            with _without_classifier(network.decode_head, found):
+                network.decode_head(stages if neck is None else neck(stages))
     return {name: found[name] for name in names if name in found}
 
 
@@ -140,6 +149,19 @@ class ChannelSpread(nn.Module):
         return features / self.variance.clamp(min=least + torch.finfo(least.dtype).tiny).sqrt()[:, None, None]
 
 
+def _checked_weights(features: Any) -> dict[str, float]:
+    """The feature maps that have a weight."""
+    if not isinstance(features, Mapping):
+        raise ConfigError(f'features is {features!r}; a dict of weights by name is expected, as dict(stage4=1.0)')
+    for name, weight in features.items():
+        if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+            raise ConfigError(f'features: the weight of {name} is {weight!r}; a number of at least 0 is expected')
+    weights = {name: float(weight) for name, weight in features.items() if weight}
+    if not weights:
+        raise ConfigError('features: there is nothing to regress on; give a feature map a weight above 0')
+    return weights
+
+
 @MODELS.register_module()
 class FeatureRegression(EncoderDecoder):
     """Annotation-free feature-regression transfer.
@@ -154,7 +176,7 @@ class FeatureRegression(EncoderDecoder):
         neck: Config of a neck between them, likewise.
         auxiliary_head: Not built; accepted so that the reference's model config can be the base.
         reference: Checkpoint of the trained reference, which `init_weights` loads. A resumed run and a test need none.
-        features: Weight of each feature map; for their names see :func:`extract_features`.
+        features: Weight of each feature map, 0 to leave it out; for their names see :func:`extract_features`.
         loss_regression: Config of a :class:`FeatureRegressionLoss`.
         train_decode_head: Train the decode head up to its classifier, too; the reference then keeps one of its own.
         feature_cache: Folder in which the reference's feature maps are kept, so that each is computed once. It needs
@@ -166,7 +188,7 @@ class FeatureRegression(EncoderDecoder):
         init_cfg: Unused, for all weights are the reference's.
 
     Raises:
-        ConfigError: A feature map that the network does not have, or nothing to regress on.
+        ConfigError: A feature map that the network does not have, a weight that is none, or nothing to regress on.
 
     Reference:
         Benbihi et al., Semi-Supervised Domain Adaptation with Representation Learning for Semantic Segmentation across
@@ -192,17 +214,21 @@ class FeatureRegression(EncoderDecoder):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(backbone, decode_head, neck, None, train_cfg, test_cfg, data_preprocessor, None, init_cfg)
-        self.weights: dict[str, float] = dict(features or {'stage4': 1.0, LAST: 1.0})
-        self.loss_regression: Any = MODELS.build(loss_regression or dict(type='FeatureRegressionLoss'))
+        self.weights = _checked_weights({'stage4': 1.0, LAST: 1.0} if features is None else features)
+        self.loss_regression: Any = MODELS.build({'type': 'FeatureRegressionLoss', **(loss_regression or {})})
         self.reference_file = reference
         self.train_decode_head = train_decode_head
         self.feature_cache = feature_cache
         self._cache: FeatureCache | None = None
+        # Not all of it shows in the weights: dilations, numbers of attention heads.
+        self._architecture = repr((backbone, neck, decode_head))
 
         copied = {name: copy.deepcopy(part) for name, part in parts_of(self).items()}
         if train_decode_head:
             if not any(name.startswith(LAST) for name in self.weights):
                 raise ConfigError(f'train_decode_head is on, but none of features {", ".join(self.weights)} is of it')
+            if not hasattr(self.decode_head, 'conv_seg'):
+                raise ConfigError(f'train_decode_head is on, but {type(self.decode_head).__name__} has no conv_seg')
             frozen: nn.Module = self.decode_head.conv_seg  # which no feature map depends on
         else:
             del copied[LAST]
@@ -218,31 +244,38 @@ class FeatureRegression(EncoderDecoder):
 
     def _widths(self) -> dict[str, int]:
         """Channels of the feature maps; checks their names on the way."""
+        network: Any = self._reference_network
         for name in self.weights:
             try:
-                self.get_submodule(name if '.' in name else 'backbone')
+                network.get_submodule(name if '.' in name else 'backbone')
             except AttributeError as error:
                 raise ConfigError(f'features: the network has no module {name} ({error})') from error
         mean = getattr(self.data_preprocessor, 'source_mean', None)
         first = next(iter(self.backbone.parameters()))
-        image = first.new_zeros(1, 3 if mean is None else len(mean), _PROBE, _PROBE)
-        network: Any = self._reference_network
+        # Some transformers take images of one size only.
+        height, width = to_2tuple(getattr(self.backbone, 'img_size', _PROBE))
+        image = first.new_zeros(1, 3 if mean is None else len(mean), height, width)
         with torch.no_grad():
+            stages = network.backbone(image)
+            if isinstance(stages, Tensor):
+                # DDRNet and PIDNet: in training they return more, which a head in evaluation mode does not take.
+                raise ConfigError(
+                    f'feature regression needs a backbone that returns the same stages in training and in evaluation; '
+                    f'{type(self.backbone).__name__} returns one map, and no stages, in evaluation'
+                )
             found = extract_features(network, image, list(self.weights))
-            stages = len(network.backbone(image))
-        known = f'stage1 to stage{stages}, {LAST}, or the dotted name of a module such as backbone.NAME'
+        known = f'stage1 to stage{len(stages)}, {LAST}, or the dotted name of a module such as backbone.NAME'
         for name in self.weights:
+            if name == LAST and name not in found:
+                raise ConfigError(
+                    f'features: {LAST} is the input of conv_seg, which {type(self.decode_head).__name__} does not run; '
+                    f'take out {LAST}, or give the dotted name of a module'
+                )
             if name not in found:
                 why = f'{name} does not run as a module of its own' if '.' in name else f'there is no {name}'
                 raise ConfigError(f'features: {why}; there are {known}')
             if not isinstance(found[name], Tensor) or found[name].dim() != 4:
                 raise ConfigError(f'features: what {name} returns is no feature map (N, C, H, W); there are {known}')
-        head: Any = self.decode_head
-        if LAST in found and found[LAST].shape[1] != head.conv_seg.in_channels:
-            raise ConfigError(
-                f'features: {LAST} is the input of conv_seg, which {type(head).__name__} does not end with; take out '
-                f'{LAST}, or give the dotted name of a module'
-            )
         return {name: feature.shape[1] for name, feature in found.items()}
 
     @property
@@ -366,8 +399,9 @@ class FeatureRegression(EncoderDecoder):
         if self.feature_cache is None:
             return extract_features(self._reference_network, images, list(self.weights))
         cache = self._open_cache()
-        # Padding to the size of a batch changes feature maps.
-        keys = [f'{self._image_key(sample)}\n{tuple(image.shape)}' for sample, image in zip(samples, images)]
+        # Padding to the size of a batch changes feature maps, and so does autocast, which validation may not have.
+        precision = (images.new_ones(1, 1) @ images.new_ones(1, 1)).dtype
+        keys = [f'{self._image_key(sample)}\n{tuple(images.shape[1:])} {precision}' for sample in samples]
         kept = {i: found for i, key in enumerate(keys) if (found := cache.get(key)) is not None}
         missing = [i for i in range(len(keys)) if i not in kept]
         if missing:
@@ -379,9 +413,10 @@ class FeatureRegression(EncoderDecoder):
 
     def _open_cache(self) -> FeatureCache:
         if self._cache is None:
-            # Beside the weights: how pixels are normalised, and in which precision the reference computes.
-            how = [self.data_preprocessor.source_mean.tolist(), self.data_preprocessor.source_std.tolist()]
-            how += [sorted(self.weights), torch.is_autocast_enabled()]
+            # Beside the weights: what is made of them, and how pixels are normalised and padded.
+            preprocessor = self.data_preprocessor
+            how = [self._architecture, sorted(self.weights), preprocessor.pad_values]
+            how += [preprocessor.source_mean.tolist(), preprocessor.source_std.tolist()]
             self._cache = FeatureCache(self.feature_cache or '', f'{weights_digest(self._reference_network)} {how}')
         return self._cache
 

@@ -24,8 +24,8 @@ def smooth_l1(first: Tensor, second: Tensor) -> Tensor:
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
-    """One minus the cosine of the angle between the channels' vectors; 0 to 2."""
-    return 1 - F.cosine_similarity(first, second, dim=1, eps=1e-6)
+    """One minus the cosine of the angle between the channels' vectors, 0 to 2; a zero vector is at 1 from all."""
+    return 1 - F.cosine_similarity(first, second, dim=1, eps=1e-3)
 
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(l2=l2, smooth_l1=smooth_l1, cosine=cosine)
@@ -101,7 +101,13 @@ class FeatureRegressionLoss(nn.Module):
         self, student: Tensor, reference: Tensor, student_valid: Tensor, reference_valid: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Weighted sum of the distance and sum of the weights for each image, ``(N,)``; arguments as ``forward``'s."""
-        reference = reference.detach()
+        # Autocast would make the channels' products of half precision.
+        with torch.autocast(student.device.type, enabled=False):
+            return self._sums(student, reference.detach(), student_valid, reference_valid)
+
+    def _sums(
+        self, student: Tensor, reference: Tensor, student_valid: Tensor, reference_valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if self.kind == 'local':
             reference, found = _closest(self.distance, student, reference, reference_valid, self.sizes[0])
             weight = student_valid * found
@@ -138,9 +144,10 @@ def _closest(
         key=lambda offset: (offset[0] - radius) ** 2 + (offset[1] - radius) ** 2,
     )
     best = torch.full_like(valid, torch.inf, dtype=student.dtype)
-    index = torch.zeros_like(valid, dtype=torch.long)
     rows = torch.arange(height, device=student.device)[:, None]
     columns = torch.arange(width, device=student.device)
+    # The middle, where nothing is closer: no candidate is valid, or the student's pixel is NaN, which is to be seen.
+    index = ((rows + radius) * padded.shape[-1] + columns + radius).expand(len(valid), -1, -1)
     for dy, dx in offsets:
         window = slice(dy, dy + height), slice(dx, dx + width)
         candidate = distance(student, padded[..., window[0], window[1]])
@@ -150,7 +157,7 @@ def _closest(
         index = torch.where(closer, (rows + dy) * padded.shape[-1] + columns + dx, index)
     flat = index.flatten(1)
     matched = padded.flatten(2).gather(2, flat[:, None].expand(-1, padded.shape[1], -1))
-    found = weight.flatten(1).gather(1, flat).view_as(valid) * best.isfinite()
+    found = weight.flatten(1).gather(1, flat).view_as(valid)
     return matched.view_as(student), found
 
 

@@ -145,6 +145,17 @@ def test_the_reference_never_changes(network, checkpoint, train_decode_head):
     assert ('decode_head.conv_seg.weight' in reference) == train_decode_head
 
 
+@pytest.mark.parametrize('train_decode_head', [False, True])
+def test_the_head_has_no_dropout(network, train_decode_head):
+    model = build(network, train_decode_head=train_decode_head).train()
+    images = torch.randn(2, 3, 64, 64)
+    first, second = (extract_features(model, images, ['decode_head'])['decode_head'] for _ in range(2))
+    assert torch.equal(first, second)
+    norms = [module for module in model.decode_head.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert all(norm.training == train_decode_head for norm in norms)
+
+
 def test_every_trainable_parameter_gets_a_gradient(network, checkpoint):
     """Else training with several processes would wait for them."""
     for options in ({}, dict(train_decode_head=True)):
@@ -234,6 +245,75 @@ def test_a_head_to_train_that_nothing_is_read_from(network):
         build(network, train_decode_head=True, features=dict(stage3=1.0))
 
 
+def test_a_weight_of_nought_leaves_a_map_out(network):
+    """As an option on the command line adds to the features of a base config."""
+    assert build(network, features=dict(stage2=0, stage3=2)).weights == dict(stage3=2.0)
+
+
+@pytest.mark.parametrize(
+    ('features', 'message'),
+    [
+        ({}, 'nothing to regress on'),
+        (dict(stage4=0), 'nothing to regress on'),
+        (dict(stage4='1'), "weight of stage4 is '1'"),
+        (dict(stage4=-1.0), 'weight of stage4 is -1.0'),
+        (['stage4'], 'a dict of weights by name is expected'),
+        ({'reference.backbone': 1.0}, 'has no module reference.backbone'),
+    ],
+)
+def test_features_that_make_no_loss(features, message):
+    with pytest.raises(ConfigError, match=f'features.*{message}'):
+        build(MIT, features=features)
+
+
+def test_dotted_names_mean_the_output_itself():
+    """Not what the activation behind it makes of it in place."""
+    model = build(RESNET).eval()
+    names = ['decode_head.convs.0.bn', 'decode_head.convs.0']
+    before, after = extract_features(model, torch.randn(2, 3, 64, 64), names).values()
+    assert before.min() < 0
+    assert torch.equal(before.relu(), after)
+
+
+def test_a_head_that_returns_more_than_one_map():
+    head = dict(type='mmseg.DAHead', in_channels=64, in_index=3, channels=12, pam_channels=4, num_classes=4)
+    model = build({**RESNET, 'neck': None, 'decode_head': head}, features=dict(decode_head=1.0)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    (features,) = extract_features(model, images, ['decode_head']).values()
+    assert torch.equal(model.decode_head.conv_seg(features), model(images)[0])
+
+
+def test_a_head_without_the_usual_classifier():
+    head = dict(
+        type='mmseg.SegmenterMaskTransformerHead', in_channels=64, in_index=3, channels=8, embed_dims=8, num_layers=1,
+        num_heads=1, num_classes=4,
+    )  # fmt: skip
+    network = {**RESNET, 'neck': None, 'decode_head': head}
+    with pytest.raises(ConfigError, match='SegmenterMaskTransformerHead does not run; take out decode_head'):
+        build(network)
+    assert build(network, features=dict(stage3=1.0)).weights == dict(stage3=1.0)
+    with pytest.raises(ConfigError, match='has no conv_seg'):
+        build(network, features={'decode_head.dec_proj': 1.0}, train_decode_head=True)
+
+
+def test_a_backbone_that_returns_something_else_in_training():
+    network = dict(
+        backbone=dict(type='mmseg.DDRNet', channels=4, ppm_channels=4, norm_cfg=dict(type='BN')),
+        decode_head=dict(type='mmseg.DDRHead', in_channels=16, channels=4, num_classes=4, norm_cfg=dict(type='BN')),
+    )
+    with pytest.raises(ConfigError, match='DDRNet returns one map'):
+        build(network)
+
+
+def test_a_backbone_for_one_size_of_images():
+    backbone = dict(
+        type='mmseg.BEiT', img_size=(64, 64), patch_size=16, embed_dims=8, num_layers=2, num_heads=1,
+        out_indices=(0, 1), qv_bias=True, init_values=0.1,
+    )  # fmt: skip
+    network = dict(backbone=backbone, decode_head={**RESNET['decode_head'], 'in_index': 1})
+    assert build(network, features=dict(stage2=1.0)).spread['stage2'].mean.shape == (8,)
+
+
 # Weights -------------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +341,63 @@ def test_a_student_can_be_the_next_reference(network, checkpoint, tmp_path):
     torch.save(dict(state_dict=student.state_dict()), path)
     following = build(network, path)
     assert equal(state(following.reference.backbone), state(student.backbone))
+
+
+# The loss as a whole -------------------------------------------------------------------------------------------------
+
+
+def shares(valid, size):
+    """The valid share of each pixel of a map."""
+    side = valid.shape[-1] // size
+    return valid[0].numpy().reshape(size, side, size, side).mean((1, 3), dtype=np.float64)
+
+
+def test_loss_by_hand(tmp_path):
+    """Maps in units of the reference's deviation over the source's valid pixels, compared where both are valid."""
+    torch.save(plain_model(MIT).state_dict(), tmp_path / 'reference.pth')
+    weights = dict(stage2=2.0, decode_head=0.5)
+    model = build(MIT, tmp_path / 'reference.pth', features=weights).train()
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    valid = dict(source=torch.ones(1, 64, 64, dtype=torch.bool), target=torch.ones(1, 64, 64, dtype=torch.bool))
+    valid['source'][:, :42, 20:] = False
+    valid['target'][:, 30:, :37] = False
+    data = model.data_preprocessor(batch(samples={domain: masked(valid[domain]) for domain in valid}), True)
+    losses = model.loss(**data)
+    measured = model.eval().val_step(batch(samples={domain: masked(valid[domain]) for domain in valid}))
+
+    student = extract_features(model, data['inputs']['target'], list(weights))
+    reference = extract_features(model._reference_network, data['inputs']['source'], list(weights))
+    total = np.zeros(2)
+    for name, weight in weights.items():
+        own, other = (maps[name].detach().double().numpy() for maps in (student, reference))
+        side = own.shape[-1]
+        source, target = (np.stack((shares(valid[d], side), np.ones((side, side)))) for d in ('source', 'target'))
+        mean = (other * source[:, None]).sum((0, 2, 3)) / source.sum()
+        variance = (((other - mean[:, None, None]) ** 2) * source[:, None]).sum((0, 2, 3)) / source.sum()
+        deviation = np.sqrt(np.maximum(variance, 0.01 * variance.mean()))[:, None, None]
+        difference = np.abs(own - other) / deviation
+        distance = np.where(difference < 1, difference**2 / 2, difference - 0.5).mean(1)
+        both = source * target
+        assert losses[f'loss_{name}'].item() == pytest.approx(weight * (distance * both).sum() / both.sum(), rel=1e-4)
+        each = (distance * both).sum((1, 2)) / both.sum((1, 2))
+        assert [sample.regression_losses[name] for sample in measured] == pytest.approx(each, rel=1e-4)
+        total += weight * each
+    assert [sample.regression_losses['loss'] for sample in measured] == pytest.approx(total, rel=1e-4)
+
+
+def test_masks_are_those_of_their_own_image(tmp_path):
+    """Where pixels look around themselves, what hides in the one image is not what hides in the other."""
+    torch.save(plain_model(MIT).state_dict(), tmp_path / 'reference.pth')
+    model = build(MIT, tmp_path / 'reference.pth', loss_regression=dict(tolerance='local(3)'))
+    valid = torch.ones(1, 64, 64, dtype=torch.bool)
+    valid[:, :, 32:] = False
+    data = model.data_preprocessor(batch(samples=dict(target=masked(valid))), False)
+    for _, (_, _, student, reference) in model._compared(*data.values(), training=False):
+        assert reference.eq(1).all()
+        assert student[0].float().mean() == 0.5
+        assert student[1].eq(1).all()
 
 
 # Pixels without data -------------------------------------------------------------------------------------------------
@@ -336,6 +473,21 @@ def test_normalised_features_have_unit_spread_but_for_silent_channels():
     assert float(spread(torch.ones(1, 3, 1, 1))[0, 2]) == pytest.approx((0.01 * 101 / 3) ** -0.5, rel=0.05)
 
 
+def test_spread_over_several_processes(monkeypatch):
+    """It is that of all their pixels."""
+    rng = np.random.default_rng(0)
+    own, other = rng.normal(0, 1, (2, 3, 4, 4)), rng.normal(2, 3, (2, 3, 4, 4))
+    mean = np.concatenate((own, other)).mean((0, 2, 3))
+    sums = iter((
+        np.append(other.sum((0, 2, 3)), 2 * 4 * 4),
+        ((other - mean[:, None, None]) ** 2).sum((0, 2, 3)),
+    ))  # fmt: skip
+    monkeypatch.setattr(feature_regression, 'all_reduce', lambda tensor: tensor.add_(torch.from_numpy(next(sums))))
+    spread = ChannelSpread(3).double()
+    spread.update(torch.from_numpy(own), torch.ones(2, 4, 4).double())
+    np.testing.assert_allclose(spread.variance, np.concatenate((own, other)).var((0, 2, 3)))
+
+
 def test_spread_of_a_batch_without_pixels_is_as_before():
     spread = ChannelSpread(2)
     spread.update(torch.randn(1, 2, 8, 8), torch.ones(1, 8, 8))
@@ -376,11 +528,11 @@ def runs(monkeypatch):
 
 
 def test_features_are_computed_once(network, checkpoint, tmp_path, runs):
-    def run(*names, seed=0, **changes):
+    def run(*names, size=64, **changes):
         model = build(network, checkpoint, feature_cache=str(tmp_path / 'cache'), **changes)
         runs.clear()
         model.train()
-        data = model.data_preprocessor(batch(samples=keyed(*names), seed=seed), True)
+        data = model.data_preprocessor(batch(samples=keyed(*names), size=size), True)
         return torch.stack(list(model.loss(**data).values())), list(runs)
 
     fresh = build(network, checkpoint).train()
@@ -392,11 +544,28 @@ def test_features_are_computed_once(network, checkpoint, tmp_path, runs):
     assert torch.equal(again, expected)
     assert computed == []
     assert run('a', 'c')[1] == [1]
+    mixed, computed = run('d', 'b')  # another name for the first image
+    torch.testing.assert_close(mixed, expected)
+    assert computed == [1]
+    assert run('a', 'b', size=96)[1] == [2]
     assert run('a', 'b', features=dict(stage4=1.0))[1] == [2]
     assert run('a', 'b', data_preprocessor={**PREPROCESSOR, 'source_mean': [90] * 3})[1] == [2]
+    # What no weight tells: the architecture, and the precision.
+    head = {**network['decode_head'], 'align_corners': True}
+    assert run('a', 'b', decode_head=head)[1] == [2]
+    with torch.autocast('cpu', torch.bfloat16):
+        assert run('a', 'b')[1] == [2]
     other = plain_model(network)
     torch.save(other.state_dict(), checkpoint)
     assert run('a', 'b')[1] == [2]
+
+
+def test_a_trained_student_finds_the_same_features(checkpoint, network, tmp_path):
+    model = build(network, checkpoint, feature_cache=str(tmp_path / 'cache'))
+    context = model._open_cache().context
+    train(model, steps=1, samples=keyed('a', 'b'))
+    model._cache = None
+    assert model._open_cache().context == context
 
 
 def test_images_that_are_new_each_time_are_refused(network, checkpoint, tmp_path):

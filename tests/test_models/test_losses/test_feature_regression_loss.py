@@ -164,6 +164,23 @@ def test_nothing_in_common_is_no_loss(tolerance, maps):
 
 
 @pytest.mark.parametrize('tolerance', TOLERANCES)
+def test_a_diverged_student_is_seen(tolerance, maps):
+    student, *others = tensors(*maps)
+    total, weight = FeatureRegressionLoss('l2', tolerance).sums(student * torch.nan, *others)
+    assert total.isnan().all()
+    assert (weight > 0).all()  # else validation would take it for a pair with nothing in common
+
+
+@pytest.mark.parametrize('tolerance', TOLERANCES)
+def test_autocast_changes_nothing(tolerance, maps):
+    arrays = [tensor.float() for tensor in tensors(*maps)]
+    loss = FeatureRegressionLoss('l2', tolerance)
+    expected = loss(*arrays)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert loss(*arrays) == expected
+
+
+@pytest.mark.parametrize('tolerance', TOLERANCES)
 def test_the_reference_gets_no_gradient(tolerance, maps):
     student, reference, *valid = tensors(*maps)
     reference.requires_grad_()
