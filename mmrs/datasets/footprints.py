@@ -69,3 +69,10 @@ def window_footprints(grid: RasterGrid, windows: np.ndarray) -> np.ndarray:
     x0, y0, x1, y1 = windows.T
     corners = map_points(grid.transform, np.stack((x0, x1, x1, x0), 1), np.stack((y0, y0, y1, y1), 1))
     return shapely.polygons(np.stack(corners, -1))
+
+
+def move(area: shapely.Geometry, crs: CRS, to: CRS) -> shapely.Geometry:
+    """An area in another CRS, by its corners."""
+    if crs == to:
+        return area
+    return shapely.transform(area, lambda points: np.stack(transform(crs, to, *points.T), axis=-1))

@@ -11,8 +11,9 @@ import shapely
 from mmengine.logging import print_log
 from rasterio.crs import CRS
 from rasterio.transform import Affine
+from shapely.affinity import translate
 
-from mmrs.datasets.footprints import footprint, window_footprints
+from mmrs.datasets.footprints import footprint, move, window_footprints
 from mmrs.datasets.grids import describe_bounds, describe_crs
 from mmrs.datasets.headers import RasterHeader, read_headers
 from mmrs.datasets.paired import PairedDataset
@@ -110,6 +111,17 @@ class GeographicPairedDataset(PairedDataset):
 
     def _no_overlap(self, sources: Sequence[RasterHeader], targets: Sequence[RasterHeader]) -> str:
         crs = sources[0].grid.crs
+        for other in dict.fromkeys(header.grid.crs for header in targets if header.grid.crs != crs):
+            # The edge of the whole Earth, say, has no place in a projected CRS or a senseless one.
+            places = shapely.union_all([_footprint(header, other) for header in sources])
+            for header in targets:
+                own = header.grid
+                if own.crs == other and footprint(own, other).intersection(places).area > 0.5 * places.area > 0:
+                    return (
+                        f'{header.path} shows the place of the source, but reaches too far for '
+                        f'{describe_crs(crs)}: it covers {describe_bounds(own.bounds)} in {describe_crs(other)}. Cut '
+                        'it to the place first (`rio clip`, `gdal_translate -projwin`).'
+                    )
         source, target = (
             describe_bounds(tuple(shapely.total_bounds([_footprint(header, crs) for header in headers])))
             for headers in (sources, targets)
@@ -198,15 +210,15 @@ def _find_overlaps(sources: _Collection, targets: _Collection, places: Mapping[C
         crs = header.grid.crs
         whole = footprint(header.grid, crs)
         near = trees[crs].query(whole, predicate='intersects')
+        near = near[[_meet(header, targets.headers[target]) for target in near]]
         common = shapely.union_all(shapely.intersection(places[crs][near], whole))
         windows = window_footprints(header.grid.resampled(shape), sources.windows[samples])
         i, j = trees[crs].query(windows, predicate='intersects')
         shown = shapely.intersection(windows[i], places[crs][j])
         shares = shapely.area(shown) / shapely.area(windows[i])
         # Neighbours have an edge in common, and nothing else.
-        i, j, shown, shares = (values[shares > 0] for values in (i, j, shown, shares))
-        for target in np.unique(j):
-            _check_way_back(header, targets.headers[target])
+        kept = (shares > 0) & np.isin(j, near)
+        i, j, shown, shares = (values[kept] for values in (i, j, shown, shares))
         order = np.lexsort((j, i))
         pairs = np.stack((samples[i], j), axis=1)
         yield _Overlap(crs, whole, common, pairs[order], shown[order], shares[order])
@@ -222,13 +234,16 @@ def _measure(
     whole = np.array([own.footprint.area for own in overlaps])
     common = np.array([own.common.area for own in overlaps]) / whole  # shares of each source raster
     paired = np.array([shapely.union_all(own.shown).area for own in overlaps]) / whole
-    shown_of: dict[tuple[CRS, int], list[shapely.Geometry]] = defaultdict(list)
+    crs_of: dict[int, CRS] = {}
+    shown_of: dict[int, list[shapely.Geometry]] = defaultdict(list)
     for own in overlaps:
         for target in np.unique(own.pairs[:, 1]).tolist():
-            shown_of[own.crs, target].append(shapely.union_all(own.shown[own.pairs[:, 1] == target]))
+            part = shapely.union_all(own.shown[own.pairs[:, 1] == target])
+            # All in one CRS, for what source rasters of two CRSs both show counts once.
+            shown_of[target].append(move(part, own.crs, crs_of.setdefault(target, own.crs)))
     shown = np.zeros(len(target_km2))  # share of each target raster
-    for (crs, target), parts in shown_of.items():
-        shown[target] += shapely.union_all(parts).area / places[crs][target].area
+    for target, parts in shown_of.items():
+        shown[target] = shapely.union_all(parts).area / places[crs_of[target]][target].area
     return PairedArea(
         pairs=sum(len(own.pairs) for own in overlaps),
         source_rasters=int(np.count_nonzero(paired)),
@@ -273,14 +288,23 @@ def _footprint(header: RasterHeader, crs: CRS) -> shapely.Polygon:
         raise DataError(f'{header.path}: {error}.') from error
 
 
-def _check_way_back(source: RasterHeader, target: RasterHeader) -> None:
-    """Raises DataError where the pixels of a target could not be found by coordinates."""
+def _meet(source: RasterHeader, target: RasterHeader) -> bool:
+    """Whether the pixels of a target that lies on a source are found by coordinates.
+
+    Far from its place a projection may put what is elsewhere on Earth; such a target does not meet the source.
+
+    Raises:
+        DataError: They are not found because longitudes count on.
+    """
     if source.grid.crs == target.grid.crs:
-        return
-    place = _footprint(source, target.grid.crs)
-    if not place.intersects(footprint(target.grid, target.grid.crs)):
+        return True
+    place, own = _footprint(source, target.grid.crs), footprint(target.grid, target.grid.crs)
+    if place.intersects(own):
+        return True
+    if any(translate(place, turn).intersects(own) for turn in (-360, 360)):
         raise DataError(
             f'{target.path} shows some of {source.path}, but its coordinates in {describe_crs(target.grid.crs)} are '
             f'others there: {describe_bounds(target.grid.bounds)} instead of {describe_bounds(place.bounds)}. '
             'Longitudes count from -180 to 180; warp it to a projected CRS (`rio warp --dst-crs EPSG:...`).'
         )
+    return False

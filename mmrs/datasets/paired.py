@@ -3,7 +3,7 @@
 import hashlib
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,23 @@ import torch
 from mmcv.transforms import LoadAnnotations, Pad
 from mmengine.dataset import Compose
 from mmengine.logging import print_log
-from mmseg.datasets.transforms import CLAHE, AdjustGamma, PackSegInputs, RandomFlip, Resize, ResizeToMultiple, RGB2Gray
+from mmseg.datasets.transforms import (
+    CLAHE,
+    AdjustGamma,
+    PackSegInputs,
+    RandomCrop,
+    RandomFlip,
+    RandomRotate,
+    RandomRotFlip,
+    Resize,
+    ResizeToMultiple,
+    RGB2Gray,
+)
 
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.raster_dataset import RasterDataset
 from mmrs.datasets.transforms.loading import LoadRasterAnnotations, LoadRasterImage
+from mmrs.datasets.transforms.misalignment import Misalignment
 from mmrs.datasets.transforms.packing import PackRasterInputs
 from mmrs.datasets.two_domains import TwoDomainDataset, without_labels
 from mmrs.registry import DATASETS
@@ -24,6 +36,9 @@ from mmrs.utils.errors import ConfigError
 
 # What these make of an image is the same each time. A transform that is not here may draw.
 _DETERMINISTIC = (LoadRasterImage, Resize, ResizeToMultiple, Pad, CLAHE, AdjustGamma, RGB2Gray)
+
+# Drawn for one image alone, their places would be other ones than in the other image.
+_COMMON = (RandomCrop, RandomFlip, RandomRotate, RandomRotFlip)
 
 _TRIES = 1000  # as many as MMEngine's data sets make to find a sample with data
 
@@ -94,8 +109,22 @@ class PairedDataset(TwoDomainDataset):
             transforms = part.pipeline.transforms
             if not transforms or not isinstance(transforms[0], LoadRasterImage):
                 raise ConfigError(f'{own}: the pipeline of the {name} has to begin with LoadRasterImage')
-            _refuse(transforms[1:], f'{own}: the pipeline of the {name}')
-        _refuse(self.pipeline.transforms, f'{own}: the pipeline of the pairs')
+            where = f'{own}: the pipeline of the {name}'
+            _refuse(transforms[1:], where)
+            for transform in _with_inner(transforms):
+                if isinstance(transform, _COMMON):
+                    raise ConfigError(
+                        f'{where} has {type(transform).__name__}, which would take the two images of a pair to '
+                        'different places. Put it into the common pipeline, that of the pairs'
+                    )
+        where = f'{own}: the pipeline of the pairs'
+        _refuse(self.pipeline.transforms, where)
+        for transform in _with_inner(self.pipeline.transforms):
+            if isinstance(transform, Misalignment) and transform.seed is not None:
+                raise ConfigError(
+                    f'{where} has Misalignment with a seed, which moves each image by its own name. Put it into the '
+                    'pipeline of a domain, or set seed=None to move both alike'
+                )
         if isinstance(self.source, RasterDataset) != isinstance(self.target, RasterDataset):
             raise ConfigError(
                 f'{own}: source is a {type(self.source).__name__}, target a {type(self.target).__name__}; a '
@@ -210,9 +239,18 @@ class PairedDataset(TwoDomainDataset):
         """The common pipeline; and the directions of its flips, or None if another transform may draw."""
         flips: list[str | None] | None = []
         for transform in self.pipeline.transforms:
-            results = transform(results)
+            try:
+                results = transform(results)
+            except KeyError as error:
+                if error.args != ('gt_seg_map',):
+                    raise
+                raise ConfigError(
+                    f'{type(self).__name__}: {transform} of the common pipeline looks at labels, which pairs do not '
+                    'have. Leave it out; RandomCrop does not need them without cat_max_ratio'
+                ) from error
             if results is None:  # as in MMEngine, a transform that cannot make anything of this sample
                 return None, None
+            _pad_valid_map(results)
             if type(transform) is RandomFlip and flips is not None:
                 direction = results['flip_direction']
                 flips.append(None if direction is None else str(direction))
@@ -249,7 +287,7 @@ class PairedDataset(TwoDomainDataset):
 
 def _refuse(transforms: Sequence[Callable], where: str) -> None:
     """Raises ConfigError for what has no place between loading and packing of a pair."""
-    for transform in transforms:
+    for transform in _with_inner(transforms):
         kind = type(transform).__name__
         if isinstance(transform, (LoadAnnotations, LoadRasterAnnotations)):
             raise ConfigError(f'{where} has {kind}, but pairs have no labels; leave it out')
@@ -259,6 +297,27 @@ def _refuse(transforms: Sequence[Callable], where: str) -> None:
             raise ConfigError(f'{where} has {kind}, which belongs at the beginning of the pipeline of a domain')
         if kind == 'Albu':
             raise ConfigError(f'{where} has Albu, whose random draws cannot be repeated for the second image')
+        if hasattr(transform, 'get_indices'):
+            raise ConfigError(f'{where} has {kind}, which mixes several samples; pairs are transformed one by one')
+
+
+def _with_inner(transforms: Sequence[Callable]) -> Iterator[Callable]:
+    """The transforms, and those that they apply in turn, as `RandomApply` and `RandomChoice` do."""
+    for transform in transforms:
+        yield transform
+        inner = getattr(transform, 'transforms', ())
+        yield from _with_inner(inner if isinstance(inner, (list, tuple)) else [inner])
+
+
+def _pad_valid_map(results: dict) -> None:
+    """Brings the map to the size of a padded image at once, for a flip or a resize that comes behind.
+
+    mmcv's `Pad` adds pixels at the right and bottom of the image, and leaves the map as it is.
+    """
+    valid, (height, width) = results['valid_map'], results['img'].shape[:2]
+    bottom, right = height - valid.shape[0], width - valid.shape[1]
+    if 'pad_shape' in results and min(bottom, right) >= 0:
+        results['valid_map'] = np.pad(valid, ((0, bottom), (0, right)))
 
 
 def _names(dataset: RemoteSensingDataset) -> list[str]:

@@ -298,7 +298,7 @@ def test_pixels_without_data(config, photo):
     filled[holes] = photo[~holes].mean(0)
     changed = apply(TRANSFORMS.build(config), filled, valid_map=valid)
     np.testing.assert_allclose(changed[holes], np.broadcast_to(changed[~holes].mean(0), (holes.sum(), 3)), atol=1)
-    if config['type'] in ('GaussianBlur', 'CameraChange'):
+    if config['type'] in ('GaussianBlur', 'CameraChange', 'GroundSamplingDistance'):
         other = photo.copy()
         other[holes] = 0
         np.testing.assert_array_equal(apply(TRANSFORMS.build(config), other, valid_map=valid)[~holes], changed[~holes])

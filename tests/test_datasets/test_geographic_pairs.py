@@ -227,6 +227,23 @@ def test_source_in_two_zones(tmp_path, scene):
         assert (sample['source']['inputs'] - sample['target']['inputs']).abs().max() < 4.1 * 0.3
 
 
+def test_ground_in_rasters_of_two_zones_counts_once(tmp_path, scene):
+    """Both zones show 80 m x 60 m of the target, of which 60 m x 60 m are the same."""
+    scene(tmp_path / 'a' / '1.tif', Affine(0.5, 0, LEFT, 0, -0.5, TOP), (120, 160))
+    transform, shape = degrees(LEFT + 20, TOP, LEFT + 100, TOP - 60, 0.5, 'EPSG:32632')
+    scene(tmp_path / 'a' / '2.tif', transform, shape, 'EPSG:32632')
+    scene(tmp_path / 'b' / 't.tif', Affine(0.5, 0, LEFT - 5, 0, -0.5, TOP + 5), (140, 220))
+    area = DATASETS.build(config(tmp_path, min_overlap=1e-6)).area
+    # A dense grid of points in the target.
+    x, y = np.meshgrid(np.arange(LEFT - 5 + 0.05, LEFT + 105, 0.1), np.arange(TOP + 5 - 0.05, TOP - 65, -0.1))
+    shown = (x > LEFT) & (x < LEFT + 80) & (y < TOP) & (y > TOP - 60)
+    places = transform_points(UTM, 'EPSG:32632', x.ravel(), y.ravel())
+    (column, row), (a, b, c, d, e, f) = (np.array(v).reshape(x.shape) for v in places), tuple(~transform)[:6]
+    column, row = a * column + b * row + c, d * column + e * row + f
+    shown |= (column > 0) & (column < shape[1]) & (row > 0) & (row < shape[0])
+    assert area.target_share == pytest.approx(shown.mean(), abs=2e-3)
+
+
 def test_resampled_source_and_common_transforms(source, scene):
     crs, transform, shape = PLACES['degrees']
     scene(source / 'b' / 't.tif', transform, shape, crs)
@@ -306,6 +323,16 @@ def test_no_overlap_names_both_extents(source, scene):
     ) in str(caught.value)
 
 
+@pytest.mark.parametrize('north', [90, 84])
+def test_target_of_the_whole_earth(source, write, north):
+    world = Affine(10, 0, -180, 0, -north / 9, north)
+    write(source / 'b' / 'world.tif', np.ones((18, 36, 1), np.uint8), crs='EPSG:4326', transform=world)
+    with pytest.raises(
+        DataError, match=rf'world.tif shows .* too far for EPSG:32633: it covers x -180 to 180, y -{north}'
+    ):
+        DATASETS.build(config(source))
+
+
 def test_neighbours_do_not_overlap(source, scene):
     scene(source / 'b' / 't.tif', Affine(0.5, 0, LEFT + 200, 0, -0.5, TOP), (30, 40))
     with pytest.raises(DataError, match='No target raster meets a source raster'):
@@ -357,6 +384,18 @@ def test_the_180th_meridian(tmp_path, scene, write):
     # In one CRS there is no such thing.
     write(tmp_path / 'b' / 't.tif', image, crs=utm, transform=Affine(9, 0, x - 300, 0, -9, y + 300))
     assert len(DATASETS.build(config(tmp_path))) == 1
+
+
+def test_a_raster_at_the_other_end_of_the_earth(source, scene, write):
+    """Where the projection of the source puts coordinates of this place, too."""
+    scene(source / 'b' / 't.tif', Affine(0.5, 0, LEFT, 0, -0.5, TOP), (300, 400))
+    before = len(DATASETS.build(config(source, size=100)))
+    (x,), (y,) = transform_points(UTM, 'EPSG:4326', [LEFT], [TOP])
+    far = Affine(0.1, 0, x - 180 - 5, 0, -0.1, -y + 5)
+    write(source / 'b' / 'far.tif', np.zeros((100, 100, 1), np.float32), crs='EPSG:4326', transform=far)
+    pairs = DATASETS.build(config(source, size=100))
+    assert len(pairs) == before
+    assert [Path(path).name for path in pairs.unpaired['target']] == ['far.tif']
 
 
 @pytest.mark.parametrize(

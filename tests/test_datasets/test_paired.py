@@ -177,6 +177,30 @@ def test_padded_and_turned_pixels_do_not_count(root):
         assert valid_of(sample, name).mean() > 0.4
 
 
+@pytest.mark.parametrize(
+    'behind',
+    [
+        dict(type='RandomFlip', prob=1.0),
+        dict(type='RandomFlip', prob=1.0, direction='vertical'),
+        dict(type='Resize', scale=(40, 30), keep_ratio=False),
+        dict(type='RandomRotate', prob=1.0, degree=(20, 20.1)),
+        dict(type='RandomCrop', crop_size=(50, 70)),
+    ],
+    ids=lambda config: f'{config["type"]} {config.get("direction", "")}',
+)
+def test_padding_before_other_transforms(root, behind):
+    dataset = DATASETS.build(config(root, [dict(type='Pad', size=(80, 60)), behind]))
+    seed(0)
+    sample = dataset[3]
+    for name, number in (('source', 3), ('target', 103)):
+        # Padded with 0, and interpolated beside it.
+        band, valid = sample[name]['inputs'][2].numpy(), valid_of(sample, name)
+        assert 0.2 < valid.mean() < 0.8
+        assert (band[~valid] < number).mean() > 0.98
+        assert (band[valid] == number).mean() > 0.9
+        assert not (band[valid] == 0).any()
+
+
 def run(settings, workers=0):
     """All that two epochs would see."""
     seed(0)
@@ -285,11 +309,40 @@ def test_sizes_differ(root, write):
         (dict(pipeline=[dict(type='PackSegInputs')]), 'pipeline of the pairs has PackSegInputs, but packing is done'),
         (dict(pipeline=LOAD), 'pipeline of the pairs has LoadRasterImage, which belongs at the beginning'),
         (dict(target=dict(kind='RasterDataset')), 'target a RasterDataset; a RasterDataset goes with'),
+        (dict(source=dict(pipeline=[*LOAD, FLIP])), 'pipeline of the source has RandomFlip, which would take the two'),
+        (
+            dict(target=dict(pipeline=[*LOAD, dict(type='RandomApply', transforms=[CROP])])),
+            'pipeline of the target has RandomCrop, .* Put it into the common pipeline',
+        ),
+        (
+            dict(pipeline=[dict(type='RandomApply', transforms=[dict(type='LoadRasterAnnotations')])]),
+            'pipeline of the pairs has LoadRasterAnnotations, but pairs have no labels',
+        ),
+        (
+            dict(pipeline=[dict(type='RandomChoice', transforms=[[FLIP], [dict(type='PackRasterInputs')]])]),
+            'pipeline of the pairs has PackRasterInputs, but packing is done',
+        ),
+        (dict(pipeline=[dict(type='RandomMosaic', prob=1.0)]), 'RandomMosaic, which mixes several samples'),
+        (dict(pipeline=[dict(type='Misalignment', shift=2)]), 'Misalignment with a seed, which moves each image by'),
     ],
 )
 def test_configurations_that_cannot_work(root, changes, message):
     with pytest.raises(ConfigError, match=message):
         DATASETS.build(config(root, **changes))
+
+
+def test_transforms_that_look_at_labels_are_refused(root):
+    dataset = DATASETS.build(config(root, [{**CROP, 'cat_max_ratio': 0.75}]))
+    with pytest.raises(ConfigError, match=r'RandomCrop\(.* looks at labels, .* without cat_max_ratio'):
+        dataset[0]
+
+
+def test_both_images_are_moved_alike(root):
+    dataset = DATASETS.build(config(root, [dict(type='Misalignment', shift=3, elastic=1, seed=None)]))
+    seed(0)
+    source, target = pictures(dataset[0])
+    np.testing.assert_array_equal(source[..., :2], target[..., :2])
+    assert (source[..., :2] != coordinates()[..., :2]).any()
 
 
 def test_classes_need_to_agree_where_both_have_some(root):

@@ -35,7 +35,7 @@ class GroundSamplingDistance(RadiometricChange):
     """A coarser ground sampling distance at the same number of pixels.
 
     The image is averaged over the coarser pixels and interpolated linearly back to its own grid, so that it still lies
-    on its labels. Pixels without data have no share in the averages.
+    on its labels. Pixels without data have no share in either.
 
     Args:
         factor: How many times as large the ground sampling distance is, 1 or more.
@@ -50,8 +50,12 @@ class GroundSamplingDistance(RadiometricChange):
         coarse = max(1, round(width / self.factor)), max(1, round(height / self.factor))
         if coarse == (width, height):
             return image
-        averaged = _filtered(lambda values: cv2.resize(values, coarse, interpolation=cv2.INTER_AREA), image, valid)
-        return in_fours(lambda values: cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR), averaged)
+
+        def resample(values: np.ndarray) -> np.ndarray:
+            averaged = cv2.resize(values, coarse, interpolation=cv2.INTER_AREA)
+            return np.asarray(cv2.resize(averaged, (width, height), interpolation=cv2.INTER_LINEAR))
+
+        return _filtered(resample, image, valid)
 
 
 def _filtered(apply: Callable[[np.ndarray], np.ndarray], image: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
