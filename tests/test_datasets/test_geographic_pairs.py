@@ -386,15 +386,14 @@ def test_the_180th_meridian(tmp_path, scene, write):
     assert len(DATASETS.build(config(tmp_path))) == 1
 
 
-def test_a_raster_at_the_other_end_of_the_earth(source, scene, write):
-    """Where the projection of the source puts coordinates of this place, too."""
-    scene(source / 'b' / 't.tif', Affine(0.5, 0, LEFT, 0, -0.5, TOP), (300, 400))
-    before = len(DATASETS.build(config(source, size=100)))
-    (x,), (y,) = transform_points(UTM, 'EPSG:4326', [LEFT], [TOP])
-    far = Affine(0.1, 0, x - 180 - 5, 0, -0.1, -y + 5)
-    write(source / 'b' / 'far.tif', np.zeros((100, 100, 1), np.float32), crs='EPSG:4326', transform=far)
-    pairs = DATASETS.build(config(source, size=100))
-    assert len(pairs) == before
+def test_a_raster_at_the_other_end_of_the_earth(tmp_path, scene, write):
+    """Near the equator, a transverse Mercator projection of it covers the source."""
+    scene(tmp_path / 'a' / 's.tif', Affine(1, 0, 500000, 0, -1, 1000), (100, 100))
+    scene(tmp_path / 'b' / 't.tif', Affine(0.5, 0, 500000, 0, -0.5, 1000), (200, 200))
+    far = Affine(0.01, 0, 15 - 180 - 0.5, 0, -0.01, 0.5)
+    write(tmp_path / 'b' / 'far.tif', np.zeros((100, 100, 1), np.float32), crs='EPSG:4326', transform=far)
+    pairs = DATASETS.build(config(tmp_path, size=100))
+    assert len(pairs) == 1
     assert [Path(path).name for path in pairs.unpaired['target']] == ['far.tif']
 
 
