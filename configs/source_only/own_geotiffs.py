@@ -12,6 +12,7 @@ _base_ = [
 
 model = dict(
     data_preprocessor=dict(mean='auto', std='auto'),
+    backbone=dict(in_channels=3),  # bands of your images
     decode_head=dict(num_classes=6),  # yours, as in classes.yaml
 )
 train_dataloader = dict(dataset=dict(_delete_=True, **_base_.before, **_base_.labelled))

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmrs.engine.checkpoint import state_dict_of
-from mmrs.registry import MODELS
+from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import flatten, load_config
-from mmrs.utils.errors import ConfigError, OutputError
+from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
 from mmrs.utils.files import write_json
 
-__all__ = ['ReferenceTraining', 'check_reference', 'reference_config', 'takes_reference']
+__all__ = ['ReferenceTraining', 'check_reference', 'check_transfer', 'reference_config', 'takes_reference']
 
 #: In the reference's work dir: what decides its result.
 RECORD = 'settings.json'
@@ -36,9 +40,57 @@ def check_reference(file: str | Path) -> None:
     """Read a reference, so that a wrong file is found before the data sets are read.
 
     Raises:
-        CheckpointError: It is missing, cannot be read or holds no weights.
+        CheckpointError: It is missing, cannot be read or holds no weights of a backbone.
     """
-    state_dict_of(CheckpointLoader.load_checkpoint(str(file), 'cpu'), file)
+    if Path(file).expanduser().is_dir():
+        raise CheckpointError(f'the reference is {str(file)!r}, a folder; a checkpoint is expected: FOLDER/iter_N.pth')
+    weights = state_dict_of(CheckpointLoader.load_checkpoint(str(file), 'cpu'), file)
+    if not any(name.startswith('backbone.') for name in weights):
+        raise CheckpointError(
+            f'the reference {file} has no weight backbone.*; it has {", ".join(list(weights)[:3])}. The checkpoint of '
+            'a plain network is expected, backbone and decode head, that was trained on the source'
+        )
+
+
+def check_transfer(transfer: Config, reference: Config) -> None:
+    """Build model and pairs of a transfer: a mistake in them shall not show after hours of the reference's training.
+
+    Args:
+        transfer: Its configuration, ready to be trained.
+        reference: That of its reference, likewise.
+
+    Raises:
+        ConfigError: The networks of both differ, or something in the transfer's model or data sets cannot work.
+        DataError: A file of its data sets cannot be used.
+    """
+    init_default_scope(transfer.get('default_scope', 'mmrs'))
+    student, trained = (_shapes(config) for config in (transfer, reference))
+    if differing := sorted(name for name in student.keys() | trained.keys() if student.get(name) != trained.get(name)):
+        name = differing[0]
+        raise ConfigError(
+            f'config {transfer.filename} and its reference_config {reference.filename} have different networks: '
+            f'{name} is {student.get(name, "not there")} in the first and {trained.get(name, "not there")} in the '
+            f'second (and {len(differing) - 1} more). Give both the same backbone, neck and decode_head'
+        )
+    own, other = (config.model.get('data_preprocessor') or {} for config in (transfer, reference))
+    for key in ('mean', 'std'):
+        normalised = own.get(key) if own.get(f'source_{key}') is None else own[f'source_{key}']
+        if normalised != other.get(key):
+            print_log(
+                f'The reference will be trained with data_preprocessor.{key}={other.get(key)}, but in the transfer it '
+                f'sees the source with {normalised}: set model.data_preprocessor.source_{key} to the first',
+                logger='current',
+                level=logging.WARNING,
+            )
+    for split in ('train', 'val'):
+        if transfer.get(f'{split}_dataloader') is not None:
+            DATASETS.build(copy.deepcopy(transfer[f'{split}_dataloader'].dataset))
+
+
+def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    weights = MODELS.build(copy.deepcopy(config.model)).state_dict()
+    parts = ('backbone.', 'neck.', 'decode_head.')
+    return {name: tuple(weight.shape) for name, weight in weights.items() if name.startswith(parts)}
 
 
 def reference_config(transfer: Config, options: Mapping[str, Any] | None = None) -> Config:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gc
+import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +13,18 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmrs.apis.reference import ReferenceTraining, check_reference, reference_config, takes_reference
+from mmrs.apis.reference import (
+    ReferenceTraining,
+    check_reference,
+    check_transfer,
+    reference_config,
+    takes_reference,
+)
 from mmrs.apis.statistics import fill_statistics
 from mmrs.engine.checkpoint import download
 from mmrs.engine.distributed import launcher_environment
 from mmrs.engine.runner import AdaptationRunner
-from mmrs.registry import RUNNERS
+from mmrs.registry import MODELS, RUNNERS
 from mmrs.utils.config import (
     check_types,
     enable_amp,
@@ -128,14 +136,14 @@ def train(
         remove_pretrained(cfg.model)  # all weights are the reference's
         resumed = cfg.get('resume') and (cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir))
         if not resumed:  # a checkpoint of the run holds the reference
-            given = reference or cfg.model.get('reference')
+            given = cfg.model.get('reference') if reference is None else reference
             cfg.model.reference = _find_reference(cfg, given, reference_options, amp, pretrained, overwrite)
     elif reference is not None or reference_options:
         raise ConfigError(
             f'config {cfg.filename}: its model, {cfg.model.type}, starts from no reference; leave --reference and '
             '--reference-options out, or take a configuration of configs/feature_regression'
         )
-    return _run(cfg)
+    return _run(cfg, lambda: _remove_best(cfg) if overwrite else None)
 
 
 def _prepare(cfg: Config, amp: bool, pretrained: bool) -> None:
@@ -150,9 +158,48 @@ def _prepare(cfg: Config, amp: bool, pretrained: bool) -> None:
         remove_pretrained(cfg.model)
     check_types(cfg)
     fill_statistics(cfg)
+    _check_bands(cfg)
+
+
+def _check_bands(cfg: Config) -> None:
+    """Compare the bands that the backbone takes with those that are normalised for it."""
+    preprocessor: dict[str, Any] = cfg.model.get('data_preprocessor') or {}
+    backbone: dict[str, Any] = cfg.model.get('backbone') or {}
+    if not str(preprocessor.get('type')).endswith('DomainAdaptationDataPreprocessor') or 'type' not in backbone:
+        return
+    takes = backbone.get('in_channels')
+    if takes is None:  # the default, of the class or of one that it derives from
+        classes = inspect.getmro(MODELS.get(backbone['type']))[:-1]
+        arguments = (inspect.signature(kind).parameters.get('in_channels') for kind in classes)
+        takes = next((argument.default for argument in arguments if argument is not None), None)
+    mean = preprocessor.get('mean')
+    if isinstance(takes, int) and isinstance(mean, (list, tuple)) and len(mean) != takes:
+        raise ConfigError(
+            f'config {cfg.filename}: model.backbone takes {takes} bands, but model.data_preprocessor.mean has '
+            f'{len(mean)}, one for each band of the images. Set model.backbone.in_channels to {len(mean)}, or choose '
+            'bands with LoadRasterImage(bands=...)'
+        )
+
+
+def _remove_best(cfg: Config) -> None:
+    """Remove the best checkpoint of an earlier run, whose name this one's may not have."""
+    if not cfg.get('resume'):
+        for path in Path(cfg.work_dir).glob('best_*.pth'):
+            path.unlink()
+
+
+def _require_work_dir(folder: Path) -> None:
+    problem = 'there is no permission'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise OutputError(f'work dir {folder} cannot be written: {problem}. Choose another --work-dir')
 
 
 def _run(cfg: Config, begin: Callable[[], None] | None = None) -> Runner:
+    _require_work_dir(Path(cfg.work_dir))
     runner = build_runner(cfg)
     # By now no process looks at the folder any more to decide what there is to do.
     if begin is not None and runner.rank == 0:
@@ -193,6 +240,8 @@ def _find_reference(
     if training.checkpoint.is_file() and not changes:
         print_log(f'step 1 of 2: the reference is there already, {training.checkpoint}', logger='current')
     else:
+        with explained_errors(cfg):
+            check_transfer(cfg, own)
         print_log(f'step 1 of 2: the reference, {own.filename}, is trained in {training.folder}', logger='current')
         if not changes and (training.folder / 'last_checkpoint').is_file():
             own.resume, own.load_from = True, _find_resumable('auto', training.folder)

@@ -280,6 +280,18 @@ def test_a_reference_of_another_network(config, tmp_path):
         train(config, tmp_path / 'run', reference=tmp_path / 'other.pth')
 
 
+@pytest.mark.parametrize('reference', ['', 'folder', 'two_students.pth'])
+def test_what_is_no_trained_network_is_refused_before_the_data_are_read(tmp_path, reference, runs, config, monkeypatch):
+    """An empty text, as of a variable that is not set in a script, shall not start hours of training."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'folder').mkdir()
+    torch.save(dict(state_dict={'segmentor.backbones.0.weight': torch.zeros(3)}), tmp_path / 'two_students.pth')
+    message = r"is '', a folder|is 'folder', a folder; a|has no weight backbone\.\*; it has segmentor\.backbones"
+    with pytest.raises(CheckpointError, match=message):
+        train(config, tmp_path / 'run', reference=reference)
+    assert runs == []
+
+
 def test_reference_and_options_exclude_each_other(finished, config, tmp_path):
     with pytest.raises(ConfigError, match=r'leave them out, or --reference'):
         train(config, tmp_path / 'run', reference=finished.reference, reference_options={'train_cfg.max_iters': 1})
@@ -304,3 +316,42 @@ def test_a_mistake_in_the_transfer_is_found_before_the_reference_is_trained(conf
     with pytest.raises(ConfigError, match=r"val_evaluator\.type is 'RegresionLoss'.* did you mean RegressionLoss"):
         train(config, tmp_path / 'run', cfg_options={'val_evaluator.type': 'RegresionLoss'})
     assert runs == []
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'model.decode_head.channels': 4}, r'different networks: decode_head\.\S+ is \(.*\) in the first and \('),
+        ({'model.backbone.num_layers': [1, 1, 1, 2]}, r'layers\.3\.1\S* is \(.*\) in the first and not there in'),
+        ({'model.features': dict(stage9=1.0)}, r'there is no stage9'),
+        ({'train_dataloader.dataset.target.data_root': 'nowhere'}, r'is missing: nowhere/img_dir/train'),
+        ({'val_dataloader.dataset.source.data_prefix.img_path': 'img_dir/train'}, r'2 of 4 source images'),
+    ],
+)
+def test_nor_is_it_trained_for_a_transfer_that_cannot_work(config, tmp_path, runs, options, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        train(config, tmp_path / 'run', cfg_options=options)
+    assert runs == []
+
+
+def test_a_reference_with_other_statistics_is_pointed_out(config, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(module, 'print_log', lambda message, **_: said.append(message))
+    options = {'train_cfg.max_iters': 1, 'model.data_preprocessor.source_mean': [120.0, 121.0, 120.0]}
+    train(config, tmp_path / 'run', cfg_options=options)
+    (message,) = said
+    assert 'mean=[120.0, 120.0, 120.0], but in the transfer it sees the source with [120.0, 121.0, 120.0]' in message
+    # Those of the target are its own.
+    options = {'train_cfg.max_iters': 1, 'model.data_preprocessor.mean': [1.0] * 3}
+    options['model.data_preprocessor.source_mean'] = [120.0] * 3
+    train(config, tmp_path / 'other', cfg_options=options)
+    assert len(said) == 1
+
+
+def test_overwriting_removes_the_best_checkpoint_of_before(config, finished, tmp_path):
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    for name in ('last_checkpoint', 'best_regression_loss_iter_900.pth'):
+        (folder / name).write_text('')
+    train(config, folder, reference=finished.reference, overwrite=True)
+    assert [path.name for path in folder.glob('best_*')] == ['best_regression_loss_iter_2.pth']

@@ -265,6 +265,29 @@ def test_missing_data_are_reported_without_traceback(config, capsys, tmp_path):
     assert '/no/img_dir/train' in fails(capsys, config, '--work-dir', tmp_path / 'c', '--cfg-options', option)
 
 
+@pytest.mark.parametrize('folder', ['file', 'file/run'])
+def test_a_work_dir_that_cannot_be(config, capsys, tmp_path, folder):
+    (tmp_path / 'file').write_text('')
+    message = fails(capsys, config, '--work-dir', tmp_path / folder)
+    assert f'work dir {tmp_path / folder} cannot be written' in message
+
+
+@pytest.mark.parametrize(
+    ('options', 'takes'),
+    [
+        (['model.backbone.in_channels=4'], 4),
+        (['model.backbone._delete_=True', 'model.backbone.type=mmseg.ResNetV1c', 'model.backbone.depth=18'], 3),
+        ([], 3),
+    ],
+)
+def test_bands_differ_between_backbone_and_data(config, capsys, tmp_path, options, takes):
+    statistics = ['model.data_preprocessor.mean=[0.0,0.0]', 'model.data_preprocessor.std=[1.0,1.0]']
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--cfg-options', *options, *statistics)
+    assert f'model.backbone takes {takes} bands, but model.data_preprocessor.mean has 2' in message
+    assert 'Set model.backbone.in_channels to 2' in message
+    assert not (tmp_path / 'run').exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_amp_needs_a_gpu(config, capsys, tmp_path):
     assert '--amp needs a GPU' in fails(capsys, config, '--work-dir', tmp_path / 'run', '--amp')
