@@ -355,3 +355,18 @@ def test_overwriting_removes_the_best_checkpoint_of_before(config, finished, tmp
         (folder / name).write_text('')
     train(config, folder, reference=finished.reference, overwrite=True)
     assert [path.name for path in folder.glob('best_*')] == ['best_regression_loss_iter_2.pth']
+
+
+def test_features_are_kept_from_run_to_run(config, finished, tmp_path):
+    """With pairs that are only flipped."""
+    cache, times, results = tmp_path / 'cache', [], []
+    for name in ('first', 'second'):
+        train(config, tmp_path / name, reference=finished.reference, cfg_options={'model.feature_cache': str(cache)})
+        times.append({path: path.stat().st_mtime_ns for path in cache.rglob('*.pt')})
+        results.append(weights(tmp_path / name / 'iter_2.pth'))
+    assert times[0]
+    assert times[0] == times[1]
+    assert equal(*results)
+    plain = weights(finished.work_dir / 'iter_2.pth')  # other batches of the reference, which round otherwise
+    for key, value in results[0].items():
+        torch.testing.assert_close(value, plain[key], rtol=1e-3, atol=1e-3)
