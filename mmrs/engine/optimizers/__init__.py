@@ -1,4 +1,4 @@
+from .default import DefaultOptimWrapperConstructor
 from .joint import JointOptimWrapper, JointOptimWrapperConstructor
-from .merged_groups import MergedGroupsConstructor
 
-__all__ = ['JointOptimWrapper', 'JointOptimWrapperConstructor', 'MergedGroupsConstructor']
+__all__ = ['DefaultOptimWrapperConstructor', 'JointOptimWrapper', 'JointOptimWrapperConstructor']

@@ -12,7 +12,7 @@ from torch import nn
 from mmrs.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmrs.utils import ConfigError
 
-from .merged_groups import MergedGroupsConstructor
+from .default import DefaultOptimWrapperConstructor
 
 
 class JointOptimWrapper(OptimWrapperDict):
@@ -144,7 +144,7 @@ class JointOptimWrapperConstructor:
                 )
             cfg = {'type': 'OptimWrapper', **cfg, 'optimizer': _without_unsupported_fused(cfg['optimizer'])}
             paramwise_cfg = cfg.pop('paramwise_cfg', None)
-            wrappers[name] = MergedGroupsConstructor(cfg, paramwise_cfg)(part)
+            wrappers[name] = DefaultOptimWrapperConstructor(cfg, paramwise_cfg)(part)
             owned |= {id(parameter) for parameter in part.parameters()}
         orphans = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
         if orphans:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.optim import DefaultOptimWrapperConstructor as MMEngineConstructor
 from torch import nn
 
 from mmrs.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module(name='DefaultOptimWrapperConstructor')
-class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class DefaultOptimWrapperConstructor(MMEngineConstructor):
     """MMEngine's constructor, with one parameter group per set of options instead of one per parameter.
 
     The mathematics is the same; a fused optimizer then makes a few large updates instead of hundreds of small ones.
