@@ -12,7 +12,7 @@ from rasterio.vrt import WarpedVRT
 
 from mmrs.datasets.footprints import boundary, map_points
 from mmrs.datasets.grids import TOLERANCE, RasterGrid
-from mmrs.datasets.rasters import PathLike, read_image, shared_raster
+from mmrs.datasets.rasters import PathLike, fill_missing, read_image, shared_raster
 from mmrs.datasets.windows import Window
 
 # Pixels around the part of an image that a window shows: the reach of the bilinear kernel, which is up to 2 where the
@@ -87,7 +87,7 @@ def read_aligned_image(
         warped, shown = _warp(image, valid, own.window(part), grid, fineness)
     if shown.all():
         return warped, None
-    warped[~shown] = warped[shown].mean(axis=0, dtype=np.float64) if shown.any() else 0
+    fill_missing(warped, shown)
     return warped, shown
 
 

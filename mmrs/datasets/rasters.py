@@ -191,8 +191,13 @@ def read_image(
         valid = _both(valid, np.isfinite(image).all(axis=-1))
     if valid is None or valid.all():
         return image, None
-    image[~valid] = image[valid].mean(axis=0, dtype=np.float64) if valid.any() else 0
+    fill_missing(image, valid)
     return image, valid
+
+
+def fill_missing(image: np.ndarray, valid: np.ndarray) -> None:
+    """Gives the pixels of an image `(H, W, C)` that are not valid `(H, W)` the mean of the others, in place; or 0."""
+    image[~valid] = image[valid].mean(axis=0, dtype=np.float64) if valid.any() else 0
 
 
 def shown_pixels(raster: DatasetReader, numbers: Sequence[int], **part: Any) -> np.ndarray | None:

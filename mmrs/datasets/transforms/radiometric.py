@@ -3,6 +3,8 @@ from abc import ABCMeta, abstractmethod
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from mmrs.datasets.rasters import fill_missing
+
 
 class RadiometricChange(BaseTransform, metaclass=ABCMeta):
     """What changes the values of an image and leaves every pixel in its place.
@@ -32,8 +34,8 @@ class RadiometricChange(BaseTransform, metaclass=ABCMeta):
             limits = np.iinfo(image.dtype)
             changed = np.rint(changed).clip(limits.min, limits.max)
         changed = changed.astype(image.dtype)
-        if valid is not None and valid.any():
-            changed[~valid] = changed[valid].mean(axis=0, dtype=np.float64)
+        if valid is not None:
+            fill_missing(changed, valid)
         results['img'] = changed
         return results
 
