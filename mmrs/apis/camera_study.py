@@ -195,8 +195,6 @@ class CameraStudy:
         folder, reference = self.out / job.folder, self._reference(job.seed)
         config, checkpoint = self._config(self.configs.reference, job.strength, seed=job.seed), reference
         if job.method != REFERENCE:
-            for weights in folder.glob('*.pth'):  # of an interrupted run, which would pass for this one's
-                weights.unlink()
             path = self.configs.fine_tuned if job.method == FINE_TUNED else self.configs.regression
             config = self._config(path, job.strength, job.shift, job.seed)
             if job.method == FINE_TUNED:

@@ -32,7 +32,7 @@ from mmrs.datasets.transforms.misalignment import Misalignment
 from mmrs.datasets.transforms.packing import PackRasterInputs
 from mmrs.datasets.two_domains import TwoDomainDataset, without_labels
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, some
 
 # What these make of an image is the same each time. A transform that is not here may draw.
 _DETERMINISTIC = (LoadRasterImage, Resize, ResizeToMultiple, Pad, CLAHE, AdjustGamma, RGB2Gray)
@@ -144,12 +144,12 @@ class PairedDataset(TwoDomainDataset):
                 leave_out = ', list those to use in ann_file, or leave out the others with allow_unpaired=True'
                 raise FileNotFoundError(
                     f'{len(self.unpaired[name])} of {len(here)} {name} images in {folders[name]} have no counterpart '
-                    f'of the same name in {folders[other]}: {_some(self.unpaired[name])}. Add or rename files'
+                    f'of the same name in {folders[other]}: {some(self.unpaired[name])}. Add or rename files'
                     f'{leave_out if pairs else ""}. GeoTIFFs under other names are paired by place: '
                     'GeographicPairedDataset.'
                 )
         left_out = '; '.join(
-            f'{len(left)} images of the {name} without a counterpart are left out: {_some(left)}'
+            f'{len(left)} images of the {name} without a counterpart are left out: {some(left)}'
             for name, left in self.unpaired.items()
             if left
         )
@@ -337,10 +337,6 @@ def _sizes_differ(source: Mapping, shape: Sequence[int], target: Mapping, other:
         f'counterpart {target["img_path"]} has {other[1]} x {other[0]}. They must be of one size; GeoTIFFs on other '
         'grids are warped onto the source by GeographicPairedDataset.'
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
 
 
 def _generators() -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from mmrs.datasets.vector_labels import VectorLabels
 from mmrs.datasets.vectors import VECTOR_SUFFIXES, is_vector
 from mmrs.datasets.windows import Window, Windows, jittered, partition, training_windows
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, some
 
 # Width in pixels of a raster from which on it matters whether the file is stored by rows or by tiles.
 _WIDE = 4096
@@ -106,7 +106,7 @@ class RasterDataset(RemoteSensingDataset):
         empty = [image.path for image in images if image.empty]
         if empty:
             left_out = '' if self.test_mode else ' and are left out'
-            self._log(f'{len(empty)} of {len(images)} rasters hold no data{left_out}: {_some(empty)}', logging.WARNING)
+            self._log(f'{len(empty)} of {len(images)} rasters hold no data{left_out}: {some(empty)}', logging.WARNING)
         self._rasters, samples = [], []
         for pair, image in zip(pairs, images):
             if self.test_mode or not image.empty:
@@ -114,7 +114,7 @@ class RasterDataset(RemoteSensingDataset):
                 samples += [dict(raster=len(self._rasters), window=window) for window in windows]
                 self._rasters.append({**pair, **raster})
         if not samples:
-            raise ValueError(f'No raster of {type(self).__name__} holds data: {_some(empty)}. Choose others.')
+            raise ValueError(f'No raster of {type(self).__name__} holds data: {some(empty)}. Choose others.')
         self._describe(images, len(samples))
         return samples
 
@@ -194,7 +194,7 @@ class RasterDataset(RemoteSensingDataset):
         if row_wise:
             self._log(
                 f'{len(row_wise)} of {len(images)} rasters are stored by compressed rows, so that each window costs '
-                f'reading the whole width: {_some(row_wise)}. `rio convert -f COG` makes files '
+                f'reading the whole width: {some(row_wise)}. `rio convert -f COG` makes files '
                 'that read much faster.',
                 logging.WARNING,
             )
@@ -267,7 +267,3 @@ def _pixel_metres(image: RasterHeader) -> tuple[float, float]:
         return image.grid.pixel_metres()
     except ValueError as error:
         raise ValueError(f'{image.path}: {error}, which gsd and windows in metres need.') from error
-
-
-def _some(paths: Sequence[str]) -> str:
-    return ', '.join(paths[:5]) + (', ...' if len(paths) > 5 else '')

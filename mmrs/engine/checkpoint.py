@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch._weights_only_unpickler import _get_allowed_globals
 
 from mmrs.registry import WEIGHT_INITIALIZERS
-from mmrs.utils.errors import CheckpointError
+from mmrs.utils.errors import CheckpointError, some
 
 __all__ = [
     'Match',
@@ -239,12 +239,8 @@ class Match:
             ('of another shape', self.misshapen),
         ):
             if keys:
-                parts.append(f'{len(keys)} {name} ({_some(keys)})')
+                parts.append(f'{len(keys)} {name} ({some(keys, 3)})')
         return ', '.join(parts)
-
-
-def _some(keys: list[str], number: int = 3) -> str:
-    return ', '.join(keys[:number]) + (', ...' if len(keys) > number else '')
 
 
 def load_matching(
@@ -280,7 +276,7 @@ def load_matching(
     if not match.loaded:
         raise CheckpointError(
             f'{source} does not fit the model: none of its {len(weights)} weights matches by name and shape. '
-            f'The file has {_some(list(weights))}; the model has {_some(list(own))}. '
+            f'The file has {some(list(weights), 3)}; the model has {some(list(own), 3)}. '
             'Is it a checkpoint of this configuration? Weights of other code need converting first '
             '(tools/model_converters)'
         )
@@ -308,7 +304,7 @@ def require_resumable(checkpoint: Mapping[str, Any], source: str | Path) -> None
     if lacking:
         raise CheckpointError(
             f'cannot resume from {source}: it has no {", ".join(lacking)}, so it is not the state of a training run '
-            f'(its keys are {_some(list(map(str, checkpoint)), 6)}). To start a new run from its weights: '
+            f'(its keys are {some(list(map(str, checkpoint)), 6)}). To start a new run from its weights: '
             f'--cfg-options load_from={source}'
         )
 
@@ -345,7 +341,7 @@ class CheckedPretrainedInit(PretrainedInit):
             prefix = self.prefix.rstrip('.') + '.'
             inner = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
             if not inner:
-                raise CheckpointError(f'{self.checkpoint} has no {prefix}*; it has {_some(list(weights))}')
+                raise CheckpointError(f'{self.checkpoint} has no {prefix}*; it has {some(list(weights), 3)}')
             weights = inner
         own = module.state_dict()
         for key, weight in weights.items():

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     'describe',
     'is_user_error',
     'report_errors',
+    'some',
 ]
 
 
@@ -48,6 +49,11 @@ class CheckpointError(UserError, RuntimeError):
 
 class OutputError(UserError, OSError):
     """An output that would overwrite something, or cannot be written."""
+
+
+def some(names: Sequence[str], number: int = 5) -> str:
+    """The first few of some names, for a message."""
+    return ', '.join(names[:number]) + (', ...' if len(names) > number else '')
 
 
 _FRAME = re.compile(r'File "([^"]+)", line \d+, in \S+\n\s+(.+)')
