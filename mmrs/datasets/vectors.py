@@ -58,7 +58,9 @@ class VectorLayer:
             raise FileNotFoundError(f'{path}: no such file')
         self.path, self.attribute = path, attribute
         try:
-            layers = pyogrio.list_layers(path)[:, 0].tolist()
+            # A table without geometry, such as QGIS's styles, is no layer to choose from.
+            found = pyogrio.list_layers(path)
+            layers = [name for name, kind in found if kind is not None] or found[:, 0].tolist()
             if name is None and len(layers) > 1:
                 raise ValueError(f'{path} has several layers, {", ".join(layers)}. Choose one by label_layer.')
             if name is not None and name not in layers:
