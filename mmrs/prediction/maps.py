@@ -1,0 +1,162 @@
+"""What a prediction is written as."""
+
+import json
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rasterio.enums import ColorInterp
+from torch import Tensor
+
+from mmrs.datasets.rasters import PathLike, open_raster
+from mmrs.utils.errors import ConfigError, DataError
+
+#: Tag of the map files that holds the class names, as a JSON list in the order of the class indices.
+CLASSES_TAG = 'CLASSES'
+
+#: Of maps of 8 bits: the value of pixels without data. What lies between 0 and 1 is stored as 0 to `STEPS`.
+NODATA = 255
+STEPS = 254
+
+#: Rasters that can be had beside the labels.
+EXTRA_LAYERS = ('probabilities', 'confidence', 'entropy')
+DTYPES = ('uint8', 'float16')
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class MapLayer:
+    """One output raster of a prediction.
+
+    Attributes:
+        name: `labels`: the index of the most probable class, the first of several. `probabilities`: a band for each
+            class. `confidence`: the largest probability. `entropy`: of the probabilities, divided by its largest
+            possible value, so that it is 0 where one class is certain and 1 where all are equally probable.
+        suffix: Of the file name, before its extension.
+        dtype: Type of the values. As `uint8`, 0 to 254 stand for 0 to 1; as `float16` they are stored as they are.
+        bands: Descriptions of the bands.
+        classes: Names of the classes.
+        palette: Their colours, RGB.
+    """
+
+    name: str
+    suffix: str
+    dtype: str
+    bands: tuple[str, ...]
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+
+    @property
+    def categorical(self) -> bool:
+        """Whether the values are class indices."""
+        return self.name == 'labels'
+
+    @property
+    def nodata(self) -> float:
+        """Value of the pixels without data."""
+        return NODATA if self.dtype == 'uint8' else math.nan
+
+    @property
+    def scale(self) -> float:
+        """What a stored value is to be multiplied by."""
+        return 1 if self.categorical or self.dtype != 'uint8' else 1 / STEPS
+
+    def encode(self, probabilities: Tensor, shown: np.ndarray) -> np.ndarray:
+        """The values to store.
+
+        Args:
+            probabilities: Of the classes, `(K, H, W)`, float32, on the CPU. They are not changed.
+            shown: The pixels that have data, `(H, W)`, bool; the others become nodata.
+
+        Returns:
+            An array `(bands, H, W)` of the layer's type.
+        """
+        if self.categorical:
+            # Four times as fast as `argmax`, which says the same.
+            values = probabilities.max(0, keepdim=True).indices.to(torch.uint8)
+        else:
+            if self.name == 'probabilities':
+                values = probabilities
+            elif self.name == 'confidence':
+                values = probabilities.amax(0, keepdim=True)
+            else:
+                values = (
+                    torch.special.entr(probabilities).sum(0, keepdim=True).div_(math.log(max(len(self.classes), 2)))
+                )
+            values = (values * STEPS).round_().to(torch.uint8) if self.dtype == 'uint8' else values.to(torch.float16)
+        stored = values.numpy()
+        np.copyto(stored, self.nodata, where=~shown, casting='unsafe')
+        return stored
+
+
+def map_layers(
+    classes: Sequence[str], palette: Sequence[Colour], extra: Collection[str] = (), dtype: str = 'uint8'
+) -> list[MapLayer]:
+    """The rasters to write: the labels, then those that are asked for besides.
+
+    Args:
+        classes: Names of the classes.
+        palette: A colour for each, RGB from 0 to 255.
+        extra: Of `EXTRA_LAYERS`.
+        dtype: Their type, of `DTYPES`; the labels are uint8.
+
+    Raises:
+        ConfigError: A name is unknown, or so many classes do not fit.
+    """
+    for name in extra:
+        if name not in EXTRA_LAYERS:
+            raise ConfigError(f'there is no map layer {name!r}; {", ".join(EXTRA_LAYERS)} were expected')
+    if dtype not in DTYPES:
+        raise ConfigError(f'the type of the map layers is {dtype!r}; one of {", ".join(DTYPES)} was expected')
+    if not 1 <= len(classes) <= NODATA:
+        raise ConfigError(
+            f'the model has {len(classes)} classes; a label map holds 1 to {NODATA}, for {NODATA} means no data'
+        )
+    if len(palette) != len(classes):
+        raise ConfigError(f'the model has {len(classes)} classes, but {len(palette)} colours; give one for each class')
+    names, colours = tuple(classes), tuple((int(r), int(g), int(b)) for r, g, b in palette)
+    bands = dict(labels=('class',), probabilities=names)
+    return [
+        MapLayer(
+            name,
+            '' if name == 'labels' else f'_{name}',
+            'uint8' if name == 'labels' else dtype,
+            bands.get(name, (name,)),
+            names,
+            colours,
+        )
+        for name in ('labels', *EXTRA_LAYERS)
+        if name in ('labels', *extra)
+    ]
+
+
+def open_classes(path: PathLike) -> tuple[list[str], list[Colour]]:
+    """Class names and colours of a finished label map, in the order of its class indices.
+
+    Raises:
+        OSError: The file is missing or cannot be read.
+        DataError: It is no label map.
+    """
+    with open_raster(path, quiet=True) as raster:
+        kind = f'{raster.count} bands of {"/".join(sorted(set(raster.dtypes)))}'
+        labels = raster.count == 1 and raster.dtypes[0] == 'uint8' and raster.colorinterp[0] == ColorInterp.palette
+        colours = raster.colormap(1) if labels else {}
+        tag = raster.tags().get(CLASSES_TAG)
+    if not labels or tag is None:
+        found = f'it has no tag {CLASSES_TAG}' if labels else f'it has {kind}' + ' without colour table' * (not colours)
+        raise DataError(
+            f'{path} is no label map of a prediction: {found}; one band of uint8 with a colour table and the tag '
+            f'{CLASSES_TAG} was expected. Give the label raster that tools/predict.py wrote.'
+        )
+    try:
+        names = json.loads(tag)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f'{path}: the tag {CLASSES_TAG} is {tag!r:.80}; a JSON list of class names was expected')
+    if len(names) > len(colours):
+        raise DataError(f'{path} has {len(names)} classes, but its colour table has {len(colours)} colours')
+    return names, [colours[index][:3] for index in range(len(names))]

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.transform import Affine, from_origin
+
+from mmrs.prediction.jobs import MapSettings
+from mmrs.prediction.mapping import MapMaker, make_maps
+
+
+class ByValue:
+    """A predictor of three classes, dark, medium and bright, by each pixel alone: windows agree on every pixel."""
+
+    classes, palette = ('dark', 'medium', 'bright'), [(0, 0, 0), (120, 120, 120), (255, 255, 255)]
+    bands, mean, std = 1, [128.0], [64.0]
+
+    def __call__(self, images, valid):
+        value = images.float() / 255
+        return torch.cat((-(value**2), -((value - 0.5) ** 2), -((value - 1) ** 2)), 1).mul(20).softmax(1)
+
+
+class ByContext(ByValue):
+    """One that judges a pixel by the whole window too, so that windows contradict each other."""
+
+    def __call__(self, images, valid):
+        images = images.float()
+        return super().__call__(images + 0.5 * (images - images.mean((2, 3), keepdim=True)), valid)
+
+
+def write(path, values, transform=None, crs='EPSG:32633', **options):
+    """A raster of one band, or of `(bands, H, W)`."""
+    values = values if values.ndim == 3 else values[None]
+    count, height, width = values.shape
+    located = {} if crs is None else dict(crs=crs, transform=transform or from_origin(500000, 5000000, 0.5, 0.5))
+    with rasterio.open(
+        path, 'w', driver='GTiff', count=count, height=height, width=width, dtype=values.dtype, **located, **options
+    ) as raster:
+        raster.write(values)
+    return path
+
+
+def smooth(shape, seed=0):
+    """An image `(H, W)`, uint8, with something to see at every scale."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    waves = sum(np.sin(x / a + p) + np.cos(y / a + q) for a, p, q in rng.uniform((3, 0, 0), (40, 6, 6), (6, 3)))
+    return (128 + 18 * waves).clip(1, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def predict(tmp_path):
+    """Maps of rasters, by the rasters' names; settings as those of `MapSettings` and `make_maps`."""
+
+    def run(*inputs, out='maps', predictor=None, window=32, options=None, **settings):
+        maker_options = {k: settings.pop(k) for k in ('quicklook', 'resume', 'overwrite', 'steps') if k in settings}
+        maker = MapMaker(predictor or ByValue(), MapSettings(window=window, **settings), **maker_options)
+        return make_maps(maker, inputs or [tmp_path / 'in.tif'], tmp_path / out, progress=False, **(options or {}))
+
+    return run
+
+
+def read(path, band=1):
+    with rasterio.open(path) as raster:
+        return raster.read(band)
+
+
+__all__ = ['Affine', 'ByContext', 'ByValue', 'read', 'smooth', 'write']

@@ -1,0 +1,165 @@
+import json
+import warnings
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.errors import NotGeoreferencedWarning
+
+from mmrs.prediction.maps import EXTRA_LAYERS, map_layers, open_classes
+from mmrs.utils.errors import ConfigError, DataError
+
+CLASSES = ('roof', 'tree & shrub', 'straße')
+PALETTE = ((255, 0, 0), (0, 128, 7), (1, 2, 3))
+
+
+def probabilities(classes=3, height=37, width=53, seed=0):
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(0, 3, (classes, height, width)).astype(np.float32))
+    return logits.softmax(0)
+
+
+def layer(name, classes=CLASSES, dtype='uint8'):
+    layers = map_layers(classes, [(i, i, i) for i in range(len(classes))], EXTRA_LAYERS, dtype)
+    return next(one for one in layers if one.name == name)
+
+
+def reference(name, p):
+    """The same in plain float64."""
+    p = p.numpy().astype(np.float64)
+    if name == 'probabilities':
+        return p
+    if name == 'confidence':
+        return p.max(0, keepdims=True)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        terms = np.where(p > 0, p * np.log(p), 0)
+    return -terms.sum(0, keepdims=True) / np.log(len(p))
+
+
+def test_labels_come_first_and_only_what_is_asked_for_follows():
+    assert [one.name for one in map_layers(CLASSES, PALETTE)] == ['labels']
+    layers = map_layers(CLASSES, PALETTE, {'entropy', 'probabilities'}, 'float16')
+    assert [(one.name, one.suffix, one.dtype, one.bands) for one in layers] == [
+        ('labels', '', 'uint8', ('class',)),
+        ('probabilities', '_probabilities', 'float16', CLASSES),
+        ('entropy', '_entropy', 'float16', ('entropy',)),
+    ]
+
+
+def test_labels_are_the_most_probable_class_and_the_first_of_several():
+    p = probabilities()
+    p[:, 0, :4] = torch.tensor([[1 / 3, 0.2, 0.4, 0.0], [1 / 3, 0.4, 0.2, 0.5], [1 / 3, 0.4, 0.4, 0.5]])
+    before = p.clone()
+    shown = np.ones((37, 53), bool)
+    shown[5:9, 3:] = False
+    labels = layer('labels').encode(p, shown)
+    assert labels.shape == (1, 37, 53)
+    assert labels.dtype == np.uint8
+    assert labels[0, 0, :4].tolist() == [0, 1, 0, 1]
+    np.testing.assert_array_equal(labels[0], np.where(shown, p.numpy().argmax(0), 255))
+    assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize('name', EXTRA_LAYERS)
+def test_bytes_are_the_values_in_steps_of_1_in_254(name):
+    p = probabilities()
+    p[:, 0, 0] = torch.tensor([1.0, 0, 0])
+    p[:, 0, 1] = 1 / 3
+    before = p.clone()
+    shown = np.ones((37, 53), bool)
+    shown[1, 2] = False
+    one = layer(name)
+    stored = one.encode(p, shown)
+    assert stored.dtype == np.uint8
+    assert (stored == 255).all(0).sum() == 1
+    assert (stored[:, 1, 2] == 255).all()
+    expected = reference(name, p)
+    assert stored.shape == expected.shape
+    assert np.abs(stored * one.scale - expected)[:, shown].max() <= 0.5 / 254 + 1e-6
+    if name == 'entropy':
+        assert stored[0, 0, :2].tolist() == [0, 254]
+    assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize('name', EXTRA_LAYERS)
+def test_half_floats(name):
+    p = probabilities()
+    before = p.clone()
+    shown = np.random.default_rng(1).random((37, 53)) < 0.8
+    one = layer(name, dtype='float16')
+    stored = one.encode(p, shown)
+    assert stored.dtype == np.float16
+    assert one.scale == 1
+    np.testing.assert_array_equal(np.isnan(stored).all(0), ~shown)
+    assert np.abs(stored.astype(float) - reference(name, p))[:, shown].max() < 2**-11 + 1e-6
+    assert torch.equal(p, before)
+
+
+def test_a_single_class_is_certain():
+    p = torch.ones(1, 2, 3)
+    shown = np.ones((2, 3), bool)
+    assert layer('entropy', ('all',)).encode(p, shown).tolist() == [[[0] * 3] * 2]
+    assert layer('confidence', ('all',)).encode(p, shown).tolist() == [[[254] * 3] * 2]
+
+
+def test_255_classes_fit_and_256_do_not():
+    classes = [str(i) for i in range(256)]
+    p = torch.zeros(255, 1, 1)
+    p[254] = 1
+    assert layer('labels', classes[:255]).encode(p, np.ones((1, 1), bool)).item() == 254
+    with pytest.raises(ConfigError, match='256 classes; a label map holds 1 to 255'):
+        map_layers(classes, [(0, 0, 0)] * 256)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ((CLASSES, PALETTE, ['logits']), "no map layer 'logits'; probabilities, confidence, entropy"),
+        ((CLASSES, PALETTE, (), 'float32'), "'float32'; one of uint8, float16"),
+        (((), ()), '0 classes'),
+        ((CLASSES, PALETTE[:2]), '3 classes, but 2 colours'),
+    ],
+)
+def test_what_cannot_be_written(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        map_layers(*arguments)
+
+
+def write_map(path, classes=None, colours=None, count=1, dtype='uint8'):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        with rasterio.open(path, 'w', driver='GTiff', width=4, height=3, count=count, dtype=dtype) as raster:
+            raster.write(np.zeros((count, 3, 4), dtype))
+            if classes is not None:
+                raster.update_tags(CLASSES=classes)
+            if colours is not None:
+                raster.write_colormap(1, dict(enumerate(colours)))
+    return path
+
+
+def test_classes_of_a_map(tmp_path):
+    path = write_map(tmp_path / 'a.tif', json.dumps(CLASSES), PALETTE)
+    assert open_classes(path) == (list(CLASSES), list(PALETTE))
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (dict(classes='["a"]'), 'bands of uint8 without colour table'),
+        (dict(classes='["a"]', count=3), '3 bands of uint8'),
+        (dict(classes='["a"]', dtype='float32'), 'bands of float32'),
+        (dict(colours=PALETTE), 'it has no tag CLASSES'),
+        (dict(classes='a, b', colours=PALETTE), "is 'a, b'; a JSON list"),
+        (dict(classes='[]', colours=PALETTE), 'a JSON list'),
+        (dict(classes='[1]', colours=PALETTE), 'a JSON list'),
+    ],
+)
+def test_what_is_no_map(tmp_path, content, message):
+    path = write_map(tmp_path / 'a.tif', **content)
+    with pytest.raises(DataError, match=rf'a\.tif.*{message}'):
+        open_classes(path)
+
+
+def test_no_map_at_all(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no such file'):
+        open_classes(tmp_path / 'a.tif')
