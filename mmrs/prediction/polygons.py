@@ -1,0 +1,254 @@
+"""Label maps as polygons."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import shapely
+from rasterio.crs import CRS
+from rasterio.warp import transform
+from rich.console import Console
+from rich.progress import track
+
+from mmrs.datasets.grids import RasterGrid, describe_crs
+from mmrs.datasets.handles import scanning
+from mmrs.datasets.rasters import open_raster
+from mmrs.prediction.geopackage import new_polygon_layer
+from mmrs.prediction.maps import NODATA, Colour, open_classes
+from mmrs.prediction.outlines import Outlines, OutlineTracer
+from mmrs.utils.errors import ConfigError, DataError
+
+# Bounds what is in memory at once, with the areas that are not complete yet.
+_STRIP_PIXELS = 2**18
+
+
+class _Map(NamedTuple):
+    path: Path
+    grid: RasterGrid
+
+    @property
+    def strips(self) -> list[tuple[int, int]]:
+        """First row and the row after the last of each strip."""
+        step = max(1, _STRIP_PIXELS // self.grid.width)
+        return [(row, min(row + step, self.grid.height)) for row in range(0, self.grid.height, step)]
+
+
+class _Polygons(NamedTuple):
+    shapes: np.ndarray
+    class_ids: np.ndarray
+    square_metres: np.ndarray
+
+
+def write_polygons(
+    maps: Sequence[Path],
+    out: Path,
+    min_area: float = 0,
+    simplify: float = 0,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> int:
+    """Writes the areas of each class as polygons, each area of pixels that touch by their sides as one.
+
+    The fields of the layer `classes` are `class_id`, `class`, `area_m2` (on the ground, of the polygon as it is
+    written; none without CRS) and, where there are several maps, `raster`: the file name of the map. Polygons end where
+    a map ends, and are in the CRS of the first one. A map is read once, in strips of rows, so that its size does not
+    matter.
+
+    Args:
+        maps: Label maps of a prediction, all with the same classes.
+        out: The GeoPackage to write.
+        min_area: Square metres. Holes that are smaller are filled, and polygons that are still smaller are left out.
+        simplify: Metres by which an outline may be moved to have fewer corners (Douglas and Peucker's method). Borders
+            that two polygons share may then part or overlap by as much.
+        overwrite: Whether to replace a file.
+        progress: Whether to show a bar on stderr.
+
+    Returns:
+        The number of polygons.
+
+    Raises:
+        OSError: A map cannot be read.
+        ConfigError: An argument that cannot work.
+        DataError: A file is no label map, or does not go with the first one.
+        OutputError: The file exists, or cannot be written.
+    """
+    check_polygon_options(out, min_area, simplify)
+    checked, classes, colours = _check(maps, bool(min_area or simplify))
+    crs = checked[0].grid.crs
+    with new_polygon_layer(out, crs, classes, colours, len(checked) > 1, overwrite) as layer:
+        strips = sum(len(map_.strips) for map_ in checked)
+        for map_, outlines in track(
+            _outlines(checked, len(classes)), 'polygons', strips, console=Console(stderr=True), disable=not progress
+        ):
+            polygons = _to_crs(_to_polygons(outlines, map_, min_area, simplify), map_, crs)
+            layer.add(*polygons, map_.path.name)
+    return layer.count
+
+
+def check_polygon_options(out: Path, min_area: float, simplify: float) -> None:
+    """Raises ConfigError for options of `write_polygons` that cannot work."""
+    if out.suffix.lower() != '.gpkg':
+        raise ConfigError(f'{out}: polygons are written as a GeoPackage; give a file name that ends in .gpkg')
+    for name, value in (('min_area', min_area), ('simplify', simplify)):
+        if not 0 <= value < math.inf:
+            raise ConfigError(f'{name} is {value}; a number of at least 0 was expected')
+
+
+def _check(maps: Sequence[Path], in_metres: bool) -> tuple[list[_Map], list[str], list[Colour]]:
+    """The maps, their classes and the colours of these; raises what `write_polygons` says of its maps."""
+    if not maps:
+        raise ConfigError('there is no label map to make polygons of')
+    checked: list[_Map] = []
+    first_classes, colours = open_classes(maps[0])
+    for path in map(Path, maps):
+        classes, _ = open_classes(path)
+        with open_raster(path, quiet=True) as raster:
+            checked.append(_Map(path, RasterGrid.of(raster)))
+        if in_metres:
+            try:
+                checked[-1].grid.pixel_metres()
+            except ValueError as error:
+                raise DataError(
+                    f'{path}: {error}; a minimum area and simplification are in metres. Leave both out, or write '
+                    'the CRS into the file (`rio edit-info --crs`).'
+                ) from error
+        first, crs = checked[0], checked[-1].grid.crs
+        if classes != first_classes:
+            raise DataError(
+                f'{path} has the classes {", ".join(classes)}, but {first.path} has {", ".join(first_classes)}. Write '
+                'maps of other classes to a file of their own.'
+            )
+        if (crs is None) != (first.grid.crs is None):
+            raise DataError(
+                f'{path} has {describe_crs(crs)}, but {first.path} has {describe_crs(first.grid.crs)}. Write maps '
+                'without CRS to a file of their own.'
+            )
+    return checked, first_classes, colours
+
+
+def _outlines(maps: Sequence[_Map], classes: int) -> Iterator[tuple[_Map, Outlines]]:
+    """The outlines that each strip of each map completes."""
+    for map_ in maps:
+        tracer = OutlineTracer(map_.grid.shape, NODATA)
+        with scanning(), open_raster(map_.path, quiet=True) as raster:
+            for top, bottom in map_.strips:
+                outlines = tracer.add(raster.read(1, window=((top, bottom), (0, map_.grid.width))))
+                if (largest := outlines.values.max(initial=0)) >= classes:
+                    raise DataError(
+                        f'{map_.path}: it holds the value {largest}, but its tag names {classes} classes, 0 to '
+                        f'{classes - 1}. Predict it anew.'
+                    )
+                yield map_, outlines
+
+
+def _to_polygons(outlines: Outlines, map_: _Map, min_area: float, simplify: float) -> _Polygons:
+    """Polygons in pixels of the map, without what is too small, simplified."""
+    values, points, starts, areas = outlines
+    if not len(values):
+        return _Polygons(np.empty(0, object), values, np.empty(0))
+    # Sums over the horizontal edges, which are every second one from the first of a ring on; holes come out negative.
+    (x0, y), (x1, _) = points[::2].T, points[1::2].T
+    edges = starts // 2
+    sizes = np.add.reduceat(y * (x0 - x1), edges)
+    first_ring = np.flatnonzero(np.diff(areas, prepend=-1))
+    moments = [np.add.reduceat(moment, edges[first_ring]) for moment in (y * (x0 - x1) * (x0 + x1), y * y * (x0 - x1))]
+    centres = np.stack(moments, axis=1) / (2 * np.add.reduceat(sizes, first_ring)[:, None])
+
+    metres = _pixel_vectors(map_.grid, centres)
+    # Not `np.linalg.det`, which rounds: areas of just the smallest size are to stay.
+    square_metres = np.abs(metres[:, 0, 0] * metres[:, 1, 1] - metres[:, 0, 1] * metres[:, 1, 0])
+    if (min_area or simplify) and not np.isfinite(square_metres).all():
+        raise DataError(f'{map_.path}: parts of it have no place on the ground in {describe_crs(map_.grid.crs)}')
+    keep = ~((sizes < 0) & (-sizes * square_metres[areas] < min_area))
+    size = np.bincount(areas, sizes * keep) * square_metres
+    keep &= ~(size < min_area)[areas]
+    keep_area = np.bincount(areas, keep) > 0
+
+    lengths = np.diff(starts, append=len(points))
+    points, lengths = points[np.repeat(keep, lengths)], lengths[keep]
+    rings = shapely.linearrings(points.astype(float), indices=np.repeat(np.arange(len(lengths)), lengths))
+    shapes = shapely.polygons(rings, indices=np.unique(areas[keep], return_inverse=True)[1])
+    values, size = values[keep_area], size[keep_area]
+    if not simplify or not len(shapes):
+        return _Polygons(shapes, values, size)
+    centres, metres = centres[keep_area], metres[keep_area]
+    shapes = _moved(shapes, lambda xy, i: _times(metres[i], xy - centres[i]))
+    shapes, index = _valid(shapely.simplify(shapes, simplify))
+    size, centres, back = shapely.area(shapes), centres[index], np.linalg.inv(metres)[index]
+    return _Polygons(_moved(shapes, lambda xy, i: _times(back[i], xy) + centres[i]), values[index], size)
+
+
+def _to_crs(polygons: _Polygons, map_: _Map, crs: CRS | None) -> _Polygons:
+    t, own = map_.grid.transform, map_.grid.crs
+
+    def to_own(xy: np.ndarray, _: np.ndarray) -> np.ndarray:
+        x, y = xy.T
+        return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
+
+    shapes = _moved(polygons.shapes, to_own)
+    if own == crs:
+        return polygons._replace(shapes=shapes)
+    shapes = _moved(shapes, lambda xy, _: np.stack(transform(own, crs, xy[:, 0], xy[:, 1]), axis=1))
+    if not np.isfinite(shapely.get_coordinates(shapes)).all():
+        raise DataError(
+            f'{map_.path}: parts of it have no place in {describe_crs(crs)}, the CRS of the first map. Write it to a '
+            'file of its own.'
+        )
+    shapes, index = _valid(shapes)
+    return _Polygons(shapes, polygons.class_ids[index], polygons.square_metres[index])
+
+
+def _moved(shapes: np.ndarray, move: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Shapes with other coordinates: a function of the coordinates `(N, 2)` and of the index of each one's shape."""
+    return shapely.set_coordinates(shapes.copy(), move(*shapely.get_coordinates(shapes, return_index=True)))
+
+
+def _times(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    return np.einsum('nij,nj->ni', matrices, vectors)
+
+
+def _valid(shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Valid polygons, and of each the index of the shape that it was: a repair may take one apart."""
+    broken = ~shapely.is_valid(shapes)
+    shapes[broken] = shapely.buffer(shapely.make_valid(shapes[broken]), 0)  # drops lines, which it may have made
+    shapes, index = shapely.get_parts(shapes, return_index=True)
+    return shapes, index
+
+
+def _pixel_vectors(grid: RasterGrid, places: np.ndarray) -> np.ndarray:
+    """What a pixel to the right and a pixel down are in metres eastwards and northwards.
+
+    Args:
+        grid: The raster's grid.
+        places: `(N, 2)` columns and rows. Where `RasterGrid.pixel_metres` measures on the ellipsoid, so does this, at
+            each of these places.
+
+    Returns:
+        `(N, 2, 2)`, with one column for each of the two; NaN where that is unknown.
+    """
+    t, crs = grid.transform, grid.crs
+    shape = len(places), 2, 2
+    try:
+        lengths = grid.pixel_metres()
+    except ValueError:
+        crs = None
+    if crs is None:
+        return np.full(shape, np.nan)
+    nominal = np.array([[t.a, t.b], [t.d, t.e]])
+    if not crs.is_geographic:
+        nominal *= crs.linear_units_factor[1]
+        if np.allclose(np.hypot(*nominal), lengths, rtol=1e-9):
+            return np.broadcast_to(nominal, shape)
+    steps = np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5], [0, 0]])
+    x, y = (places + steps[:, None]).reshape(-1, 2).T
+    x, y = t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
+    lon, lat = np.radians(transform(crs, 'EPSG:4326', x, y)).reshape(2, 5, -1)
+    # Radii of curvature of the ellipsoid: along the meridian, and of the circle of latitude.
+    axis, eccentricity2 = 6378137.0, 0.00669437999014
+    flatness = 1 - eccentricity2 * np.sin(lat[4]) ** 2
+    north = axis * (1 - eccentricity2) / flatness**1.5
+    east = axis * np.cos(lat[4]) / np.sqrt(flatness)
+    turns = (lon[[1, 3]] - lon[[0, 2]] + math.pi) % (2 * math.pi) - math.pi  # across the date line
+    return np.stack([turns * east, (lat[[1, 3]] - lat[[0, 2]]) * north]).transpose(2, 0, 1)
