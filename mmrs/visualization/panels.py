@@ -19,7 +19,7 @@ CLASS_COLOURS = (
 )  # fmt: skip
 
 _FIELD_TITLES = {'gt_sem_seg': 'ground truth', 'pred_sem_seg': 'prediction'}
-_INK, _PAPER, _IGNORED = (30, 30, 30), (255, 255, 255), (110, 110, 110)
+INK, PAPER, _IGNORED = (30, 30, 30), (255, 255, 255), (110, 110, 110)
 
 
 def class_colours(meta: Mapping[str, Any]) -> list[tuple[int, int, int]]:
@@ -80,7 +80,8 @@ def overlay(
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
+    """Letters of a height in pixels."""
     return ImageFont.load_default(size)
 
 
@@ -90,6 +91,8 @@ def compose(
     colours: Sequence[Sequence[int]] = (),
     shares: Sequence[float] | None = None,
     size: int | None = None,
+    text: int | None = None,
+    ignored: bool = True,
 ) -> np.ndarray:
     """Put titled pictures into rows, with a legend of the classes below.
 
@@ -100,6 +103,8 @@ def compose(
         shares: Percentage of the labelled pixels of each class, for the legend.
         size: Longer side of the largest panel in pixels; small pictures are enlarged, large ones reduced. By default
             200 to 768, as the pictures are.
+        text: Height of the text in pixels. By default 12 to 18, as the pictures are.
+        ignored: Whether the legend has an entry for ignored pixels.
 
     Returns:
         ``(H, W, 3)``, uint8.
@@ -109,29 +114,29 @@ def compose(
     rows = [[(title, _resized(picture, scale)) for title, picture in row] for row in panels]
     cell_w = max(picture.width for row in rows for _, picture in row)
     heights = [max(picture.height for _, picture in row) for row in rows]
-    text = max(12, min(18, cell_w // 18))
+    text = text or max(12, min(18, cell_w // 18))
     gap = text // 2
     title_h = text + 2 * gap
     width = max(len(row) for row in rows) * (cell_w + gap) + gap
 
-    entries = _legend_entries(classes, colours, shares)
+    entries = _legend_entries(classes, colours, shares, ignored)
     lines = _wrap(entries, width - 2 * gap, text)
     legend_h = len(lines) * (text + gap) + gap if lines else 0
-    canvas = Image.new('RGB', (width, sum(heights) + len(rows) * title_h + gap + legend_h), _PAPER)
+    canvas = Image.new('RGB', (width, sum(heights) + len(rows) * title_h + gap + legend_h), PAPER)
     draw = ImageDraw.Draw(canvas)
     top = 0
     for row, height in zip(rows, heights):
         for i, (title, picture) in enumerate(row):
             left = gap + i * (cell_w + gap)
-            draw.text((left, top + gap), _fitted(title, cell_w, text), _INK, _font(text))
+            draw.text((left, top + gap), _fitted(title, cell_w, text), INK, font(text))
             canvas.paste(picture, (left, top + title_h))
         top += height + title_h
     top += gap
     for line in lines:
         left = gap
         for name, colour in line:
-            draw.rectangle((left, top + 1, left + text, top + 1 + text), tuple(colour), _INK)
-            draw.text((left + text + gap // 2 + 2, top), name, _INK, _font(text))
+            draw.rectangle((left, top + 1, left + text, top + 1 + text), tuple(colour), INK)
+            draw.text((left + text + gap // 2 + 2, top), name, INK, font(text))
             left += _entry_width(name, text)
         top += text + gap
     return np.asarray(canvas)
@@ -180,22 +185,22 @@ def _resized(picture: np.ndarray, scale: float) -> Image.Image:
 
 
 def _fitted(title: str, width: int, text: int) -> str:
-    while len(title) > 4 and _font(text).getlength(title) > width:
+    while len(title) > 4 and font(text).getlength(title) > width:
         title = title[:-4] + '...'
     return title
 
 
 def _legend_entries(
-    classes: Sequence[str], colours: Sequence[Sequence[int]], shares: Sequence[float] | None
+    classes: Sequence[str], colours: Sequence[Sequence[int]], shares: Sequence[float] | None, ignored: bool
 ) -> list[tuple[str, Sequence[int]]]:
     if not classes:
         return []
     names = [f'{name} {share:.0f} %' for name, share in zip(classes, shares)] if shares is not None else list(classes)
-    return [*zip(names, colours), ('ignored', _IGNORED)]
+    return [*zip(names, colours), *[('ignored', _IGNORED)] * ignored]
 
 
 def _entry_width(name: str, text: int) -> int:
-    return int(2.5 * text) + int(_font(text).getlength(name)) + 4
+    return int(2.5 * text) + int(font(text).getlength(name)) + 4
 
 
 def _wrap(entries: list[tuple[str, Sequence[int]]], width: int, text: int) -> list[list[tuple[str, Sequence[int]]]]:
