@@ -1,0 +1,86 @@
+"""A raster that shows where a prediction is wrong."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio import windows
+from rasterio.errors import NotGeoreferencedWarning
+
+from mmrs.datasets.classes import IGNORE_INDEX
+from mmrs.datasets.grids import RasterGrid
+from mmrs.datasets.rasters import open_raster
+from mmrs.datasets.windows import Window
+from mmrs.utils.errors import OutputError
+from mmrs.utils.files import atomic_path
+
+#: Values of the raster, beside 255 where nothing is scored.
+RIGHT, WRONG = 0, 1
+
+#: Side of its blocks in pixels. Windows of whole blocks are written fastest.
+BLOCK = 512
+
+_COLOURS = {RIGHT: (215, 215, 215), WRONG: (214, 39, 40)}
+
+
+@contextmanager
+def write_errors(
+    path: Path, grid: RasterGrid, overwrite: bool = False
+) -> Iterator[Callable[[Window, np.ndarray], None]]:
+    """Writes a map of errors by windows, as a GeoTIFF that has its name only when it is complete.
+
+    Args:
+        path: The file.
+        grid: Its pixel grid.
+        overwrite: Whether to replace it.
+
+    Yields:
+        A function that takes a window and its values `(H, W)`, uint8.
+
+    Raises:
+        OutputError: It exists, or it cannot be written.
+    """
+    profile = dict(driver='GTiff', count=1, dtype='uint8', width=grid.width, height=grid.height, nodata=IGNORE_INDEX)
+    profile.update(tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress='deflate', bigtiff='if_safer')
+    with atomic_path(path, overwrite) as temporary:
+        with _writing(path), warnings.catch_warnings():
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            file = rasterio.open(temporary, 'w', crs=grid.crs, transform=grid.transform, **profile)
+            file.write_colormap(1, _COLOURS)
+
+        def write(window: Window, values: np.ndarray) -> None:
+            x0, y0, x1, y1 = window
+            with _writing(path):
+                file.write(values, 1, window=windows.Window(x0, y0, x1 - x0, y1 - y0))
+
+        try:
+            yield write
+        finally:
+            with _writing(path):
+                file.close()
+        with _writing(path):
+            _require_whole(temporary)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # GDAL's own errors, on writing, are of no public kind
+        raise OutputError(f'{path} cannot be written: {error.__cause__ or error}') from error
+
+
+def _require_whole(path: Path) -> None:
+    # GDAL says nothing of the blocks that it could not write when it closed the file.
+    length = path.stat().st_size
+    with open_raster(path, quiet=True) as raster:
+        for row in range(math.ceil(raster.height / BLOCK)):
+            for column in range(math.ceil(raster.width / BLOCK)):
+                keys = (f'BLOCK_{key}_{column}_{row}' for key in ('OFFSET', 'SIZE'))
+                offset, size = (raster.get_tag_item(key, 'TIFF', 1) for key in keys)
+                if offset is None or size is None or int(offset) + int(size) > length:
+                    raise OSError('it is not complete; the disk may be full')

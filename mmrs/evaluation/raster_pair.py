@@ -1,0 +1,192 @@
+"""A predicted raster and its reference, read side by side."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from rasterio import windows
+from rasterio.warp import transform
+
+from mmrs.datasets.classes import IGNORE_INDEX, ClassTable, LabelClass
+from mmrs.datasets.converters.encoding import UNKNOWN, MaskEncoder
+from mmrs.datasets.grids import RasterGrid, check_labels_fit, place
+from mmrs.datasets.headers import RasterHeader, read_headers
+from mmrs.datasets.rasters import PathLike, image_bands, open_raster, require_one_band, shared_raster, shown_pixels
+from mmrs.datasets.transforms.loading import LoadRasterAnnotations, training_indices
+from mmrs.datasets.vector_labels import VectorLabels
+from mmrs.datasets.vectors import is_vector
+from mmrs.datasets.windows import Window
+from mmrs.prediction.maps import CLASSES_TAG, open_classes
+from mmrs.utils.errors import ConfigError, DataError
+
+
+class RasterPair:
+    """A predicted raster and its reference on the prediction's pixel grid.
+
+    The reference is read as a `RasterDataset` reads labels: a raster of class ids on any grid, or polygons; and also a
+    mask in the colours of the classes. A reference raster of the same size is taken pixel by pixel where one of the
+    two has no CRS.
+
+    Args:
+        prediction: A map of `tools/predict.py`; or, with `table`, any raster of the ids in it.
+        label: The reference.
+        table: Names, ids and colours of the reference's classes; by default the prediction's, ids from 0.
+        reduce_zero_label: Whether id 0 of the reference is ignored and 1 is the first class.
+        vector_labels: How polygons become labels.
+
+    Attributes:
+        classes: Names of the predicted classes, K of them.
+        grid: Pixel grid of the prediction.
+
+    Raises:
+        OSError: A file is missing or cannot be read.
+        ValueError: The files, or their classes, do not belong together. The message names the file.
+    """
+
+    def __init__(
+        self,
+        prediction: PathLike,
+        label: PathLike,
+        table: ClassTable | None = None,
+        reduce_zero_label: bool = False,
+        vector_labels: VectorLabels | None = None,
+    ) -> None:
+        self.prediction, self.label = os.fspath(prediction), os.fspath(label)
+        image = _header(self.prediction)
+        if image.count != 1:
+            raise DataError(f'{self.prediction} has {image.count} bands; a map of classes has one.')
+        if reduce_zero_label and table is not None and any(c.ids for c in table.classes):
+            raise ConfigError('reduce_zero_label and a table of classes with ids exclude each other; leave out one')
+        self.grid = image.grid
+        self.classes, own_ids = _predicted_classes(self.prediction, table)
+        if table is None:
+            table = _table(self.prediction)
+        index_of_name = _positions(self.prediction, self.classes, table)
+        facts = dict(grid_shape=self.grid.shape, classes=self.classes)
+        self._own = dict(facts, img_path=self.prediction, seg_map_path=self.prediction, label_map=own_ids)
+        self._labels: dict[str, Any] = dict(facts, img_path=self.prediction, seg_map_path=self.label)
+        self._labels['label_map'] = {
+            value: index if index == IGNORE_INDEX else index_of_name[table.names[index]]
+            for value, index in table.index_of_id.items()
+        }
+        self._labels['reduce_zero_label'] = reduce_zero_label
+        self._colours: MaskEncoder | None = None
+        self._label_grid: RasterGrid | None = None
+        if is_vector(self.label):
+            vector_labels, index_of_id = vector_labels or VectorLabels(), training_indices(self._labels)
+            vector_labels.check([(image, self.label)], index_of_name, index_of_id)
+            self._labels['vector_labels'] = vector_labels.burning(index_of_name, index_of_id)
+        else:
+            self._open_raster(_header(self.label), table, index_of_name)
+
+    def _open_raster(self, header: RasterHeader, table: ClassTable, index_of_name: dict[str, int]) -> None:
+        grid = self._label_grid = header.grid
+        if (grid.crs is None) != (self.grid.crs is None) and grid.shape == self.grid.shape:
+            self._labels['img_path'] = self.label  # so that it is read on its own grid
+            self._label_grid = None
+        else:
+            check_labels_fit(self.prediction, self.grid, self.label, grid)
+            if self.grid.matches(grid):
+                self._label_grid = None
+        paletted = header.count == 1 and header.bands == 3
+        if header.count < 3 and not (paletted and not any(c.ids for c in table.classes) and table.index_of_colour):
+            require_one_band(self.label, header.count)
+            return
+        if not table.index_of_colour:
+            raise DataError(f'{self.label} is a mask in colours, but the classes have none. Give them in the table.')
+        if self._label_grid is not None:
+            raise DataError(
+                f'{self.label} is a mask in colours on another grid than {self.prediction}. Turn it into class ids '
+                'with tools/dataset_converters/color_masks.py first.'
+            )
+        self._colours = MaskEncoder(
+            {colour: IGNORE_INDEX if c.ignore else index_of_name[c.name] for c in table.classes for colour in c.colours}
+        )
+
+    @cached_property
+    def label_pixel(self) -> np.ndarray:
+        """`(2, 2)` matrix from offsets in the prediction (columns, rows) to those in pixels of the reference.
+
+        Exact between grids of one CRS, elsewhere right at the middle of the prediction. The pixels of polygons are
+        the prediction's.
+        """
+        if self._label_grid is None:
+            return np.eye(2)
+        x, y = self.grid.width / 2, self.grid.height / 2
+        points = [place(self.grid.transform, *point) for point in ((x, y), (x + 1, y), (x, y + 1))]
+        if self.grid.crs != self._label_grid.crs:
+            points = list(zip(*transform(self.grid.crs, self._label_grid.crs, *zip(*points))))
+        middle, right, below = (np.array(place(~self._label_grid.transform, *point)) for point in points)
+        return np.column_stack([right - middle, below - middle])
+
+    def predicted(self, window: Window) -> np.ndarray:
+        """Predicted class indices `(H, W)`, uint8, 255 where there is no prediction.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It has an id that is no class.
+        """
+        return _load(self._own, window)
+
+    def labelled(self, window: Window) -> np.ndarray:
+        """Labelled class indices `(H, W)`, uint8, 255 where the pixel is ignored; raises as `predicted`."""
+        return _load(self._labels, window) if self._colours is None else self._decode(self._colours, window)
+
+    def _decode(self, encoder: MaskEncoder, window: Window) -> np.ndarray:
+        x0, y0, x1, y1 = window
+        part = windows.Window(x0, y0, x1 - x0, y1 - y0)
+        with shared_raster(self.label) as mask:
+            values = encoder.read(mask, part)
+            shown = shown_pixels(mask, image_bands(mask), window=part)
+        indices = encoder.encode(values)
+        if shown is not None:
+            indices[~shown] = IGNORE_INDEX
+        unknown = indices == UNKNOWN
+        if unknown.any():
+            found = encoder.describe_unknown(Counter(values[unknown].tolist()), unknown.size)
+            raise DataError(
+                f'{self.label}: colour {found} is no class. Expected: {encoder.known}. Add it to the table of classes, '
+                'with `ignore: true` for unlabelled pixels.'
+            )
+        return indices
+
+
+def _header(path: str) -> RasterHeader:
+    return read_headers([path], find_empty=False)[0]
+
+
+def _load(facts: dict[str, Any], window: Window) -> np.ndarray:
+    return LoadRasterAnnotations().transform(dict(facts, window=window))['gt_seg_map']
+
+
+def _predicted_classes(path: str, table: ClassTable | None) -> tuple[tuple[str, ...], dict[int, int] | None]:
+    """Names of the classes of a prediction, and their indices by id (None for ids that are indices)."""
+    with open_raster(path, quiet=True) as raster:
+        tagged = CLASSES_TAG in raster.tags()
+    if tagged:
+        return tuple(open_classes(path)[0]), None
+    if table is None:
+        raise DataError(
+            f'{path} does not say what its classes are, as a map of tools/predict.py does in its tag {CLASSES_TAG}. '
+            'Give a table of them (--classes FILE).'
+        )
+    return table.names, table.index_of_id
+
+
+def _table(prediction: str) -> ClassTable:
+    names, palette = open_classes(prediction)
+    return ClassTable(tuple(LabelClass(n, (i,), (c,)) for i, (n, c) in enumerate(zip(names, palette))))
+
+
+def _positions(prediction: str, classes: Sequence[str], table: ClassTable) -> dict[str, int]:
+    """Predicted index, or 255, by the name of a labelled class."""
+    unknown = [name for name in table.names if name not in classes]
+    if unknown:
+        raise DataError(
+            f'{prediction} has no class {", ".join(unknown)}, which the table of classes has; its classes are '
+            f'{", ".join(classes)}. Rename the classes of the table, or mark what is not predicted with `ignore: true`.'
+        )
+    return {c.name: IGNORE_INDEX if c.ignore else classes.index(c.name) for c in table.classes}
