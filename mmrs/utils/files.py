@@ -41,14 +41,17 @@ def new_directory(path: str | os.PathLike, overwrite: bool = False) -> Path:
     """Make a folder for outputs.
 
     Raises:
-        OutputError: It holds something already and `overwrite` is off, or it is a file.
+        OutputError: It holds something already and `overwrite` is off, it is a file, or it cannot be made.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise OutputError(f'{path} is a file; a folder is needed here')
     if path.is_dir() and not overwrite and any(path.iterdir()):
         raise OutputError(f'{path} is not empty; choose another folder, or pass --overwrite to write into it')
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f'{path} cannot be made: {error.filename}: {error.strerror}') from error
     return path
 
 

@@ -39,6 +39,8 @@ def test_new_directory(tmp_path):
     new_directory(tmp_path / 'a' / 'b', overwrite=True)
     with pytest.raises(OutputError, match='is a file'):
         new_directory(tmp_path / 'a' / 'b' / 'file')
+    with pytest.raises(OutputError, match='cannot be made'):
+        new_directory(tmp_path / 'a' / 'b' / 'file' / 'below')
 
 
 def test_write_json_is_strict_json(tmp_path):
