@@ -1,24 +1,50 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pooch
 import torch
-from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
+import torch.distributed
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
 
 from mmrs.apis.statistics import fill_statistics
+from mmrs.datasets.rasters import read_image
 from mmrs.engine.checkpoint import load_matching, read_checkpoint, state_dict_of
+from mmrs.engine.distributed import init_cpu_group
+from mmrs.prediction.canvas import Blended
+from mmrs.prediction.jobs import MapSettings
+from mmrs.prediction.mapping import MapMaker, MapReport, make_maps
+from mmrs.prediction.maps import NODATA
+from mmrs.prediction.onnx_predictor import OnnxPredictor
+from mmrs.prediction.predictors import FlipAverage, Predictor, TorchPredictor
+from mmrs.prediction.sources import ArraySource, WindowSteps
+from mmrs.prediction.stream import Task, stream
+from mmrs.prediction.window_grid import WindowGrid
 from mmrs.registry import DATASETS, MODELS
-from mmrs.utils.config import check_types, load_config, remove_pretrained
+from mmrs.utils.config import check_types, innermost_dataset, load_config, remove_pretrained
+from mmrs.utils.errors import ConfigError
+from mmrs.version import __version__
 
-__all__ = ['init_model', 'predict_array']
+__all__ = ['Prediction', 'SegInferencer', 'init_model']
+
+BACKENDS = ('torch', 'onnx')
+
+#: Side of a window, in pixels, where the configuration does not say.
+WINDOW = 512
+
+# A process waits for the others until the slowest one is done.
+_PATIENCE = 7 * 24 * 3600.0
 
 
 def init_model(
@@ -60,19 +86,256 @@ def init_model(
     return model.to(device or get_device()).eval()
 
 
-@torch.no_grad()
-def predict_array(model: BaseSegmentor, image: np.ndarray) -> np.ndarray:
-    """Predict the classes of an image.
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of an image.
+
+    Attributes:
+        labels: ``(H, W)``, uint8: index of the most probable class; 255 where the image has no data.
+        probabilities: ``(K, H, W)``, float32; 0 where the image has no data.
+        classes: Names of the K classes.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """``(H, W)``: probability of the label."""
+        return self.probabilities.max(0)
+
+
+class SegInferencer:
+    """Predicts arrays, image files and rasters of any size, window by window.
+
+    Windows overlap and are blended, so that no seams show. Their pixels go through the steps of the configuration's
+    test pipeline that are neither loading nor packing.
 
     Args:
-        model: From :func:`init_model`. Its test pipeline is applied, less what loads files.
-        image: ``(H, W, C)``, bands in the order of the training images.
+        config: A configuration or its file.
+        checkpoint: Weights; for the backend ``onnx`` the file that `tools/deployment/export_onnx.py` wrote.
+        device: ``'cpu'``, ``'cuda:1'``, ...; by default a GPU if there is one, under ``torchrun`` the process's own.
+        backend: ``torch`` or ``onnx``.
+        cfg_options: Dotted keys and values that override the configuration.
+        window: Side of a window in pixels; by default the crop of the model's sliding test, else 512.
+        overlap: Share of a window that it has in common with the next one, from 0 and below 1.
+        blend: Weights of overlapping windows: ``cosine``, ``gaussian`` or ``flat``.
+        batch_size: Windows that are predicted together.
+        bands: Numbers of the bands of a file to read, counted from 1; by default those of the test pipeline.
+        tta: Average over four flips of each window.
+        amp: Compute in bfloat16 where torch finds that safe; for the backend ``torch`` only.
 
-    Returns:
-        ``(H, W)`` class indices, uint8.
+    Raises:
+        ConfigError: Something in the configuration or the options cannot work.
+        CheckpointError: The checkpoint cannot be read or does not fit.
+        DataError: The ONNX file cannot be used.
+
+    Example:
+        >>> inferencer = SegInferencer('configs/st_dasegnet/potsdam2vaihingen.py', 'iter_40000.pth')
+        >>> inferencer.predict(image).labels  # (H, W, C) to (H, W)
+        >>> inferencer.predict_rasters(['orthophotos'], 'maps', extra=['confidence'], resume=True)
     """
-    steps = [step for step in model.cfg.test_dataloader.dataset.pipeline if not str(step['type']).startswith('Load')]
-    size = image.shape[:2]
-    data = Compose(steps)(dict(img=np.array(image), img_shape=size, ori_shape=size))
-    sample = model.test_step(pseudo_collate([data]))[0]
-    return sample.pred_sem_seg.data.squeeze().cpu().numpy().astype(np.uint8)
+
+    def __init__(
+        self,
+        config: str | Path | Config,
+        checkpoint: str | Path,
+        *,
+        device: str | None = None,
+        backend: str = 'torch',
+        cfg_options: Mapping[str, Any] | None = None,
+        window: int | None = None,
+        overlap: float = 0.25,
+        blend: str = 'cosine',
+        batch_size: int = 4,
+        bands: Sequence[int] | None = None,
+        tta: bool = False,
+        amp: bool = False,
+    ) -> None:
+        cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+        if backend not in BACKENDS:
+            raise ConfigError(f'backend is {backend!r}; one of {", ".join(BACKENDS)} was expected')
+        init_default_scope(cfg.get('default_scope', 'mmrs'))  # the steps of the pipeline need it too
+        _join_processes()
+        device = device or _own_device()
+        self.predictor: Predictor
+        if backend == 'onnx':
+            if amp:
+                raise ConfigError('amp is for the backend torch: an ONNX file has its precision')
+            self.predictor = OnnxPredictor(checkpoint, device)
+        else:
+            self.predictor = TorchPredictor(init_model(cfg, checkpoint, device), amp)
+        if tta:
+            self.predictor = FlipAverage(self.predictor)
+        dataset = innermost_dataset(cfg.test_dataloader.dataset) if cfg.get('test_dataloader') else ConfigDict()
+        pipeline = [dict(step) for step in dataset.get('pipeline', ())]
+        if bands is None:
+            bands = _trained_bands(pipeline)
+        self.steps = [step for step in pipeline if not str(step['type']).split('.')[-1].startswith(('Load', 'Pack'))]
+        test_cfg = cfg.model.get('test_cfg') or {}
+        crop = test_cfg.get('crop_size', (WINDOW,))[0] if test_cfg.get('mode') == 'slide' else WINDOW
+        self.settings: dict[str, Any] = dict(
+            window=crop if window is None else window,
+            overlap=overlap,
+            blend=blend,
+            batch_size=batch_size,
+            bands=None if bands is None else tuple(bands),
+        )
+        self.gsd: float | None = dataset.get('gsd')
+        model = json.dumps([cfg.model.to_dict(), self.steps, tta, amp, backend], sort_keys=True, default=str)
+        self._identity = dict(
+            mmrs=__version__,
+            config=Path(cfg.filename).name if cfg.filename else '',
+            checkpoint=Path(checkpoint).name,
+            weights=pooch.file_hash(str(checkpoint)),
+            model=hashlib.sha256(model.encode()).hexdigest(),
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of the class indices."""
+        return self.predictor.classes
+
+    @property
+    def palette(self) -> list[tuple[int, int, int]]:
+        """Colour (RGB) of each class."""
+        return self.predictor.palette
+
+    def predict(self, image: np.ndarray | str | os.PathLike, valid: np.ndarray | None = None) -> Prediction:
+        """Predict an image that fits into memory.
+
+        Args:
+            image: ``(H, W, C)``, with the bands of the training images in their order; or a file.
+            valid: ``(H, W)``, bool: pixels with data. By default those of finite values, and of a file those that it
+                does not declare to be nodata.
+
+        Raises:
+            OSError: The file is missing or cannot be read.
+            ValueError: The image is no such array, or has other bands than the model.
+        """
+        if not isinstance(image, np.ndarray):
+            image, known = read_image(os.fspath(image), self.settings['bands'])
+            valid = known if valid is None or known is None else valid & known
+        if image.ndim != 3 or 0 in image.shape or (valid is not None and valid.shape != image.shape[:2]):
+            raise ValueError(
+                f'the image is an array of shape {image.shape}'
+                + (f' with valid pixels of shape {valid.shape}' if valid is not None else '')
+                + '; (H, W, C) was expected, and (H, W) for the valid pixels'
+            )
+        window, settings = self.settings['window'], {k: self.settings[k] for k in ('overlap', 'blend', 'batch_size')}
+        shape = (image.shape[0], image.shape[1])
+        grid = WindowGrid(shape, (window, window), classes=len(self.classes), **settings)
+        output = _InMemory(shape, len(self.classes))
+        source = ArraySource(image, valid, WindowSteps(self.steps))
+        runs = [run for lane in range(len(grid.lanes)) for run in grid.runs(lane)]
+        stream((Task(source, grid, run, output) for run in runs), self.predictor)
+        return Prediction(output.labels, output.probabilities, self.classes)
+
+    def predict_rasters(
+        self,
+        inputs: Sequence[str | os.PathLike],
+        out: str | os.PathLike,
+        *,
+        gsd: float | None = None,
+        bbox: tuple[float, float, float, float] | None = None,
+        bbox_crs: str | None = None,
+        aoi: str | os.PathLike | None = None,
+        extra: Sequence[str] = (),
+        dtype: str = 'uint8',
+        quicklook: bool = False,
+        vector: str | os.PathLike | None = None,
+        min_area: float = 0.0,
+        simplify: float = 0.0,
+        vrt: str | os.PathLike | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        dry_run: bool = False,
+        progress: bool = True,
+    ) -> MapReport:
+        """Turn rasters into maps: Cloud-Optimised GeoTIFFs of class indices (uint8, 255 where there is no data).
+
+        A map has the CRS, transform and size of its raster. Rasters are never read whole; what is done is kept beside
+        the map until that is complete, so that a stopped run can be resumed. Under ``torchrun`` the processes share the
+        work, each calling this with the same arguments.
+
+        Args:
+            inputs: Rasters that GDAL can read, and folders in which and below which all rasters count.
+            out: Folder of the maps, ``NAME.tif`` each; for a single raster also the map itself.
+            gsd: Ground sampling distance in metres at which the model sees the rasters; by default the test data set's,
+                else their own.
+            bbox: Smallest x and y, largest x and y: predict, and write, there only.
+            bbox_crs: CRS of `bbox`, such as ``EPSG:4326``; by default the raster's.
+            aoi: Vector file: predict, and write, where its polygons are.
+            extra: Rasters beside the map, ``NAME_EXTRA.tif``, of ``probabilities``, ``confidence`` and ``entropy``.
+            dtype: Their type: ``uint8`` (0 to 254 for 0 to 1) or ``float16``.
+            quicklook: Draw image and map into ``NAME_quicklook.png``.
+            vector: GeoPackage for the polygons of all maps.
+            min_area: Square metres that a polygon has at least.
+            simplify: Metres that the outline of a polygon may be off.
+            vrt: Virtual raster for the mosaic of all maps.
+            resume: Keep finished maps and continue half-done ones.
+            overwrite: Replace maps that exist.
+            dry_run: Only say what would be done.
+            progress: Show a progress bar.
+
+        Returns:
+            What became of the rasters; one that cannot be read does not stop the others.
+
+        Raises:
+            ConfigError: The options make no sense.
+            OutputError: Something exists already, or cannot be written.
+        """
+        settings = MapSettings(
+            **self.settings,
+            gsd=self.gsd if gsd is None else gsd,
+            bbox=bbox,
+            bbox_crs=bbox_crs,
+            aoi=None if aoi is None else os.fspath(aoi),
+            extra=tuple(extra),
+            dtype=dtype,
+        )
+        maker = MapMaker(self.predictor, settings, self.steps, self._identity, quicklook, resume, overwrite)
+        return make_maps(maker, inputs, out, vector, min_area, simplify, vrt, dry_run, progress)
+
+
+class _InMemory:
+    """Parts of an image in memory; an output of `stream`."""
+
+    failed: bool = False
+
+    def __init__(self, shape: tuple[int, int], classes: int) -> None:
+        self.labels = np.full(shape, NODATA, np.uint8)
+        self.probabilities = np.zeros((classes, *shape), np.float32)
+
+    def write(self, blended: Blended) -> None:
+        (x0, y0, x1, y1), probabilities, shown = blended
+        self.probabilities[:, y0:y1, x0:x1] = probabilities * shown
+        self.labels[y0:y1, x0:x1] = np.where(shown, probabilities.argmax(0), NODATA)
+
+    def fail(self, error: Exception) -> None:
+        raise error
+
+
+def _trained_bands(pipeline: Sequence[Mapping[str, Any]]) -> Sequence[int] | None:
+    """The bands that a test pipeline reads; None for all."""
+    loaders = [step for step in pipeline if str(step['type']).startswith('Load') and 'Annotation' not in step['type']]
+    for step in loaders:
+        if str(step['type']).split('.')[-1] != 'LoadRasterImage':
+            raise ConfigError(
+                f'the test pipeline reads images with {step["type"]}, whose order of bands is its own; LoadRasterImage '
+                'was expected'
+            )
+    return loaders[0].get('bands') if loaders else None
+
+
+def _join_processes() -> None:
+    """Join the group of processes that ``torchrun`` has started, if it has."""
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and not torch.distributed.is_initialized():
+        init_cpu_group(_PATIENCE)  # it is for messages; no tensor of the model is sent
+
+
+def _own_device() -> str | None:
+    """The process's share of the GPUs, where there are several processes."""
+    rank, number = os.environ.get('LOCAL_RANK'), torch.cuda.device_count()
+    return f'cuda:{int(rank) % number}' if rank is not None and number else None

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmrs.apis import init_model, predict_array
+from mmrs.apis import SegInferencer, init_model
 from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.utils import CheckpointError
 from tests.tiny_runs import quick_start, write_clips, write_config  # noqa: F401
@@ -27,9 +27,13 @@ def test_predicts_what_the_test_tool_predicts(run, tmp_path):
     assert model.dataset_meta['classes'][4] == 'car'
     assert not model.training
     image = np.asarray(Image.open(clips / 'img_dir' / 'val' / 'clip0.png'))
-    predicted = predict_array(model, image)
+    prediction = SegInferencer(config, checkpoint, device='cpu').predict(image)
+    predicted = prediction.labels
     assert predicted.shape == image.shape[:2]
     assert predicted.dtype == np.uint8
+    assert prediction.classes == model.dataset_meta['classes']
+    assert np.array_equal(prediction.probabilities.argmax(0), predicted)
+    assert np.array_equal(prediction.confidence, prediction.probabilities.max(0))
     options = ['--work-dir', str(tmp_path / 'work'), '--out', str(tmp_path / 'out')]
     assert test_tool.main([str(config), str(checkpoint), *options]) == 0
     # Label maps hold the data set's own ids, from 1.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure training time, memory and inference latency of a configuration's model."""
+"""Measure training time, memory, inference latency and the throughput of raster prediction of a configuration."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 from mmengine.config import DictAction
 
+from mmrs.apis.prediction_benchmark import benchmark_prediction
 from mmrs.engine.benchmark import BenchmarkSettings, benchmark, format_report
 from mmrs.utils.errors import report_errors
 
@@ -19,6 +20,9 @@ examples:
   # beside the same model of stock modules, trained as the authors' release does, on two CPU threads
   python tools/analysis_tools/benchmark.py configs/st_dasegnet/demo.py --stock --batch-size 2 --crop-size 256 \\
       --threads 2 --cfg-options model.decode_head.channels=256
+
+  # from a raster to its map: megapixels per second, and how long the model waits for windows
+  python tools/analysis_tools/benchmark.py configs/st_dasegnet/demo.py --predict 4096
 """
 
 
@@ -33,7 +37,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--stock', action='store_true', help='measure the model in its stock form too, alternately, and print ratios'
     )
-    parser.add_argument('--batch-size', type=int, metavar='N', help="images per domain (default: the config's)")
+    parser.add_argument(
+        '--predict',
+        type=int,
+        metavar='PX',
+        help='measure the prediction of a raster of PX x PX pixels instead, as tools/predict.py does it',
+    )
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        metavar='N',
+        help="images per domain (default: the config's); with --predict windows (default: 4)",
+    )
     parser.add_argument('--crop-size', type=int, metavar='PX', help="training images (default: the config's)")
     parser.add_argument('--inference-size', type=int, default=512, metavar='PX', help='predicted image (default: 512)')
     parser.add_argument('--iters', type=int, default=10, metavar='N', help='timed repetitions (default: 10)')
@@ -47,7 +62,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 @report_errors
 def main(argv: list[str] | None = None) -> None:
     options = vars(parse_args(argv))
-    stock = options.pop('stock')
+    stock, size = options.pop('stock'), options.pop('predict')
+    if size is not None:
+        named = {key: options[key] for key in ('config', 'threads', 'cfg_options')}
+        print(benchmark_prediction(size=size, batch_size=options['batch_size'] or 4, **named))
+        return
     print(format_report(benchmark(BenchmarkSettings(**options), stock)))
 
 

@@ -1,0 +1,179 @@
+"""Windows of images, as the model takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from mmengine.dataset import Compose
+from torch import Tensor
+
+from mmrs.datasets.grids import RasterGrid
+from mmrs.datasets.rasters import fill_missing, read_image
+from mmrs.datasets.transforms.bands import in_fours
+from mmrs.datasets.vectors import burn_labels
+from mmrs.datasets.windows import Window
+from mmrs.utils.errors import ConfigError
+
+__all__ = ['ArraySource', 'RasterSource', 'Source', 'WindowPixels', 'WindowSteps']
+
+
+@dataclass(frozen=True)
+class WindowPixels:
+    """A window of an image.
+
+    Attributes:
+        image: ``(C, h, w)``, at the size that the model takes.
+        valid: ``(h, w)``, bool: pixels with data; None if all have.
+        shown: ``(H, W)``, bool, at the window's own size: pixels of the map that have data and are wanted.
+        inside: Shares of h and w, from the top and the left, that the window fills; the rest was added to narrow ones.
+    """
+
+    image: Tensor
+    valid: Tensor | None
+    shown: np.ndarray
+    inside: tuple[float, float]
+
+
+class Source(Protocol):
+    """An image that windows are read from."""
+
+    def read(self, window: Window) -> WindowPixels | None:
+        """A window; None where nothing of it is wanted."""
+        ...
+
+
+class WindowSteps:
+    """What a test pipeline does to an image between loading and packing it, for windows.
+
+    Args:
+        steps: Configurations of transforms.
+    """
+
+    def __init__(self, steps: Sequence[dict[str, Any]] = ()) -> None:
+        self._steps = Compose(list(steps)) if steps else None
+
+    def __call__(self, image: np.ndarray, valid: np.ndarray | None) -> tuple[Tensor, Tensor | None]:
+        """From ``(h, w, C)`` pixels and their validity to tensors; the size may change."""
+        if self._steps is not None:
+            results: dict[str, Any] = dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+            if valid is not None:
+                results.update(valid_map=valid.astype(np.uint8), seg_fields=['valid_map'])
+            results = self._steps(results)
+            if 'pad_shape' in results:
+                raise ConfigError(
+                    'the test pipeline pads images, of which the prediction of windows would not know: take Pad out of '
+                    'it (narrow windows are extended anyway)'
+                )
+            image, valid = results['img'], results['valid_map'] == 1 if valid is not None else None
+        image = np.atleast_3d(image)  # OpenCV drops the axis of a single band
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return pixels, None if valid is None else torch.from_numpy(np.ascontiguousarray(valid))
+
+
+# A network that halves the resolution five times has two pixels left of these.
+_LEAST_SIDE = 64
+
+
+def _mirrored(pixels: np.ndarray) -> np.ndarray:
+    """What is too narrow for a network, continued at the right and bottom by its mirror image."""
+    missing = [(0, max(0, _LEAST_SIDE - side)) for side in pixels.shape[:2]]
+    return np.pad(pixels, missing + [(0, 0)] * (pixels.ndim - 2), 'symmetric')
+
+
+def _resampled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Averaged where the new pixels are larger, interpolated linearly where they are smaller."""
+    shrinks = pixels.shape[0] * pixels.shape[1] > size[0] * size[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return in_fours(lambda part: cv2.resize(part, size[::-1], interpolation=how), pixels)
+
+
+def _prepare(
+    image: np.ndarray, valid: np.ndarray | None, shown: np.ndarray, steps: WindowSteps, model_size: tuple[int, int]
+) -> WindowPixels:
+    if image.shape[:2] != model_size:
+        image = _resampled(image, model_size)
+        if valid is not None:
+            valid = _resampled(valid[..., None].astype(np.float32), model_size)[..., 0] >= 0.5
+    if min(model_size) < _LEAST_SIDE:
+        image, valid = _mirrored(image), None if valid is None else _mirrored(valid)
+    height, width = (length / side for length, side in zip(model_size, image.shape))
+    return WindowPixels(*steps(image, valid), shown, (height, width))
+
+
+class RasterSource:
+    """A raster file.
+
+    Args:
+        path: The file.
+        grid: Its grid.
+        bands: Numbers of the bands to read, counted from 1; by default all but an alpha band.
+        steps: What the test pipeline does to an image.
+        model_size: Rows and columns to which a window is resampled before the steps.
+        aoi: Vector file with the area of interest, if that is not the whole raster.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        grid: RasterGrid,
+        bands: Sequence[int] | None,
+        steps: WindowSteps,
+        model_size: tuple[int, int],
+        aoi: str | None = None,
+    ) -> None:
+        self._path, self._grid, self._bands, self._steps = path, grid, bands, steps
+        self._model_size, self._aoi = model_size, aoi
+
+    def read(self, window: Window) -> WindowPixels | None:
+        """See :class:`Source`.
+
+        Raises:
+            OSError: The file is missing or cannot be read.
+        """
+        shown = np.ones((window[3] - window[1], window[2] - window[0]), bool)
+        if self._aoi is not None:
+            shown = burn_labels(self._aoi, self._grid.window(window), {None: 1}, background=0) == 1
+            if not shown.any():
+                return None
+        image, valid = read_image(self._path, self._bands, window)
+        if valid is not None:
+            shown = shown & valid
+            if not shown.any():
+                return None
+        return _prepare(image, valid, shown, self._steps, self._model_size)
+
+
+class ArraySource:
+    """An image in memory.
+
+    Args:
+        image: ``(H, W, C)``.
+        valid: ``(H, W)``, bool: pixels with data; by default those with finite values in all bands.
+        steps: What the test pipeline does to an image.
+    """
+
+    def __init__(self, image: np.ndarray, valid: np.ndarray | None, steps: WindowSteps) -> None:
+        finite = np.isfinite(image).all(axis=-1)
+        valid = finite if valid is None else valid & finite
+        self._valid = None if valid.all() else valid
+        # Bytes stay bytes, everything else becomes a float, as when a file is read.
+        image = image if image.dtype == np.uint8 else image.astype(np.float32)
+        if self._valid is not None:
+            image = image.copy()
+            fill_missing(image, self._valid)
+        self._image, self._steps = image, steps
+
+    def read(self, window: Window) -> WindowPixels | None:
+        """See :class:`Source`."""
+        x0, y0, x1, y1 = window
+        image = self._image[y0:y1, x0:x1]
+        valid = None if self._valid is None else self._valid[y0:y1, x0:x1]
+        if valid is not None and not valid.any():
+            return None
+        shown = np.ones(image.shape[:2], bool) if valid is None else valid
+        return _prepare(image, valid, shown, self._steps, shown.shape)

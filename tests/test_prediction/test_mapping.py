@@ -1,0 +1,462 @@
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from mmengine.registry import init_default_scope
+from rasterio.control import GroundControlPoint
+from rasterio.transform import Affine, from_origin
+from rasterio.warp import transform_bounds
+from torch.nn import functional as F
+
+from mmrs.datasets.vectors import VectorLayer
+from mmrs.prediction import mapping
+from mmrs.prediction.jobs import MapSettings
+from mmrs.prediction.mapping import MapMaker
+from mmrs.utils.errors import ConfigError, OutputError
+from tests.test_prediction.conftest import ByContext, ByValue, read, smooth, write
+
+
+def expected(image):
+    """Labels of `ByValue`."""
+    value = image / 255
+    return np.abs(value - np.array([0, 0.5, 1])[:, None, None]).argmin(0)
+
+
+def test_map_of_a_raster(tmp_path, predict):
+    image = smooth((90, 130))
+    write(tmp_path / 'in.tif', image)
+    report = predict(extra=('confidence', 'probabilities', 'entropy'), quicklook=True)
+    assert report.maps == [tmp_path / 'maps' / 'in.tif']
+    assert not report.failed
+    assert report.pixels == image.size
+    np.testing.assert_array_equal(read(report.maps[0]), expected(image))
+    with rasterio.open(report.maps[0]) as raster:
+        assert raster.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
+        assert json.loads(raster.tags()['CLASSES']) == ['dark', 'medium', 'bright']
+        assert raster.colormap(1)[1] == (120, 120, 120, 255)
+        assert raster.nodata == 255
+    said = ByValue()(torch.from_numpy(image)[None, None], None)[0].numpy()
+    for band in (1, 2, 3):
+        found = read(tmp_path / 'maps' / 'in_probabilities.tif', band) / 254
+        np.testing.assert_allclose(found, said[band - 1], atol=0.5 / 254 + 1e-6)
+    np.testing.assert_allclose(read(tmp_path / 'maps' / 'in_confidence.tif') / 254, said.max(0), atol=0.5 / 254 + 1e-6)
+    assert sorted(os.listdir(tmp_path / 'maps')) == [
+        'in.tif', 'in.tif.aux.xml', 'in_confidence.tif', 'in_entropy.tif', 'in_probabilities.tif', 'in_quicklook.png',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('crs', 'transform'),
+    [
+        ('EPSG:32633', from_origin(500000.1, 4999999.7, 0.3, 0.3)),
+        ('EPSG:32633', Affine(0.3, 0.0, 500000.1, 0.0, 0.3, 4e6)),  # south-up
+        ('EPSG:32633', Affine(0.4, 0.3, 500000.1, 0.3, -0.4, 4e6 + 1 / 3)),  # rotated
+        ('EPSG:4326', from_origin(15.1, 47.3, 1 / 3600 / 3, 1 / 3600 / 3)),
+        ('EPSG:4326', from_origin(179.99, -16.2, 0.0003, 0.0003)),  # across the antimeridian
+        ('EPSG:3857', from_origin(-20037508.34, 1e6, 2.5, 2.5)),
+        (None, None),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+def test_place_is_the_rasters_own_to_the_last_bit(tmp_path, predict, crs, transform):
+    image = smooth((70, 61))
+    write(tmp_path / 'in.tif', image, transform, crs)
+    (made,) = predict().maps
+    with rasterio.open(tmp_path / 'in.tif') as raster, rasterio.open(made) as map_:
+        assert map_.transform == raster.transform
+        assert map_.crs == raster.crs
+        assert map_.bounds == raster.bounds
+        assert map_.shape == raster.shape
+        np.testing.assert_array_equal(map_.read(1), expected(image))
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 200), (150, 1), (7, 5), (33, 31)])
+def test_raster_that_is_smaller_than_a_window(tmp_path, predict, shape):
+    image = smooth(shape)
+    write(tmp_path / 'in.tif', image)
+    np.testing.assert_array_equal(read(predict().maps[0]), expected(image))
+
+
+def test_narrow_rasters_reach_the_network_at_a_size_that_it_can_halve(tmp_path, predict):
+    sizes = []
+
+    class Watching(ByValue):
+        def __call__(self, images, valid):
+            sizes.append(tuple(images.shape[2:]))
+            return super().__call__(images, valid)
+
+    write(tmp_path / 'in.tif', smooth((1, 200)))
+    predict(predictor=Watching(), window=128)
+    assert set(sizes) == {(64, 128)}
+
+
+def test_holes_are_nodata_and_windows_without_data_are_not_predicted(tmp_path, predict):
+    image = smooth((100, 120))
+    image[10:80, 20:110] = 0
+    image[:4] = 0
+    write(tmp_path / 'in.tif', image, nodata=0)
+    report = predict(overlap=0.25, batch_size=3)
+    labels = read(report.maps[0])
+    assert (labels[image == 0] == 255).all()
+    np.testing.assert_array_equal(labels[image > 0], expected(image)[image > 0])
+    starts = {axis: [min(s, n - 32) for s in range(0, n - 8, 24)] for axis, n in (('y', 100), ('x', 120))}
+    holding = sum((image[y : y + 32, x : x + 32] > 0).any() for y in set(starts['y']) for x in set(starts['x']))
+    assert report.times.windows == holding < len(set(starts['y'])) * len(set(starts['x']))
+
+
+def test_pixels_without_data_are_told_to_the_model(tmp_path, predict):
+    image = smooth((64, 64)).astype(np.float32)
+    image[5:9, 7:20] = np.nan
+    seen = []
+
+    class Watching(ByValue):
+        def __call__(self, images, valid):
+            seen.append((images.clone(), valid))
+            return super().__call__(images, valid)
+
+    write(tmp_path / 'in.tif', image)
+    predict(predictor=Watching(), window=64)
+    ((images, valid),) = seen
+    np.testing.assert_array_equal(valid[0].numpy(), np.isfinite(image))
+    assert torch.isfinite(images).all()
+
+
+def test_raster_without_any_data_is_a_map_without_any(tmp_path, predict):
+    write(tmp_path / 'in.tif', np.full((40, 40), np.nan, np.float32))
+    report = predict()
+    assert (read(report.maps[0]) == 255).all()
+    assert report.times.windows == 0
+
+
+def test_contradicting_windows_are_blended_as_a_plain_sum_says(tmp_path, predict):
+    image = smooth((75, 93))
+    write(tmp_path / 'in.tif', image)
+    predict(predictor=ByContext(), overlap=0.5, extra=('probabilities',), dtype='float16')
+    total, weight = np.zeros((3, 75, 93)), np.zeros((75, 93))
+    taper = np.sin(np.pi * (np.arange(32) + 0.5) / 32) ** 2
+    for y in [*range(0, 44, 16), 43]:
+        for x in [*range(0, 62, 16), 61]:
+            window = torch.from_numpy(image[y : y + 32, x : x + 32])[None, None].double()
+            total[:, y : y + 32, x : x + 32] += ByContext()(window, None)[0].numpy() * np.outer(taper, taper)
+            weight[y : y + 32, x : x + 32] += np.outer(taper, taper)
+    for band in range(3):
+        found = read(tmp_path / 'maps' / 'in_probabilities.tif', band + 1)
+        np.testing.assert_allclose(found, (total / weight)[band], atol=6e-4)  # a half float has 11 bits
+
+
+def test_seams_do_not_show(tmp_path, predict):
+    """A network that sees 10 pixels to each side, on a periodic scene: blended windows against one huge window."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(8, 1, 11, 11, generator=generator) / 11, torch.randn(3, 8, 11, 11, generator=generator) / 20]
+
+    class Convolutional(ByValue):
+        def __call__(self, images, valid):
+            hidden = F.conv2d((images.float() - 128) / 64, weights[0], padding=5).relu()
+            return F.conv2d(hidden, weights[1], padding=5).mul(3).softmax(1)
+
+    y, x = np.mgrid[:400, :400]
+    image = (128 + 100 * np.sin(2 * np.pi * x / 40) * np.cos(2 * np.pi * y / 25)).astype(np.uint8)
+    write(tmp_path / 'in.tif', image)
+    inside = slice(40, 360), slice(40, 360)
+    huge = read(predict(predictor=Convolutional(), window=400, out='huge').maps[0])[inside]
+    share = {}
+    for name, settings in dict(blended={}, tiled=dict(overlap=0.0, blend='flat')).items():
+        found = read(predict(predictor=Convolutional(), window=128, out=name, **settings).maps[0])[inside]
+        share[name] = (found != huge).mean()
+    assert len(np.unique(huge)) == 3
+    assert share['blended'] < 0.005 < share['tiled']
+
+
+@pytest.mark.parametrize('gsd', [0.25, 0.5, 1.0, 3.1])
+def test_resampling_to_the_models_resolution_and_back(tmp_path, predict, gsd):
+    """What is large at any of these resolutions is found, in its place."""
+    y, x = np.mgrid[:300, :400]
+    image = np.where((x - 200) ** 2 + (y - 150) ** 2 < 90**2, 250, 5).astype(np.uint8)
+    write(tmp_path / 'in.tif', image)
+    sizes = []
+
+    class Watching(ByValue):
+        def __call__(self, images, valid):
+            sizes.append(tuple(images.shape[2:]))
+            return super().__call__(images, valid)
+
+    (made,) = predict(predictor=Watching(), window=64, gsd=gsd).maps
+    labels, truth = read(made), np.where(image == 250, 2, 0)
+    assert labels.shape == image.shape
+    assert set(sizes) <= {(64, 64), (64, 65)} if gsd < 3 else len(set(sizes)) == 1
+    # The change from dark to bright is as wide as the model's pixels.
+    distance = np.abs(np.hypot(x - 199.5, y - 149.5) - 90)
+    sure = distance > 1.5 + 1.5 * gsd / 0.5
+    np.testing.assert_array_equal(labels[sure], truth[sure])
+    assert abs(int((labels == 2).sum()) - int((truth == 2).sum())) < 0.03 * (truth == 2).sum()
+
+
+def test_gsd_of_pixels_that_are_not_square(tmp_path, predict):
+    """Degrees at 60 degrees north: a pixel is twice as high as wide."""
+    sizes = []
+
+    class Watching(ByValue):
+        def __call__(self, images, valid):
+            sizes.append(tuple(images.shape[2:]))
+            return super().__call__(images, valid)
+
+    write(tmp_path / 'in.tif', smooth((200, 400)), from_origin(10, 60, 9e-6, 9e-6), 'EPSG:4326')
+    maker = MapMaker(Watching(), MapSettings(window=100, gsd=1.0))
+    plan = maker.plan({str(tmp_path / 'in.tif'): tmp_path / 'map.tif'})
+    height, width = plan.jobs[0].windows.size
+    assert (height, width) == (100, 200) or abs(width / height - 2) < 0.03
+    predict(predictor=Watching(), window=100, gsd=1.0)
+    assert set(sizes) == {(100, 100)}
+
+
+def test_steps_of_the_test_pipeline(tmp_path, predict):
+    init_default_scope('mmrs')
+    sizes = []
+
+    class Watching(ByValue):
+        def __call__(self, images, valid):
+            sizes.append((tuple(images.shape[2:]), tuple(valid.shape[1:])))
+            return super().__call__(images, valid)
+
+    image = np.kron(smooth((32, 48)), np.ones((2, 2), np.uint8))
+    image[:3] = 0
+    write(tmp_path / 'in.tif', image, nodata=0)
+    half = [dict(type='Resize', scale_factor=0.5, keep_ratio=True)]
+    (made,) = predict(predictor=Watching(), window=64, steps=half).maps
+    assert set(sizes) == {((32, 32), (32, 32))}
+    assert (read(made) == expected(image))[10:].mean() > 0.95
+    padded = [dict(type='Pad', size_divisor=40)]
+    assert 'take Pad out' in predict(window=64, steps=padded, out='padded').failed[str(tmp_path / 'in.tif')]
+
+
+# Areas ---------------------------------------------------------------------------------------------------------------
+
+
+def test_bounding_box_cuts_the_map_and_changes_no_pixel(tmp_path, predict):
+    image = smooth((120, 150))
+    write(tmp_path / 'in.tif', image)
+    whole = read(predict(predictor=ByContext()).maps[0])
+    box = (500000 + 0.5 * 40.2, 5000000 - 0.5 * 99.5, 500000 + 0.5 * 110, 5000000 - 0.5 * 30)
+    (made,) = predict(predictor=ByContext(), bbox=box, out='cut').maps
+    with rasterio.open(made) as map_:
+        assert map_.transform == Affine(0.5, 0, 500000 + 20, 0, -0.5, 5000000 - 15)
+        np.testing.assert_array_equal(map_.read(1), whole[30:100, 40:110])
+
+
+def test_bounding_box_in_another_crs(tmp_path, predict):
+    write(tmp_path / 'in.tif', smooth((200, 200)))
+    box = transform_bounds('EPSG:32633', 'EPSG:4326', 500020, 4999950, 500060, 4999980)
+    (made,) = predict(bbox=box, bbox_crs='EPSG:4326').maps
+    with rasterio.open(made) as map_:
+        left, bottom, right, top = map_.bounds
+    # Its sides are hardly turned here: a pixel around it at most.
+    np.testing.assert_allclose((left, bottom, right, top), (500020, 4999950, 500060, 4999980), atol=1)
+
+
+def test_area_of_interest(tmp_path, predict):
+    image = smooth((100, 100))
+    write(tmp_path / 'in.tif', image)
+    ring = [[500010, 4999990], [500040, 4999990], [500040, 4999960], [500010, 4999990]]
+    feature = dict(type='Feature', properties={}, geometry=dict(type='Polygon', coordinates=[ring]))
+    crs = dict(type='name', properties=dict(name='urn:ogc:def:crs:EPSG::32633'))
+    (tmp_path / 'aoi.geojson').write_text(json.dumps(dict(type='FeatureCollection', crs=crs, features=[feature])))
+    (made,) = predict(aoi=str(tmp_path / 'aoi.geojson')).maps
+    with rasterio.open(made) as map_:
+        assert map_.bounds == (500010, 4999960, 500040, 4999990)
+        labels = map_.read(1)
+    inside = np.triu(np.ones((60, 60), bool), 1)  # pixels whose centre is above the diagonal
+    on_it = np.eye(60, dtype=bool)
+    np.testing.assert_array_equal(labels[~inside & ~on_it], 255)
+    np.testing.assert_array_equal(labels[inside], expected(image)[20:80, 20:80][inside])
+
+
+def test_rasters_outside_of_the_area_are_left_out(tmp_path, predict):
+    write(tmp_path / 'near.tif', smooth((40, 40)))
+    write(tmp_path / 'far.tif', smooth((40, 40)), from_origin(900000, 5000000, 0.5, 0.5))
+    report = predict(tmp_path / 'near.tif', tmp_path / 'far.tif', bbox=(500000, 4999990, 500010, 5000000))
+    assert [path.name for path in report.maps] == ['near.tif']
+    assert report.outside == [str(tmp_path / 'far.tif')]
+    with pytest.raises(ConfigError, match='XMIN'):
+        raise_first(predict(tmp_path / 'near.tif', bbox=(1, 2, 1, 3), out='none'))
+
+
+def raise_first(report):
+    raise ConfigError(next(iter(report.failed.values())))
+
+
+# Many rasters --------------------------------------------------------------------------------------------------------
+
+
+def test_folder_keeps_its_layout_and_one_bad_file_does_not_stop_the_others(tmp_path, predict):
+    for name in ('a.tif', 'deep/b.tif', 'c.tif'):
+        (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / 'in' / name, smooth((40, 50)))
+    (tmp_path / 'in' / 'b.tif').write_bytes(b'no raster')
+    write(tmp_path / 'in' / 'bands.tif', np.zeros((2, 20, 20), np.uint8))
+    report = predict(tmp_path / 'in')
+    assert [os.path.relpath(path, tmp_path / 'maps') for path in report.maps] == ['a.tif', 'c.tif', 'deep/b.tif']
+    assert sorted(map(os.path.basename, report.failed)) == ['b.tif', 'bands.tif']
+    assert 'has 2 bands (alpha not counted), but the model was trained on 1' in report.failed[str(tmp_path / 'in' / 'bands.tif')]  # fmt: skip  # noqa: E501
+    assert sorted(os.listdir(tmp_path / 'maps')) == ['a.tif', 'a.tif.aux.xml', 'c.tif', 'c.tif.aux.xml', 'deep']
+
+
+def test_maps_in_the_folder_of_their_rasters_are_no_rasters_the_next_time(tmp_path, predict):
+    (tmp_path / 'in').mkdir()
+    write(tmp_path / 'in' / 'a.tif', smooth((40, 50)))
+    assert len(predict(tmp_path / 'in', out='in/maps').maps) == 1
+    again = predict(tmp_path / 'in', out='in/maps', resume=True)
+    assert again.maps == again.skipped == [tmp_path / 'in' / 'maps' / 'a.tif']
+
+
+def test_two_rasters_with_one_map(tmp_path, predict):
+    for folder in ('x', 'y'):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / 'a.tif', smooth((40, 50)))
+    with pytest.raises(ConfigError, match='would both become'):
+        predict(tmp_path / 'x' / 'a.tif', tmp_path / 'y' / 'a.tif')
+
+
+def test_raster_is_not_overwritten_by_its_own_map(tmp_path, predict):
+    write(tmp_path / 'in.tif', smooth((40, 50)))
+    for out in ('.', 'in.tif'):
+        with pytest.raises(ConfigError, match='would be overwritten by its own map'):
+            predict(out=out, overwrite=True)
+
+
+def test_ground_control_points_alone_are_refused(tmp_path, predict):
+    points = [GroundControlPoint(row, col, 15 + col / 1e4, 47 - row / 1e4) for row, col in ((0, 0), (0, 39), (39, 0))]
+    write(tmp_path / 'in.tif', smooth((40, 40)), crs=None)
+    with rasterio.open(tmp_path / 'in.tif', 'r+') as raster:
+        raster.gcps = (points, rasterio.crs.CRS.from_epsg(4326))
+    (reason,) = predict().failed.values()
+    assert 'located by 3 ground control points' in reason
+    assert 'gdalwarp' in reason
+    assert not (tmp_path / 'maps').exists() or not os.listdir(tmp_path / 'maps')
+
+
+def test_values_far_from_the_training_images_are_worth_a_warning(tmp_path, predict, monkeypatch):
+    said = []
+    monkeypatch.setattr(mapping.MMLogger.get_current_instance(), 'warning', said.append)
+    write(tmp_path / 'in.tif', smooth((80, 80)).astype(np.uint16) * 100)
+    predict()
+    assert len(said) == 1
+    assert 'band 1 has a mean of' in said[0]
+    assert '128 +- 64' in said[0]
+
+
+# What exists, what is missing ----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_overwritten_unasked(tmp_path, predict):
+    image = smooth((40, 50))
+    write(tmp_path / 'in.tif', image)
+    predict()
+    before = (tmp_path / 'maps' / 'in.tif').read_bytes()
+    with pytest.raises(OutputError, match='in.tif exists already: pass --resume'):
+        predict()
+    assert predict(resume=True).skipped == [tmp_path / 'maps' / 'in.tif']
+    assert (tmp_path / 'maps' / 'in.tif').read_bytes() == before
+    (reason,) = predict(resume=True, overlap=0.5).failed.values()
+    assert 'made with other settings: overlap was 0.25, now 0.5' in reason
+    assert (tmp_path / 'maps' / 'in.tif').read_bytes() == before
+    write(tmp_path / 'in.tif', 255 - image)
+    assert predict(overwrite=True).maps
+    np.testing.assert_array_equal(read(tmp_path / 'maps' / 'in.tif'), expected(255 - image))
+
+
+def test_other_outputs_are_not_overwritten_either(tmp_path, predict):
+    write(tmp_path / 'in.tif', smooth((40, 50)))
+    (tmp_path / 'maps').mkdir()
+    for name, settings in (
+        ('in_confidence.tif', dict(extra=('confidence',))),
+        ('in_quicklook.png', dict(quicklook=True)),
+        ('all.vrt', dict(options=dict(vrt=tmp_path / 'maps' / 'all.vrt'))),
+        ('all.gpkg', dict(options=dict(vector=tmp_path / 'maps' / 'all.gpkg'))),
+    ):
+        (tmp_path / 'maps' / name).write_text('mine')
+        with pytest.raises(OutputError, match=f'{re.escape(name)} exists already'):
+            predict(**settings)
+        assert (tmp_path / 'maps' / name).read_text() == 'mine'
+        assert not (tmp_path / 'maps' / 'in.tif').exists()
+
+
+class Vanishing(ByContext):
+    """Removes the raster in the middle."""
+
+    def __init__(self, path):
+        self.path, self.calls = path, 0
+
+    def __call__(self, images, valid):
+        self.calls += 1
+        if self.calls == 12:
+            self.path.rename(self.path.with_suffix('.away'))
+        return super().__call__(images, valid)
+
+
+def test_raster_that_vanishes_and_comes_back(tmp_path, predict):
+    for name in ('a', 'b'):
+        write(tmp_path / f'{name}.tif', smooth((300, 90)))
+    inputs = [tmp_path / 'a.tif', tmp_path / 'b.tif']
+    report = predict(*inputs, predictor=Vanishing(inputs[0]), batch_size=1)
+    assert [path.name for path in report.maps] == ['b.tif']
+    (reason,) = report.failed.values()
+    assert 'no such file' in reason
+    assert '--resume continues' in reason
+    assert not (tmp_path / 'maps' / 'a.tif').exists()
+    inputs[0].with_suffix('.away').rename(inputs[0])
+    again = predict(*inputs, predictor=ByContext(), batch_size=1, resume=True)
+    assert len(again.maps) == 2
+    assert 0 < again.times.windows < report.times.windows
+    whole = predict(inputs[0], predictor=ByContext(), batch_size=1, out='whole')
+    assert (tmp_path / 'maps' / 'a.tif').read_bytes() == whole.maps[0].read_bytes()
+    assert sorted(os.listdir(tmp_path / 'maps')) == ['a.tif', 'a.tif.aux.xml', 'b.tif', 'b.tif.aux.xml']
+
+
+def test_disk_that_is_full(tmp_path, predict, monkeypatch):
+    write(tmp_path / 'in.tif', smooth((300, 90)))
+    real, calls = mapping.PartStore.write, []
+
+    def write_part(self, *args):
+        calls.append(1)
+        if len(calls) == 5:
+            raise OutputError('part 5 cannot be written: No space left on device')
+        real(self, *args)
+
+    monkeypatch.setattr(mapping.PartStore, 'write', write_part)
+    with pytest.raises(OutputError, match='No space left'):
+        predict()
+    assert os.listdir(tmp_path / 'maps') == ['.in.parts']
+    monkeypatch.setattr(mapping.PartStore, 'write', real)
+    assert predict(resume=True).maps
+    assert '.in.parts' not in os.listdir(tmp_path / 'maps')
+
+
+def test_folder_that_cannot_be_written(tmp_path, predict):
+    write(tmp_path / 'in.tif', smooth((40, 50)))
+    (tmp_path / 'maps').write_text('a file')
+    with pytest.raises(OutputError, match='maps'):
+        predict()
+
+
+def test_dry_run_writes_nothing(tmp_path, predict, capsys):
+    write(tmp_path / 'in.tif', smooth((40, 50)))
+    predict(options=dict(dry_run=True))
+    assert not (tmp_path / 'maps').exists()
+    assert '50 x 40' in capsys.readouterr().out
+
+
+def test_mosaic_and_polygons_of_all_maps(tmp_path, predict):
+    images = [smooth((40, 50), seed) for seed in range(2)]
+    write(tmp_path / 'a.tif', images[0])
+    write(tmp_path / 'b.tif', images[1], from_origin(500025, 5000000, 0.5, 0.5))
+    joint = dict(vrt=tmp_path / 'maps' / 'all.vrt', vector=tmp_path / 'maps' / 'all.gpkg')
+    predict(tmp_path / 'a.tif', tmp_path / 'b.tif', options=joint)
+    np.testing.assert_array_equal(read(joint['vrt']), np.hstack([expected(image) for image in images]))
+    areas = VectorLayer(str(joint['vector']), attribute='area_m2').values()  # its styles are no layer to choose from
+    np.testing.assert_allclose(sum(areas), 2 * 40 * 50 * 0.25)
+    inside = VectorLayer(str(joint['vector'])).within((500025, 4999980, 500050, 5000000))
+    assert len(inside.shapes) >= 3

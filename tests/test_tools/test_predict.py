@@ -1,0 +1,182 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from rasterio.transform import from_origin
+
+from mmrs.apis import SegInferencer, init_model
+from mmrs.datasets.rasters import read_image
+from mmrs.utils.errors import CheckpointError, ConfigError
+from tests.tiny_runs import REPOSITORY, write_regression_config
+from tools import predict
+
+
+@pytest.fixture(scope='module')
+def raster(tmp_path_factory):
+    """An image in colour, with a hole."""
+    rng = np.random.default_rng(0)
+    image = np.kron(rng.integers(1, 255, (3, 30, 25)), np.ones((8, 8), int)).astype(np.uint8)
+    image[:, 50:90, 20:130] = 0
+    path = tmp_path_factory.mktemp('raster') / 'in.tif'
+    with rasterio.open(
+        path, 'w', driver='GTiff', count=3, height=240, width=200, dtype='uint8', nodata=0, crs='EPSG:32633',
+        transform=from_origin(500000, 5000000, 0.5, 0.5),
+    ) as file:  # fmt: skip
+        file.write(image)
+    return path
+
+
+def _predict(run, *arguments):
+    return predict.main([str(run.config), str(run.checkpoint), *map(str, arguments), '--device', 'cpu'])
+
+
+def _labels(path):
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+def test_one_window_is_what_the_model_says_of_the_image(finished, raster, tmp_path, capsys):
+    assert _predict(finished, raster, '-o', tmp_path / 'map.tif', '--window', 256) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / 'map.tif')
+    with rasterio.open(raster) as file:
+        image = file.read().transpose(1, 2, 0)
+    labels = _labels(tmp_path / 'map.tif')
+    assert len(np.unique(labels)) > 3
+    np.testing.assert_array_equal(labels == 255, ~image.any(-1))
+    # An array declares nothing to be nodata.
+    inferencer = SegInferencer(finished.config, finished.checkpoint, device='cpu')
+    np.testing.assert_array_equal(inferencer.predict(image, image.any(-1)).labels, labels)
+    assert (inferencer.predict(image).labels < 255).all()
+
+
+def test_adaptors_predict_as_their_own_test_step(finished, adapted, clips, raster, tmp_path):
+    """ST-DASegNet and feature regression, against mmseg's own prediction of the whole image."""
+    regression = write_regression_config(tmp_path / 'regression.py', finished.config, clips)
+    for config, checkpoint in ((adapted.config, adapted.checkpoint), (regression, None)):
+        model = init_model(config, checkpoint, 'cpu')
+        if checkpoint is None:
+            checkpoint = tmp_path / 'regression.pth'
+            torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=model.dataset_meta)), checkpoint)
+        out = tmp_path / f'{config.stem}.tif'
+        arguments = [str(config), str(checkpoint), str(raster), '-o', str(out), '--window', '256', '--device', 'cpu']
+        assert predict.main(arguments) == 0
+        sample = SegDataSample(metainfo=dict(img_shape=(240, 200), ori_shape=(240, 200)))
+        image, valid = read_image(raster)
+        sample.valid_map = PixelData(data=torch.from_numpy(valid)[None])
+        with torch.no_grad():
+            said = model.test_step(dict(inputs=[torch.from_numpy(image.transpose(2, 0, 1))], data_samples=[sample]))[0]
+        expected = np.where(valid, said.pred_sem_seg.data[0].numpy(), 255)
+        assert (_labels(out) == expected).mean() > 0.9999  # sums in another order
+
+
+def test_two_processes_make_the_same_map_to_the_last_byte(finished, raster, tmp_path):
+    options = ['--window', '64', '--batch-size', '3', '--extra', 'confidence', '--device', 'cpu']
+    command = [str(finished.config), str(finished.checkpoint), str(raster), *options]
+    assert predict.main([*command, '-o', str(tmp_path / 'one')]) == 0
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+    environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(
+        [*launcher, 'tools/predict.py', *command, '-o', str(tmp_path / 'two')],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('in.tif') == 1  # one process reports
+    names = sorted(os.listdir(tmp_path / 'one'))
+    assert names == sorted(os.listdir(tmp_path / 'two')) == ['in.tif', 'in.tif.aux.xml', 'in_confidence.tif']
+    for name in names:
+        assert (tmp_path / 'one' / name).read_bytes() == (tmp_path / 'two' / name).read_bytes(), name
+
+
+def test_exit_codes_and_messages(finished, raster, tmp_path, capsys):
+    (tmp_path / 'bad.tif').write_bytes(b'no raster')
+    assert _predict(finished, raster, tmp_path / 'bad.tif', tmp_path / 'none.tif', '-o', tmp_path / 'maps') == 1
+    said = capsys.readouterr()
+    assert str(tmp_path / 'maps' / 'in.tif') in said.out
+    assert 'bad.tif cannot be read as an image' in said.err
+    assert 'none.tif: no such file' in said.err
+    assert _predict(finished, raster, '-o', tmp_path / 'maps') == 2
+    assert 'pass --resume' in capsys.readouterr().err
+    assert _predict(finished, raster, '-o', tmp_path / 'maps', '--resume') == 0
+    assert 'finished before' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--overlap', '1'], 'overlap is 1.0'),
+        (['--window', '0'], 'window'),
+        (['--batch-size', '0'], 'batch'),
+        (['--gsd', '-1'], 'gsd is -1'),
+        (['--bands', '1', '2', '9'], 'bands [9]'),
+        (['--bands', '1'], 'trained on 3'),
+        (['--aoi', 'none.gpkg'], 'none.gpkg'),
+        (['--bbox', '1', '2', '3', '4', '--bbox-crs', 'EPSG:0'], "'EPSG:0' is no CRS"),
+        (['--vector', 'areas.shp'], 'gpkg'),
+        (['--backend', 'onnx'], 'ONNX'),
+    ],
+)
+def test_options_that_cannot_work(finished, raster, tmp_path, capsys, options, message):
+    assert _predict(finished, raster, '-o', tmp_path / 'maps', *options) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'maps' / 'in.tif').exists()
+
+
+def test_configuration_says_window_bands_and_resolution(finished, tmp_path):
+    options = {
+        'model.test_cfg': dict(mode='slide', crop_size=(96, 96), stride=(64, 64)),
+        'test_dataloader.dataset.pipeline': [dict(type='LoadRasterImage', bands=[3, 2, 1])],
+        'test_dataloader.dataset.gsd': 0.5,
+    }  # fmt: skip
+    inferencer = SegInferencer(finished.config, finished.checkpoint, device='cpu', cfg_options=options)
+    assert inferencer.settings['window'] == 96
+    assert inferencer.settings['bands'] == (3, 2, 1)
+    assert inferencer.gsd == 0.5
+    assert inferencer.classes[0] == 'impervious_surface'
+
+
+def test_loaders_with_another_order_of_bands_are_refused(finished):
+    options = {'test_dataloader.dataset.pipeline': [dict(type='LoadImageFromFile'), dict(type='PackRasterInputs')]}
+    with pytest.raises(ConfigError, match='LoadImageFromFile, whose order of bands is its own'):
+        SegInferencer(finished.config, finished.checkpoint, device='cpu', cfg_options=options)
+
+
+def test_checkpoint_of_another_model(finished, adapted):
+    with pytest.raises(CheckpointError):
+        SegInferencer(finished.config, adapted.checkpoint, device='cpu')
+
+
+def test_flips_are_averaged(finished, raster):
+    with rasterio.open(raster) as file:
+        image = file.read().transpose(1, 2, 0)[100:164, :64]
+    plain = SegInferencer(finished.config, finished.checkpoint, device='cpu')
+    mean = sum(
+        np.flip(plain.predict(np.flip(image, axes).copy()).probabilities, [a + 1 for a in axes])
+        for axes in ([], [0], [1], [0, 1])
+    )
+    averaged = SegInferencer(finished.config, finished.checkpoint, device='cpu', tta=True).predict(image)
+    np.testing.assert_allclose(averaged.probabilities, mean / 4, atol=1e-6)
+
+
+def test_half_precision_hardly_changes_the_probabilities(finished, raster):
+    with rasterio.open(raster) as file:
+        image = file.read().transpose(1, 2, 0)[100:164, :64]
+    full, half = (
+        SegInferencer(finished.config, finished.checkpoint, device='cpu', amp=amp).predict(image).probabilities
+        for amp in (False, True)
+    )
+    assert half.dtype == np.float32
+    assert 0 < np.abs(full - half).max() < 0.05
+
+
+def test_arrays_that_are_no_images(finished):
+    inferencer = SegInferencer(finished.config, finished.checkpoint, device='cpu')
+    with pytest.raises(ValueError, match=r'\(H, W, C\) was expected'):
+        inferencer.predict(np.zeros((20, 20), np.uint8))
+    with pytest.raises(ValueError, match='trained on 3'):
+        inferencer.predict(np.zeros((20, 20, 4), np.uint8))
