@@ -1,5 +1,16 @@
 from mmrs.apis.evaluate import evaluate
-from mmrs.apis.inference import init_model, predict_array
+from mmrs.apis.export import export_onnx
+from mmrs.apis.inference import Prediction, SegInferencer, init_model
+from mmrs.apis.raster_scores import evaluate_raster, evaluate_rasters
 from mmrs.apis.train import train
 
-__all__ = ['evaluate', 'init_model', 'predict_array', 'train']
+__all__ = [
+    'Prediction',
+    'SegInferencer',
+    'evaluate',
+    'evaluate_raster',
+    'evaluate_rasters',
+    'export_onnx',
+    'init_model',
+    'train',
+]

@@ -84,7 +84,8 @@ class DualStudent(BaseModule):
         by_student = []
         for domain in DOMAINS:
             backbone = self.backbone[domain]
-            same_size = len({batch.shape[1:] for batch in images}) == 1
+            # One batch alone has nothing to join, and in an exported graph its size must not be fixed.
+            same_size = len(images) > 1 and len({batch.shape[1:] for batch in images}) == 1
             if same_size and domain not in self.normalized_by_batch:
                 stages = [stage.split([len(b) for b in images]) for stage in backbone(torch.cat(list(images)))]
                 by_student.append([list(features) for features in zip(*stages)])

@@ -1,0 +1,274 @@
+"""Models as ONNX files: what onnxruntime computes is what PyTorch does."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import mmrs
+from mmrs.apis import init_model
+from mmrs.apis.export import TOLERANCE, export_onnx
+from mmrs.prediction.onnx_predictor import METADATA_KEY, OnnxPredictor
+from mmrs.utils import ConfigError, DataError, OutputError
+from tests.tiny_runs import REPOSITORY
+
+onnx = pytest.importorskip('onnx', reason='pip install onnx')
+pytest.importorskip('onnxruntime', reason='pip install onnxruntime')
+
+MIT = {
+    'model.backbone.embed_dims': 4,
+    'model.backbone.num_layers': [1, 1, 1, 1],
+    'model.backbone.num_heads': [1, 1, 1, 1],
+    'model.decode_head.in_channels': [4, 4, 4, 4],
+    'model.decode_head.channels': 8,
+}
+R50 = {
+    'model.backbone.stem_channels': 4,
+    'model.backbone.base_channels': 4,
+    'model.decode_head.in_channels': 128,
+    'model.decode_head.channels': 8,
+    'model.decode_head.c1_in_channels': 16,
+}
+R18 = {
+    'model.backbone.stem_channels': 4,
+    'model.backbone.base_channels': 4,
+    'model.decode_head.in_channels': [4, 8, 16, 32],
+    'model.decode_head.channels': 8,
+}
+#: Every adaptor, on the networks that it has configurations for, made small.
+CONFIGS = {
+    'source_only/potsdam2vaihingen': MIT,
+    'source_only/potsdam2vaihingen_r50': R50,
+    'st_dasegnet/potsdam2vaihingen': {
+        **MIT,
+        'model.neck.in_channels': [4, 4, 4, 4],
+        'model.discriminator.in_channels': 4,
+        'model.decode_head.in_channels': [4, 4, 4, 12],
+    },
+    'st_dasegnet/potsdam2vaihingen_r50': {
+        **R50,
+        'model.neck.in_channels': [16, 32, 64, 128],
+        'model.discriminator.in_channels': 128,
+        'model.decode_head.in_channels': 144,
+    },
+    'st_dasegnet/demo': {
+        **R18,
+        'model.neck.in_channels': [4, 8, 16, 32],
+        'model.discriminator.in_channels': 32,
+        'model.decode_head.in_channels': [4, 8, 16, 40],
+    },
+    'feature_regression/potsdam_rgb2irrg': MIT,
+    'feature_regression/demo': R18,
+}
+SMALLEST = 'source_only/potsdam2vaihingen'
+
+
+def path_of(name):
+    return REPOSITORY / 'configs' / f'{name}.py'
+
+
+@torch.no_grad()
+def write_checkpoint(config, file, options):
+    """Random weights, with logits as far apart as those of a trained model."""
+    torch.manual_seed(0)
+    model = init_model(path_of(config), device='cpu', cfg_options=options)
+    for name, parameter in model.named_parameters():
+        if name.endswith(('bn2.weight', 'bn3.weight')):
+            parameter.fill_(0.2)  # else rounding errors grow from layer to layer
+    images, meta = torch.randn(2, 3, 96, 96), [dict(img_shape=(96, 96))]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    model.encode_decode(images, meta)
+    for norm in norms:
+        norm.eval().running_var.clamp_(min=0.01)  # of two pooled images it is next to nothing
+    spread = model.encode_decode(images, meta).std()
+    for name, parameter in model.named_parameters():
+        if 'conv_seg' in name:
+            parameter.mul_(2 / spread)
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=model.dataset_meta)), file)
+    return file
+
+
+@pytest.fixture(scope='module')
+def smallest(tmp_path_factory):
+    """Checkpoint and ONNX file of the smallest model."""
+    folder = tmp_path_factory.mktemp('smallest')
+    checkpoint = write_checkpoint(SMALLEST, folder / 'weights.pth', MIT)
+    export_onnx(path_of(SMALLEST), checkpoint, folder / 'model.onnx', cfg_options=MIT)
+    return checkpoint, folder / 'model.onnx'
+
+
+def images_with_holes(number, height, width):
+    rng = np.random.default_rng(height)
+    images = rng.integers(0, 256, (number, 3, height, width)).astype(np.uint8)
+    valid = np.ones((number, height, width), bool)
+    valid[0, 5:25, 10:40] = False
+    valid[-1, :, -9:] = False
+    return images, valid
+
+
+@torch.no_grad()
+def probabilities_in_torch(model, images, valid):
+    samples = [SegDataSample(metainfo=dict(img_shape=images.shape[-2:], ori_shape=images.shape[-2:])) for _ in images]
+    for sample, known in zip(samples, valid):
+        sample.valid_map = PixelData(data=torch.from_numpy(known)[None])
+    data = model.data_preprocessor(dict(inputs=list(torch.from_numpy(images)), data_samples=samples))
+    return model.encode_decode(data['inputs'], [sample.metainfo for sample in samples]).softmax(1).numpy()
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_adaptor_agrees_with_torch(name, tmp_path):
+    options = CONFIGS[name]
+    checkpoint = write_checkpoint(name, tmp_path / 'weights.pth', options)
+    differences = export_onnx(path_of(name), checkpoint, tmp_path / 'model.onnx', cfg_options=options)
+    assert all(value < TOLERANCE for value in differences.values())
+    assert {file.name for file in tmp_path.iterdir()} == {'weights.pth', 'model.onnx'}
+
+    model = init_model(path_of(name), checkpoint, 'cpu', options)
+    predictor = OnnxPredictor(tmp_path / 'model.onnx', 'cpu')
+    for size in ((3, 64, 96), (1, 71, 135)):
+        images, valid = images_with_holes(*size)
+        expected = probabilities_in_torch(model, images, valid)
+        assert expected.std(1).mean() > 0.1, 'near-uniform probabilities would agree with anything'
+        found = predictor(torch.from_numpy(images), torch.from_numpy(valid))
+        assert found.shape == expected.shape
+        assert found.dtype == torch.float32
+        assert np.abs(found.numpy() - expected).max() < 1e-4
+        # The pixels without data, whatever they hold, are seen by nobody.
+        images[~np.broadcast_to(valid[:, None], images.shape)] = 0
+        assert torch.equal(predictor(torch.from_numpy(images), torch.from_numpy(valid)), found)
+        without = predictor(torch.from_numpy(images), None)
+        assert (without - found).abs().max() > 1e-2
+
+    # Nothing but what predicts: no teacher, discriminator or reference.
+    graph = onnx.load(tmp_path / 'model.onnx').graph
+    parts = [model.segmentor] if hasattr(model, 'segmentor') else [model.backbone, model.decode_head]
+    most = sum(tensor.numel() for part in parts for tensor in part.state_dict().values()) + 2000
+    assert sum(int(np.prod(tensor.dims)) for tensor in graph.initializer) <= most
+
+
+def test_metadata(smallest, tmp_path):
+    predictor = OnnxPredictor(smallest[1])
+    assert predictor.classes[4] == 'car'
+    assert predictor.palette[1] == (0, 0, 255)
+    assert predictor.bands == 3
+    np.testing.assert_allclose(predictor.mean, [123.675, 116.28, 103.53], rtol=1e-6)
+    np.testing.assert_allclose(predictor.std, [58.395, 57.12, 57.375], rtol=1e-6)
+    assert predictor.session.get_session_options().intra_op_num_threads == torch.get_num_threads()
+    metadata = predictor._metadata()
+    assert metadata['bands'] is None
+    assert metadata['config'] == 'potsdam2vaihingen.py'
+    assert metadata['version'] == mmrs.__version__
+
+    bands = {'test_dataloader.dataset.pipeline': [dict(type='LoadRasterImage', bands=[4, 1, 2])]}
+    export_onnx(path_of(SMALLEST), smallest[0], tmp_path / 'model.onnx', cfg_options={**MIT, **bands})
+    assert OnnxPredictor(tmp_path / 'model.onnx')._metadata()['bands'] == [4, 1, 2]
+
+
+def test_nothing_is_overwritten_unasked(smallest, tmp_path):
+    file = tmp_path / 'model.onnx'
+    file.write_text('mine')
+    with pytest.raises(OutputError, match='exists already'):
+        export_onnx(path_of(SMALLEST), smallest[0], file, cfg_options=MIT)
+    assert file.read_text() == 'mine'
+    export_onnx(path_of(SMALLEST), smallest[0], file, cfg_options=MIT, overwrite=True)
+    assert OnnxPredictor(file).bands == 3
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        # Its attention takes the lengths of the traced image for constants.
+        ({'model.backbone.type': 'mmseg.MixVisionTransformer'}, 'with 1 of 128 x 128 px it fails.*deployment.md'),
+        (
+            {'model.decode_head': dict(type='PSPHead', in_index=3, in_channels=4, channels=4, num_classes=6)},
+            'PyTorch cannot export EncoderDecoder with EfficientMiT with PSPHead.*adaptive_avg_pool2d',
+        ),
+        # PyTorch's prediction pads the image first.
+        ({'model.data_preprocessor.test_cfg': dict(size_divisor=64)}, 'with 2 of 97 x 131 px .* differ by'),
+        ({'model.decode_head.out_channels': 1, 'model.decode_head.num_classes': 2}, '1 outputs for'),
+    ],
+    ids=['constant sizes', 'pooling', 'padding', 'one output'],
+)
+def test_a_graph_that_is_not_the_model_is_refused(tmp_path, capfd, options, message):
+    if 'model.decode_head' in options:
+        options = {**options, 'model.decode_head': dict(options['model.decode_head'], _delete_=True)}
+        options = {**{key: value for key, value in MIT.items() if 'decode_head' not in key}, **options}
+    else:
+        options = {**MIT, **options}
+    file = tmp_path / 'model.onnx'
+    file.write_text('mine')
+    with pytest.raises(ConfigError, match=message):
+        export_onnx(path_of(SMALLEST), None, file, cfg_options=options, overwrite=True)
+    assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [('model.onnx', 'mine')]
+    assert len(capfd.readouterr().out) < 1000, 'PyTorch printed the graph'
+
+
+def test_unknown_opset(smallest, tmp_path):
+    with pytest.raises(ConfigError, match=r'with --opset 99 .*[Uu]nsupported'):
+        export_onnx(path_of(SMALLEST), smallest[0], tmp_path / 'model.onnx', 99, cfg_options=MIT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_rounding_errors_beyond_the_tolerance(smallest, tmp_path):
+    with pytest.raises(ConfigError, match=r'differ by .*, the tolerance is 1e-08'):
+        export_onnx(path_of(SMALLEST), smallest[0], tmp_path / 'model.onnx', tolerance=1e-8, cfg_options=MIT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(smallest, tmp_path, monkeypatch):
+    def save(_model, path):
+        path.write_bytes(b'half of it')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(onnx, 'save', save)
+    with pytest.raises(OutputError, match=r'model\.onnx cannot be written: No space left'):
+        export_onnx(path_of(SMALLEST), smallest[0], tmp_path / 'model.onnx', cfg_options=MIT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_number_of_bands(smallest):
+    with pytest.raises(DataError, match=r'images have 4 bands, but the model in .*model\.onnx takes 3'):
+        OnnxPredictor(smallest[1])(torch.zeros(1, 4, 64, 64), None)
+
+
+def test_files_that_are_no_export(smallest, tmp_path):
+    with pytest.raises(DataError, match='no such file'):
+        OnnxPredictor(tmp_path / 'missing.onnx')
+    (tmp_path / 'text.onnx').write_text('not a model')
+    with pytest.raises(DataError, match=r'text\.onnx is not a model in ONNX format'):
+        OnnxPredictor(tmp_path / 'text.onnx')
+    model = onnx.load(smallest[1])
+    model.metadata_props[0].value = '{"classes": ["a"], "palette": [[0, 0, 0]]}'
+    onnx.save(model, tmp_path / 'short.onnx')
+    with pytest.raises(DataError, match="'mmrs' lacks mean, std; export it"):
+        OnnxPredictor(tmp_path / 'short.onnx')
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / 'foreign.onnx')
+    with pytest.raises(DataError, match=rf'has no metadata {METADATA_KEY!r}.*tools/deployment/export_onnx.py'):
+        OnnxPredictor(tmp_path / 'foreign.onnx')
+
+
+def test_devices(smallest):
+    with pytest.raises(ConfigError, match="'cpu' or 'cuda' was expected"):
+        OnnxPredictor(smallest[1], 'mps')
+    import onnxruntime
+
+    if 'CUDAExecutionProvider' not in onnxruntime.get_available_providers():
+        with pytest.raises(ConfigError, match='pip install onnxruntime-gpu'):
+            OnnxPredictor(smallest[1], 'cuda:1')
+
+
+@pytest.mark.parametrize('package', ['onnx', 'onnxruntime'])
+def test_what_is_not_installed_is_named(smallest, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=f'need {package} .*pip install onnx onnxruntime'):
+        export_onnx(path_of(SMALLEST), smallest[0], tmp_path / 'model.onnx', cfg_options=MIT)
+    if package == 'onnxruntime':
+        with pytest.raises(ConfigError, match='pip install'):
+            OnnxPredictor(smallest[1])
