@@ -378,7 +378,7 @@ def test_other_outputs_are_not_overwritten_either(tmp_path, predict):
         ('all.gpkg', dict(options=dict(vector=tmp_path / 'maps' / 'all.gpkg'))),
     ):
         (tmp_path / 'maps' / name).write_text('mine')
-        with pytest.raises(OutputError, match=f'{re.escape(name)} exists already'):
+        with pytest.raises(OutputError, match=re.escape(f'{name} exists already')):
             predict(**settings)
         assert (tmp_path / 'maps' / name).read_text() == 'mine'
         assert not (tmp_path / 'maps' / 'in.tif').exists()
