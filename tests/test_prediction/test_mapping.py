@@ -356,7 +356,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, predict):
     write(tmp_path / 'in.tif', image)
     predict()
     before = (tmp_path / 'maps' / 'in.tif').read_bytes()
-    with pytest.raises(OutputError, match='in.tif exists already: pass --resume'):
+    with pytest.raises(OutputError, match=r'in\.tif exists already: pass --resume'):
         predict()
     assert predict(resume=True).skipped == [tmp_path / 'maps' / 'in.tif']
     assert (tmp_path / 'maps' / 'in.tif').read_bytes() == before
