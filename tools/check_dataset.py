@@ -8,10 +8,9 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmrs.apis.check_dataset import check_dataset, plot_report, print_report, save_report
 from mmrs.apis.comparison import output_console
+from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.errors import DataError, OutputError, report_errors
 from mmrs.visualization.histograms import require_picture_format
 
@@ -59,9 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--figure', metavar='FILE', help='draw the histograms and class shares of the domains')
     parser.add_argument('--overwrite', action='store_true', help='replace FILE where it exists')
     parser.add_argument('--workers', type=int, metavar='N', help='number of threads (default: one per processor)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the configuration'
-    )
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

@@ -6,9 +6,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmengine.config import DictAction
-
 from mmrs.apis import evaluate
+from mmrs.utils.arguments import add_cfg_options, add_launcher
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -54,14 +53,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--metrics', metavar='FILE', help='write the scores to this file (default: in the work dir)')
     parser.add_argument('--overwrite', action='store_true', help='write into folders that are not empty')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override the config: a.b=1, list="[1,2]" or list=1,2 (no blanks inside, quotes around brackets)',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    add_cfg_options(parser)
+    add_launcher(parser)
     return parser.parse_args(argv)
 
 

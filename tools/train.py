@@ -9,6 +9,7 @@ import sys
 from mmengine.config import DictAction
 
 from mmrs.apis import train
+from mmrs.utils.arguments import add_cfg_options, add_launcher
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -50,13 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--no-pretrained', dest='pretrained', action='store_false', help='ignore the pretrained weights of the config'
     )
     parser.add_argument('--overwrite', action='store_true', help='start anew in a work dir that holds a run already')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override the config: a.b=1, list="[1,2]" or list=1,2 (no blanks inside, quotes around brackets)',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--reference',
         metavar='CHECKPOINT',
@@ -66,7 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--reference-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the reference_config'
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    add_launcher(parser)
     return parser.parse_args(argv)
 
 

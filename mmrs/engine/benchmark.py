@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -62,7 +62,7 @@ class BenchmarkSettings:
     inference_size: int = 512
     iters: int = 10
     threads: int | None = None
-    cfg_options: dict[str, Any] = field(default_factory=dict)
+    cfg_options: Mapping[str, Any] | None = None
 
     def load(self) -> Config:
         """The configuration; random weights, inference on whole images."""

@@ -6,10 +6,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmengine.config import DictAction
-
 from mmrs.apis.prediction_benchmark import benchmark_prediction
 from mmrs.engine.benchmark import BenchmarkSettings, benchmark, format_report
+from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -53,9 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--inference-size', type=int, default=512, metavar='PX', help='predicted image (default: 512)')
     parser.add_argument('--iters', type=int, default=10, metavar='N', help='timed repetitions (default: 10)')
     parser.add_argument('--threads', type=int, metavar='N', help="CPU threads (default: torch's choice)")
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override the config'
-    )
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmengine.config import DictAction
-
+from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import report_errors
 from mmrs.visualization import browse_dataset
@@ -34,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train', help='default: train')
     parser.add_argument('--dry-run', action='store_true', help='load and draw, but write nothing')
     parser.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
