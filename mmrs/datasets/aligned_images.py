@@ -10,8 +10,8 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 
-from mmrs.datasets.footprints import boundary, map_points
-from mmrs.datasets.grids import TOLERANCE, RasterGrid
+from mmrs.datasets.footprints import boundary
+from mmrs.datasets.grids import TOLERANCE, RasterGrid, place
 from mmrs.datasets.rasters import PathLike, fill_missing, read_image, shared_raster
 from mmrs.datasets.windows import Window
 
@@ -93,15 +93,15 @@ def read_aligned_image(
 
 def _in_pixels(grid: RasterGrid, other: RasterGrid) -> tuple[np.ndarray, float]:
     """The edge of a grid in pixels of another grid, `(N, 2)`; and how many of these go along the side of a pixel."""
-    edge = np.stack(map_points(~other.transform, *boundary(grid, other.crs).T), axis=1)
+    edge = np.stack(place(~other.transform, *boundary(grid, other.crs).T), axis=1)
     return edge, float(np.sqrt(shapely.Polygon(edge).area / (grid.width * grid.height)))
 
 
 def _is_shift(grid: RasterGrid, other: RasterGrid) -> bool:
     """Whether the pixels of two grids in one CRS are the same, but for whole rows and columns."""
     columns, rows = np.array([0, grid.width, 0, grid.width]), np.array([0, 0, grid.height, grid.height])
-    x, y = map_points(grid.transform, columns, rows)
-    x, y = map_points(~other.transform, x, y)
+    x, y = place(grid.transform, columns, rows)
+    x, y = place(~other.transform, x, y)
     offsets = np.stack((x - columns, y - rows))
     return bool(np.abs(offsets - offsets[:, :1].round()).max() <= TOLERANCE)
 

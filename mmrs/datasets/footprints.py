@@ -3,7 +3,6 @@
 import numpy as np
 import shapely
 from rasterio.crs import CRS
-from rasterio.transform import Affine
 from rasterio.warp import transform
 
 from mmrs.datasets.grids import RasterGrid, place
@@ -23,7 +22,7 @@ def boundary(grid: RasterGrid, crs: CRS | None) -> np.ndarray:
     nil, one = np.zeros(_POINTS), np.ones(_POINTS)
     columns = np.concatenate((steps, one, 1 - steps, nil)) * grid.width
     rows = np.concatenate((nil, steps, one, 1 - steps)) * grid.height
-    points = np.stack(map_points(grid.transform, columns, rows))
+    points = np.stack(place(grid.transform, columns, rows))
     if grid.crs != crs:
         try:
             points = np.array(transform(grid.crs, crs, *points))
@@ -36,11 +35,6 @@ def boundary(grid: RasterGrid, crs: CRS | None) -> np.ndarray:
                 'to one projected CRS (`rio warp --dst-crs EPSG:...`)'
             )
     return points.T
-
-
-def map_points(affine: Affine, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`place` for arrays."""
-    return place(affine, columns, rows)  # type: ignore[arg-type, return-value]
 
 
 def footprint(grid: RasterGrid, crs: CRS | None) -> shapely.Polygon:
@@ -67,7 +61,7 @@ def window_footprints(grid: RasterGrid, windows: np.ndarray) -> np.ndarray:
         Polygons, `(N,)`.
     """
     x0, y0, x1, y1 = windows.T
-    corners = map_points(grid.transform, np.stack((x0, x1, x1, x0), 1), np.stack((y0, y0, y1, y1), 1))
+    corners = place(grid.transform, np.stack((x0, x1, x1, x0), 1), np.stack((y0, y0, y1, y1), 1))
     return shapely.polygons(np.stack(corners, -1))
 
 

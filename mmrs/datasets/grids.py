@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from rasterio.crs import CRS
@@ -91,41 +92,55 @@ class RasterGrid:
         Raises:
             ValueError: There is no CRS, or none that has to do with metres.
         """
+        right, down = np.hypot(*self.pixel_vectors(np.array([[self.width / 2, self.height / 2]]))[0]).tolist()
+        return right, down
+
+    def pixel_vectors(self, places: np.ndarray) -> np.ndarray:
+        """What a pixel to the right and a pixel down are in metres eastwards and northwards, as `pixel_metres` has it.
+
+        Args:
+            places: Columns and rows `(N, 2)`; lengths on the ellipsoid differ from place to place.
+
+        Returns:
+            `(N, 2, 2)`, with one column for each of the two.
+
+        Raises:
+            ValueError: There is no CRS, or none that has to do with metres.
+        """
         if self.crs is None:
             raise ValueError('it has no CRS, so that the size of its pixels in metres is unknown')
         a, b, _, d, e = tuple(self.transform)[:5]
-        lengths = math.hypot(a, d), math.hypot(b, e)
         try:
             metre = 1.0 if self.crs.is_geographic else self.crs.linear_units_factor[1]
-            ground = self._ground_metres()
+            middle = self._ground_vectors(np.array([[self.width / 2, self.height / 2]]))[0]
         except Exception as error:  # GDAL's own errors are of no public kind
             raise ValueError(f'the size of its pixels in metres cannot be told from its CRS: {error}') from error
         if not self.crs.is_geographic:
-            nominal = lengths[0] * metre, lengths[1] * metre
-            if all(same_gsd(map_, true) for map_, true in zip(nominal, ground)):
-                return nominal
-        return ground
+            nominal = metre * np.array([[a, b], [d, e]])
+            if all(same_gsd(map_, true) for map_, true in zip(np.hypot(*nominal), np.hypot(*middle))):
+                return np.broadcast_to(nominal, (len(places), 2, 2))
+        return self._ground_vectors(places)
 
-    def _ground_metres(self) -> tuple[float, float]:
-        x, y = self.width / 2, self.height / 2
-        around = (x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5), (x, y)
-        points = [place(self.transform, *point) for point in around]
-        lon, lat = (np.radians(values) for values in transform(self.crs, 'EPSG:4326', *zip(*points)))
+    def _ground_vectors(self, places: np.ndarray) -> np.ndarray:
+        """The same, on the WGS84 ellipsoid."""
+        steps = np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5], [0, 0]])
+        columns, rows = (places + steps[:, None]).reshape(-1, 2).T
+        xs, ys = place(self.transform, columns, rows)
+        lon, lat = np.radians(transform(self.crs, 'EPSG:4326', xs, ys)).reshape(2, 5, -1)
         # Radii of curvature of the ellipsoid: along the meridian, and of the circle of latitude.
         axis, eccentricity2 = 6378137.0, 0.00669437999014
-        flatness = 1 - eccentricity2 * math.sin(lat[4]) ** 2
+        flatness = 1 - eccentricity2 * np.sin(lat[4]) ** 2
         north = axis * (1 - eccentricity2) / flatness**1.5
-        east = axis * math.cos(lat[4]) / math.sqrt(flatness)
-
-        def length(i: int, j: int) -> float:
-            turn = (lon[j] - lon[i] + math.pi) % (2 * math.pi) - math.pi  # across the date line
-            return math.hypot(turn * east, (lat[j] - lat[i]) * north)
-
-        return length(0, 1), length(2, 3)
+        east = axis * np.cos(lat[4]) / np.sqrt(flatness)
+        turns = (lon[[1, 3]] - lon[[0, 2]] + math.pi) % (2 * math.pi) - math.pi  # across the date line
+        return np.stack([turns * east, (lat[[1, 3]] - lat[[0, 2]]) * north]).transpose(2, 0, 1)
 
 
-def place(transform: Affine, column: float, row: float) -> tuple[float, float]:
-    """Coordinates of a place in a raster; with a transform's inverse, the place of coordinates."""
+Number = TypeVar('Number', float, np.ndarray)
+
+
+def place(transform: Affine, column: Number, row: Number) -> tuple[Number, Number]:
+    """Coordinates of places in a raster; with a transform's inverse, the places of coordinates."""
     # Written out, for Affine 3 deprecates `*` and Affine 2 has no `@`.
     return (
         transform.a * column + transform.b * row + transform.c,

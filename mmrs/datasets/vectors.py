@@ -62,7 +62,10 @@ class VectorLayer:
             found = pyogrio.list_layers(path)
             layers = [name for name, kind in found if kind is not None] or found[:, 0].tolist()
             if name is None and len(layers) > 1:
-                raise ValueError(f'{path} has several layers, {", ".join(layers)}. Choose one by label_layer.')
+                raise ValueError(
+                    f'{path} has several layers, {", ".join(layers)}. Choose one by label_layer, or put it into a file '
+                    'of its own.'
+                )
             if name is not None and name not in layers:
                 raise ValueError(f'{path} has no layer {name!r}; it has {", ".join(layers)}. Correct label_layer.')
             self.name = name or layers[0]
@@ -99,6 +102,9 @@ class VectorLayer:
 
     def within(self, bounds: Bounds) -> Polygons:
         """The polygons that may touch a rectangle, in the order of the file."""
+        west, south, east, north = bounds
+        if west > east:  # in degrees, across the date line
+            bounds = -360.0, south, 360.0, north
         if not self.path.lower().endswith(_UNINDEXED):
             return self._read(bounds)
         if self._all is None or self._tree is None:

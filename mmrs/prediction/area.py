@@ -84,14 +84,22 @@ def _pixels(path: str, grid: RasterGrid, bounds: Bounds, crs: CRS | None) -> Win
             f'{path} has no CRS, so that the area in {describe_crs(crs)} has no place on it. Write it into the file '
             '(`rio edit-info --crs`).'
         )
-    outline = shapely.get_coordinates(
-        shapely.box(*bounds).segmentize(max(np.ptp(bounds[::2]), np.ptp(bounds[1::2])) / _POINTS)
-    )
-    xs, ys = outline.T
+    step = max(bounds[2] - bounds[0], bounds[3] - bounds[1]) / _POINTS
+    xs, ys = shapely.get_coordinates(shapely.segmentize(shapely.box(*bounds), step)).T
     if crs is not None and crs != grid.crs:
-        xs, ys = (np.array(values) for values in transform(crs, grid.crs, xs, ys))
-    places = np.array([place(~grid.transform, x, y) for x, y in zip(xs, ys)])
-    if not np.isfinite(places).all():
+        try:
+            xs, ys = np.array(transform(crs, grid.crs, xs, ys))
+        except Exception as error:  # GDAL's own errors are of no public kind
+            raise ValueError(
+                f'{path} has {describe_crs(grid.crs)}, in which the area in {describe_crs(crs)} has no place. Give the '
+                "area in the raster's own CRS."
+            ) from error
+    columns, rows = place(~grid.transform, xs, ys)
+    if not np.isfinite([columns, rows]).all():
         return None
-    (left, top), (right, bottom) = places.min(0) + _TOLERANCE, places.max(0) - _TOLERANCE
-    return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+    return (
+        math.floor(columns.min() + _TOLERANCE),
+        math.floor(rows.min() + _TOLERANCE),
+        math.ceil(columns.max() - _TOLERANCE),
+        math.ceil(rows.max() - _TOLERANCE),
+    )

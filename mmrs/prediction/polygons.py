@@ -1,6 +1,7 @@
 """Label maps as polygons."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -52,9 +53,9 @@ def write_polygons(
     """Writes the areas of each class as polygons, each area of pixels that touch by their sides as one.
 
     The fields of the layer `classes` are `class_id`, `class`, `area_m2` (on the ground, of the polygon as it is
-    written; none without CRS) and, where there are several maps, `raster`: the file name of the map. Polygons end where
-    a map ends, and are in the CRS of the first one. A map is read once, in strips of rows, so that its size does not
-    matter.
+    written; none without CRS) and, where there are several maps, `raster`: the map's path from the file's folder.
+    Polygons end where a map ends, and are in the CRS of the first one. A map is read once, in strips of rows, so that
+    its size does not matter.
 
     Args:
         maps: Label maps of a prediction, all with the same classes.
@@ -83,7 +84,7 @@ def write_polygons(
             _outlines(checked, len(classes)), 'polygons', strips, console=Console(stderr=True), disable=not progress
         ):
             polygons = _to_crs(_to_polygons(outlines, map_, min_area, simplify), map_, crs)
-            layer.add(*polygons, map_.path.name)
+            layer.add(*polygons, os.path.relpath(map_.path, out.parent))
     return layer.count
 
 
@@ -156,7 +157,10 @@ def _to_polygons(outlines: Outlines, map_: _Map, min_area: float, simplify: floa
     moments = [np.add.reduceat(moment, edges[first_ring]) for moment in (y * (x0 - x1) * (x0 + x1), y * y * (x0 - x1))]
     centres = np.stack(moments, axis=1) / (2 * np.add.reduceat(sizes, first_ring)[:, None])
 
-    metres = _pixel_vectors(map_.grid, centres)
+    try:
+        metres = map_.grid.pixel_vectors(centres)
+    except ValueError:  # without CRS, areas are unknown
+        metres = np.full((len(centres), 2, 2), np.nan)
     # Not `np.linalg.det`, which rounds: areas of just the smallest size are to stay.
     square_metres = np.abs(metres[:, 0, 0] * metres[:, 1, 1] - metres[:, 0, 1] * metres[:, 1, 0])
     if (min_area or simplify) and not np.isfinite(square_metres).all():
@@ -188,16 +192,29 @@ def _to_crs(polygons: _Polygons, map_: _Map, crs: CRS | None) -> _Polygons:
         return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
 
     shapes = _moved(polygons.shapes, to_own)
-    if own == crs:
-        return polygons._replace(shapes=shapes)
-    shapes = _moved(shapes, lambda xy, _: np.stack(transform(own, crs, xy[:, 0], xy[:, 1]), axis=1))
-    if not np.isfinite(shapely.get_coordinates(shapes)).all():
-        raise DataError(
-            f'{map_.path}: parts of it have no place in {describe_crs(crs)}, the CRS of the first map. Write it to a '
-            'file of its own.'
-        )
+    if crs is None or own == crs:
+        return polygons._replace(shapes=_oriented(shapes))
+    turn = 2 * math.pi / crs.units_factor[1] if crs.is_geographic else 0
+
+    def to_first(xy: np.ndarray, index: np.ndarray) -> np.ndarray:
+        try:
+            x, y = np.array(transform(own, crs, *xy.T))
+        except Exception:  # GDAL's own errors are of no public kind
+            x = y = np.full(len(xy), np.nan)
+        if not np.isfinite([x, y]).all():
+            raise DataError(
+                f'{map_.path}: parts of it have no place in {describe_crs(crs)}, the CRS of the first map. Write it to '
+                'a file of its own.'
+            )
+        # A polygon across the date line stays in one piece, beyond 180 degrees, instead of going around the globe.
+        x -= turn * np.round((x - x[np.searchsorted(index, index)]) / turn) if turn else 0
+        return np.stack([x, y], axis=1)
+
+    shapes = _moved(shapes, to_first)
     shapes, index = _valid(shapes)
-    return _Polygons(shapes, polygons.class_ids[index], polygons.square_metres[index])
+    sizes = shapely.area(shapes)
+    square_metres = polygons.square_metres[index] * (sizes / np.bincount(index, sizes)[index])
+    return _Polygons(_oriented(shapes), polygons.class_ids[index], square_metres)
 
 
 def _moved(shapes: np.ndarray, move: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
@@ -209,46 +226,16 @@ def _times(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return np.einsum('nij,nj->ni', matrices, vectors)
 
 
+def _oriented(shapes: np.ndarray) -> np.ndarray:
+    """Polygons whose outer rings run counter-clockwise and holes clockwise, as the standards have it."""
+    clockwise = ~shapely.is_ccw(shapely.get_exterior_ring(shapes))
+    shapes[clockwise] = shapely.reverse(shapes[clockwise])
+    return shapes
+
+
 def _valid(shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Valid polygons, and of each the index of the shape that it was: a repair may take one apart."""
     broken = ~shapely.is_valid(shapes)
     shapes[broken] = shapely.buffer(shapely.make_valid(shapes[broken]), 0)  # drops lines, which it may have made
     shapes, index = shapely.get_parts(shapes, return_index=True)
     return shapes, index
-
-
-def _pixel_vectors(grid: RasterGrid, places: np.ndarray) -> np.ndarray:
-    """What a pixel to the right and a pixel down are in metres eastwards and northwards.
-
-    Args:
-        grid: The raster's grid.
-        places: `(N, 2)` columns and rows. Where `RasterGrid.pixel_metres` measures on the ellipsoid, so does this, at
-            each of these places.
-
-    Returns:
-        `(N, 2, 2)`, with one column for each of the two; NaN where that is unknown.
-    """
-    t, crs = grid.transform, grid.crs
-    shape = len(places), 2, 2
-    try:
-        lengths = grid.pixel_metres()
-    except ValueError:
-        crs = None
-    if crs is None:
-        return np.full(shape, np.nan)
-    nominal = np.array([[t.a, t.b], [t.d, t.e]])
-    if not crs.is_geographic:
-        nominal *= crs.linear_units_factor[1]
-        if np.allclose(np.hypot(*nominal), lengths, rtol=1e-9):
-            return np.broadcast_to(nominal, shape)
-    steps = np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5], [0, 0]])
-    x, y = (places + steps[:, None]).reshape(-1, 2).T
-    x, y = t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
-    lon, lat = np.radians(transform(crs, 'EPSG:4326', x, y)).reshape(2, 5, -1)
-    # Radii of curvature of the ellipsoid: along the meridian, and of the circle of latitude.
-    axis, eccentricity2 = 6378137.0, 0.00669437999014
-    flatness = 1 - eccentricity2 * np.sin(lat[4]) ** 2
-    north = axis * (1 - eccentricity2) / flatness**1.5
-    east = axis * np.cos(lat[4]) / np.sqrt(flatness)
-    turns = (lon[[1, 3]] - lon[[0, 2]] + math.pi) % (2 * math.pi) - math.pi  # across the date line
-    return np.stack([turns * east, (lat[[1, 3]] - lat[[0, 2]]) * north]).transpose(2, 0, 1)

@@ -42,10 +42,9 @@ def draw_quicklook(
 ) -> np.ndarray:
     """Draw a map beside the part of the image that it covers, with a legend, a scale bar, and north where it is not up.
 
-    Both are read at the picture's resolution, from overviews where there are any. They have the proportions that they
-    have on the ground, except that something narrower than 1 : 16 is widened, which its title says. The legend says
-    what share of the map's pixels with data each class has; pixels without data are striped. Without CRS there is no
-    scale bar.
+    Both are shown from overviews where there are any. They have the proportions that they have on the ground, except
+    that something narrower than 1 : 16 is widened, which its title says. The legend says what share of the map's pixels
+    with data each class has; pixels without data are striped. Without CRS there is no scale bar.
 
     Args:
         image_path: The image.
@@ -68,6 +67,7 @@ def draw_quicklook(
         shape, widened = _shape(grid, size)
         labels = read_ids(raster, (0, 0, shape[1], shape[0]), shape)
         covered = read_coverage(raster, (0, 0, shape[1], shape[0]), shape)
+        shares = _shares(raster, len(classes))
     with open_raster(image_path, quiet=True) as raster:
         if bands is not None and not all(1 <= band <= raster.count for band in bands):
             raise ValueError(
@@ -76,8 +76,6 @@ def draw_quicklook(
         window = _place_of_map(image_path, RasterGrid.of(raster), map_path, grid)
         picture, valid, shown = _read_picture(raster, bands, window, shape)
     covered = np.ones(shape, bool) if covered is None else covered
-    counts = np.bincount(labels[covered], minlength=len(classes))
-    shares = 100 * counts / max(counts.sum(), 1)
     names = [f'{name}  {_percent(share)}' for name, share in zip(classes, shares)]
     if not (covered.all() and valid.all()):
         names, colours = [*names, 'no data'], [*colours, _NO_DATA]
@@ -191,6 +189,16 @@ def _read_picture(
         return to_display(image), valid, ''
     names = f', band {numbers[0]}' if len(numbers) == 1 else f', bands {", ".join(map(str, numbers))}'
     return to_display(image), valid, names
+
+
+def _shares(raster: DatasetReader, classes: int) -> np.ndarray:
+    """Share of each class in the pixels with data, in percent."""
+    # Of all pixels: those of the picture are the most frequent ones of many, so that scattered classes are lost in it.
+    counts = np.zeros(256, np.int64)
+    for _, window in raster.block_windows(1):
+        counts += np.bincount(raster.read(1, window=window).ravel(), minlength=256)
+    counts = counts[:classes]
+    return 100 * counts / max(counts.sum(), 1)
 
 
 def _percent(share: float) -> str:

@@ -129,6 +129,21 @@ def test_the_later_of_many_overlapping_polygons_counts(tmp_path, suffix):
         np.testing.assert_array_equal(labels, expected[window[1] : window[3], window[0] : window[2]])
 
 
+@pytest.mark.parametrize('suffix', ['gpkg', 'geojson'])
+def test_window_across_the_date_line(tmp_path, suffix):
+    """Polygons in degrees on both sides of it, on a raster in metres that crosses it."""
+    utm = CRS.from_epsg(32660)
+    (x,), (y,) = transform_points('EPSG:4326', utm, [180.0], [-16.0])
+    grid = RasterGrid(utm, Affine(10, 0, x - 100, 0, -10, y + 100), 20, 20)
+    east, west = shapely.box(179.9, -16.1, 180, -15.9), shapely.box(-180, -16.1, -179.9, -15.9)
+    path = write_layer(tmp_path / f'line.{suffix}', [east, west], ['road', 'building'], crs='EPSG:4326')
+    labels = burn_labels(path, grid, INDEX, 255, attribute='class')
+    columns, rows = np.meshgrid(np.arange(20) + 0.5, np.arange(20) + 0.5)
+    lon, _ = transform_points(utm, 'EPSG:4326', (x - 100 + 10 * columns).ravel(), (y + 100 - 10 * rows).ravel())
+    np.testing.assert_array_equal(labels, np.where(np.array(lon) > 0, 0, 1).reshape(20, 20))
+    assert len(np.unique(labels)) == 2
+
+
 def test_layers(tmp_path):
     path = tmp_path / 'l.gpkg'
     write_layer(path, [square(0, 0, 2, 2)], layer='roofs')

@@ -76,6 +76,8 @@ def test_polygons_burn_to_the_map(tmp_path, place):
     assert len(shapes) == count > 50
     assert shapely.is_valid(shapes).all()
     assert set(shapely.get_type_id(shapes)) == {shapely.GeometryType.POLYGON}
+    assert shapely.is_ccw(shapely.get_exterior_ring(shapes)).all()
+    assert not any(shapely.is_ccw(hole) for shape in shapes for hole in shape.interiors)
     assert meta['crs'] == place['crs']
     assert list(fields) == ['class_id', 'class', 'area_m2']
     assert [CLASSES[i] for i in fields['class_id']] == fields['class'].tolist()
@@ -122,6 +124,13 @@ def test_areas_are_right_at_each_polygons_own_place(tmp_path, crs):
     for shape, area in zip(shapes, fields['area_m2']):
         (west, east), (south, north) = transform(crs, 'EPSG:4326', *np.array(shape.bounds).reshape(2, 2).T)
         assert area == pytest.approx(zone_area(south, north, east - west), rel=1e-4)
+
+
+def test_area_on_the_date_line(tmp_path):
+    # At 60 degrees north, Web Mercator stretches lengths to the double. The line runs through the middle pixels.
+    place = dict(crs='EPSG:3857', transform=Affine(10, 0, 20037508.34 - 15, 0, -10, 8399737.9))
+    write_polygons([write_map(tmp_path / 'map.tif', np.zeros((3, 3), np.uint8), **place)], tmp_path / 'map.gpkg')
+    assert read(tmp_path / 'map.gpkg')[1]['area_m2'] == pytest.approx([9 * 25], rel=0.01)
 
 
 def test_small_areas_are_dropped_and_small_holes_are_filled(tmp_path):
@@ -194,6 +203,32 @@ def test_maps_in_several_crs(tmp_path):
     (x,), (y,) = transform('EPSG:4326', 'EPSG:32633', [16.00025], [49.9998])
     assert shapely.distance(shapes[1].centroid, shapely.Point(x, y)) < 0.01
     assert fields['area_m2'][1] == pytest.approx(zone_area(49.9996, 50, 0.0005), rel=1e-4)
+
+
+def test_a_polygon_across_the_date_line_stays_in_one_piece(tmp_path):
+    labels = np.zeros((20, 20), np.uint8)
+    (x,), (y,) = transform('EPSG:4326', 'EPSG:32760', [180], [-16])
+    place = dict(crs='EPSG:32760', transform=Affine(10, 0, x - 100, 0, -10, y))
+    in_degrees = dict(crs='EPSG:4326', transform=Affine(1e-4, 0, 178, 0, -1e-4, -16))
+    maps = [write_map(tmp_path / 'a.tif', labels, **in_degrees), write_map(tmp_path / 'b.tif', labels, **place)]
+    assert write_polygons(maps, tmp_path / 'map.gpkg') == 2
+    shapes, fields, _ = read(tmp_path / 'map.gpkg')
+    west, south, east, north = shapes[1].bounds
+    assert 179.99 < west < 180 < east < 180.01
+    assert zone_area(south, north, east - west) == pytest.approx(200 * 200, rel=0.1)  # the box around it, turned a bit
+    assert fields['area_m2'][1] == 200 * 200
+
+
+def test_parts_of_a_polygon_share_its_area(tmp_path):
+    grid = RasterGrid(rasterio.CRS.from_epsg(32633), UTM['transform'], 10, 10)
+    bowtie = shapely.from_wkt('POLYGON((0 0, 6 6, 6 0, 0 6, 0 0))')
+    found = polygons._to_crs(
+        polygons._Polygons(np.array([bowtie]), np.array([1]), np.array([1800.0])),
+        polygons._Map(tmp_path / 'map.tif', grid),
+        rasterio.CRS.from_epsg(32632),
+    )
+    assert found.class_ids.tolist() == [1, 1]
+    assert found.square_metres == pytest.approx([900, 900], rel=0.01)
 
 
 def test_a_map_without_crs(tmp_path):
@@ -293,6 +328,10 @@ def test_what_cannot_work_is_said(tmp_path):
     lost = write_map(tmp_path / 'lost.tif', random_labels())
     with pytest.raises(DataError, match=r'lost\.tif has no CRS, but .*map\.tif has EPSG:32633'):
         write_polygons([path, lost], out)
+    site = 'LOCAL_CS["site",UNIT["metre",1]]'
+    local = write_map(tmp_path / 'local.tif', random_labels(), crs=site, transform=UTM['transform'])
+    with pytest.raises(DataError, match=r'local\.tif: parts of it have no place in EPSG:32633, the CRS of the first'):
+        write_polygons([path, local], out)
     two = write_map(tmp_path / 'two.tif', random_labels(), ['a', 'b'], **UTM)
     with pytest.raises(DataError, match='holds the value 2, but its tag names 2 classes'):
         write_polygons([two], out)

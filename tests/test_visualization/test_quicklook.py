@@ -10,6 +10,7 @@ from rasterio.transform import Affine
 
 from mmrs.datasets.grids import RasterGrid
 from mmrs.utils.errors import DataError, OutputError
+from mmrs.visualization import quicklook
 from mmrs.visualization.panels import INK
 from mmrs.visualization.quicklook import _north, draw_quicklook, write_quicklook
 
@@ -71,6 +72,15 @@ def test_a_class_is_in_the_legend_though_the_map_has_none_of_it(tmp_path):
     assert count(picture, COLOURS[1]) > 50
 
 
+def test_shares_are_those_of_the_map_and_not_of_the_picture(tmp_path, monkeypatch):
+    labels = np.zeros((400, 400), int)
+    labels[::2, ::2], labels[:100] = 1, 255  # nowhere the most frequent one of 8 x 8 pixels
+    said = []
+    monkeypatch.setattr(quicklook, 'compose', lambda panels, names, *_, **__: said.append(names) or panels[0][0][1])
+    draw_quicklook(*pair(tmp_path, labels, **UTM), size=50)
+    assert said == [['field  75.0 %', 'water  25.0 %', 'road  0.0 %', 'no data']]
+
+
 def test_only_the_part_that_the_map_covers(tmp_path):
     image = np.zeros((3, 90, 80), np.uint8)
     image[0], image[1, 20:60, 30:70] = 200, 100
@@ -104,6 +114,11 @@ def test_scale_bar(tmp_path, crs, step, y, metres):
     mantissa = length / 10 ** math.floor(math.log10(length * 1.02))
     assert min(abs(mantissa / step - 1) for step in (1, 2, 5)) < 0.02
     assert 50 <= bar(picture) < columns / 2
+
+
+def test_scale_bar_of_a_widened_picture(tmp_path):
+    picture = draw_quicklook(*pair(tmp_path, np.zeros((2000, 20), int), **UTM), size=640)
+    assert bar(picture) == 40  # 200 m, as wide as the map, which is drawn 40 pixels wide instead of 6
 
 
 def test_proportions_on_the_ground(tmp_path):
