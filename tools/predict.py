@@ -32,6 +32,8 @@ examples:
   # on four GPUs (on several machines that see the same folders: torchrun --nnodes ... on each of them)
   torchrun --standalone --nproc_per_node 4 tools/predict.py \\
       work_dirs/mine/mine.py work_dirs/mine/iter_4000.pth orthos -o maps
+
+exit code: 0 if all went well, 1 if some rasters failed, 2 if the command cannot work, 130 after Ctrl-C
 """
 
 
@@ -55,7 +57,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument(
         '--overlap', type=float, default=0.25, metavar='SHARE', help='of neighbours (default: %(default)s)'
     )
-    how.add_argument('--blend', choices=BLENDS, default='cosine', help='weights where windows overlap')
+    how.add_argument(
+        '--blend', choices=BLENDS, default='cosine', help='weights where windows overlap (default: %(default)s)'
+    )
     how.add_argument('--batch-size', type=int, default=4, metavar='N', help='windows at a time (default: %(default)s)')
     how.add_argument('--bands', type=int, nargs='+', metavar='B', help='bands to read, from 1 (default: as trained)')
     how.add_argument('--gsd', type=float, metavar='M', help="metres per pixel as trained (default: the test set's gsd)")
@@ -72,7 +76,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     what = parser.add_argument_group('what to write')
     what.add_argument('--extra', nargs='+', choices=EXTRA_LAYERS, default=[], help='further rasters, NAME_EXTRA.tif')
-    what.add_argument('--dtype', choices=DTYPES, default='uint8', help='of these: uint8 is 0 to 254 for 0 to 1')
+    what.add_argument(
+        '--dtype', choices=DTYPES, default='uint8', help='of these (default: %(default)s, 0 to 254 for 0 to 1)'
+    )
     what.add_argument('--quicklook', action='store_true', help='NAME_quicklook.png: image and map side by side')
     what.add_argument('--vector', metavar='FILE.gpkg', help='polygons of all maps')
     what.add_argument('--min-area', type=float, default=0.0, metavar='M2', help='of a polygon, in square metres')
@@ -89,7 +95,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='override the config: a.b=1, list="[1,2]" or list=1,2 (no blanks inside, quotes around brackets)',
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.vector is None and (args.min_area or args.simplify):
+        parser.error('--min-area and --simplify are for polygons: --vector FILE.gpkg')
+    if args.bbox is None and args.bbox_crs is not None:
+        parser.error('--bbox-crs is the CRS of --bbox XMIN YMIN XMAX YMAX')
+    if args.backend != 'onnx' and args.checkpoint.lower().endswith('.onnx'):
+        parser.error(f'{args.checkpoint} is a model in ONNX format: pass --backend onnx')
+    return args
 
 
 _MODEL = (

@@ -89,12 +89,15 @@ def export_onnx(
 
     Raises:
         ConfigError: The model has no class names, cannot be written as a graph for all sizes, or the graph computes
-            something else; no file is left then. Or `onnx` or `onnxruntime` is not installed.
+            something else; no file is left then. Or `tolerance` is not above 0, or `onnx` or `onnxruntime` is not
+            installed.
         CheckpointError: The checkpoint cannot be read or does not fit.
         OutputError: `out` exists already or cannot be written.
     """
     onnx = import_onnx_package('onnx')
     import_onnx_package('onnxruntime')
+    if not tolerance > 0:
+        raise ConfigError(f'tolerance is {tolerance}; a difference above 0 was expected')
     with atomic_path(out, overwrite) as temporary:
         model = init_model(config, checkpoint, 'cpu', cfg_options)
         predictor = TorchPredictor(model)
@@ -146,7 +149,8 @@ def _random_images(graph: _Graph, number: int, height: int, width: int) -> Tenso
 def _name(model: Any) -> str:
     parts = [getattr(model, name, None) for name in ('backbone', 'decode_head')]
     parts = [part[-1] if isinstance(part, nn.ModuleList) else part for part in parts]  # cascades
-    return ' with '.join([type(model).__name__, *(type(part).__name__ for part in parts if part is not None)])
+    names = ' and '.join(type(part).__name__ for part in parts if part is not None)
+    return f'{type(model).__name__} with {names}' if names else type(model).__name__
 
 
 def _metadata(predictor: TorchPredictor) -> dict[str, Any]:

@@ -54,7 +54,9 @@ class OnnxPredictor:
         try:
             self.session = runtime.InferenceSession(self._file, options, providers)
         except Exception as error:  # of a dozen classes, without a base of their own
-            raise DataError(f'{path} is not a model in ONNX format that onnxruntime can run ({error})') from error
+            raise DataError(
+                f'{path} is not a model in ONNX format that onnxruntime can run ({error}); {_EXPORT}'
+            ) from error
         if device is not None and self.session.get_providers()[0] != providers[0][0]:
             raise ConfigError(f'onnxruntime could not open {path} on {device}: its CUDA libraries are missing')
 
@@ -100,7 +102,10 @@ def _providers(runtime: Any, device: str | None) -> list[tuple[str, dict[str, st
     """What a device is called by onnxruntime, and its options."""
     cpu: tuple[str, dict[str, str]] = ('CPUExecutionProvider', {})
     has_cuda = 'CUDAExecutionProvider' in runtime.get_available_providers()
-    kind = torch.device(device or ('cuda' if has_cuda else 'cpu'))
+    try:
+        kind = torch.device(device or ('cuda' if has_cuda else 'cpu'))
+    except RuntimeError as error:
+        raise ConfigError(f"device is {device!r}; 'cpu' or 'cuda' was expected") from error
     if kind.type == 'cpu':
         return [cpu]
     if kind.type != 'cuda':

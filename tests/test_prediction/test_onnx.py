@@ -187,7 +187,7 @@ def test_nothing_is_overwritten_unasked(smallest, tmp_path):
         ({'model.backbone.type': 'mmseg.MixVisionTransformer'}, 'with 1 of 128 x 128 px it fails.*deployment.md'),
         (
             {'model.decode_head': dict(type='PSPHead', in_index=3, in_channels=4, channels=4, num_classes=6)},
-            'PyTorch cannot export EncoderDecoder with EfficientMiT with PSPHead.*adaptive_avg_pool2d',
+            'PyTorch cannot export EncoderDecoder with EfficientMiT and PSPHead.*adaptive_avg_pool2d',
         ),
         # PyTorch's prediction pads the image first.
         ({'model.data_preprocessor.test_cfg': dict(size_divisor=64)}, 'with 2 of 97 x 131 px .* differ by'),
@@ -221,6 +221,13 @@ def test_rounding_errors_beyond_the_tolerance(smallest, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('tolerance', [0, -1, float('nan')])
+def test_tolerances_that_are_none(tmp_path, tolerance):
+    with pytest.raises(ConfigError, match=r'tolerance is .*above 0 was expected'):
+        export_onnx(path_of(SMALLEST), None, tmp_path / 'model.onnx', tolerance=tolerance, cfg_options=MIT)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_leaves_nothing(smallest, tmp_path, monkeypatch):
     def save(_model, path):
         path.write_bytes(b'half of it')
@@ -241,7 +248,7 @@ def test_files_that_are_no_export(smallest, tmp_path):
     with pytest.raises(DataError, match='no such file'):
         OnnxPredictor(tmp_path / 'missing.onnx')
     (tmp_path / 'text.onnx').write_text('not a model')
-    with pytest.raises(DataError, match=r'text\.onnx is not a model in ONNX format'):
+    with pytest.raises(DataError, match=r'text\.onnx is not a model in ONNX format .*export it with'):
         OnnxPredictor(tmp_path / 'text.onnx')
     model = onnx.load(smallest[1])
     model.metadata_props[0].value = '{"classes": ["a"], "palette": [[0, 0, 0]]}'
@@ -257,6 +264,8 @@ def test_files_that_are_no_export(smallest, tmp_path):
 def test_devices(smallest):
     with pytest.raises(ConfigError, match="'cpu' or 'cuda' was expected"):
         OnnxPredictor(smallest[1], 'mps')
+    with pytest.raises(ConfigError, match="device is 'gpu'; 'cpu' or 'cuda' was expected"):
+        OnnxPredictor(smallest[1], 'gpu')
     import onnxruntime
 
     if 'CUDAExecutionProvider' not in onnxruntime.get_available_providers():

@@ -79,11 +79,21 @@ def test_two_processes_make_the_same_map_to_the_last_byte(finished, raster, tmp_
     options = ['--window', '64', '--batch-size', '3', '--extra', 'confidence', '--device', 'cpu']
     command = [str(finished.config), str(finished.checkpoint), str(raster), *options]
     assert predict.main([*command, '-o', str(tmp_path / 'one')]) == 0
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+    # `timeout` lets the launcher end its processes; Python's would kill it, and they would wait for one another.
+    launcher = [
+        'timeout',
+        '120',
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc_per_node',
+        '2',
+    ]
     environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), 'OMP_NUM_THREADS': '1'}
     done = subprocess.run(
         [*launcher, 'tools/predict.py', *command, '-o', str(tmp_path / 'two')],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120,
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('in.tif') == 1  # one process reports
@@ -125,6 +135,22 @@ def test_options_that_cannot_work(finished, raster, tmp_path, capsys, options, m
     assert _predict(finished, raster, '-o', tmp_path / 'maps', *options) in (1, 2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / 'maps' / 'in.tif').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['model.pth', '--min-area', '5'], 'for polygons: --vector'),
+        (['model.pth', '--simplify', '1'], 'for polygons: --vector'),
+        (['model.pth', '--bbox-crs', 'EPSG:4326'], 'the CRS of --bbox'),
+        (['model.onnx'], 'pass --backend onnx'),
+    ],
+)
+def test_options_that_need_another_one(capsys, arguments, message):
+    with pytest.raises(SystemExit) as status:
+        predict.main(['config.py', *arguments[:1], 'in.tif', '-o', 'maps', *arguments[1:]])
+    assert status.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_configuration_says_window_bands_and_resolution(finished, tmp_path):
@@ -180,3 +206,36 @@ def test_arrays_that_are_no_images(finished):
         inferencer.predict(np.zeros((20, 20), np.uint8))
     with pytest.raises(ValueError, match='trained on 3'):
         inferencer.predict(np.zeros((20, 20, 4), np.uint8))
+
+
+def test_floods(finished, real_data, tmp_path, capsys):
+    """Chips in degrees, with pixels without data in one and nothing but such in another."""
+    options = {
+        'model.backbone.in_channels': 2,
+        'model.data_preprocessor.mean': [-11.0, -18.0],
+        'model.data_preprocessor.std': [4.0, 6.0],
+    }
+    model = init_model(finished.config, device='cpu', cfg_options=options)
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=model.dataset_meta)), tmp_path / 'two.pth')
+    chips = [real_data / 'sen1floods11' / 'S1' / f'{name}_S1Hand.tif' for name in ('Nigeria_812045', 'Paraguay_34417')]
+    arguments = [finished.config, tmp_path / 'two.pth', *chips, '-o', tmp_path / 'maps', '--window', 256]
+    arguments += ['--quicklook', '--vector', tmp_path / 'areas.gpkg', '--device', 'cpu', '--cfg-options']
+    arguments += [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
+    assert predict.main([str(argument) for argument in arguments]) == 0, capsys.readouterr().err
+    for chip in chips:
+        with rasterio.open(chip) as image, rasterio.open(tmp_path / 'maps' / chip.name) as labels:
+            assert (labels.crs, labels.transform, labels.bounds) == (image.crs, image.transform, image.bounds)
+            np.testing.assert_array_equal(labels.read(1) == 255, ~np.isfinite(image.read()).all(0))
+        assert (tmp_path / 'maps' / f'{chip.stem}_quicklook.png').is_file()
+    assert (tmp_path / 'areas.gpkg').is_file()
+
+
+def test_loveda_tile(finished, real_data, tmp_path):
+    """A PNG without CRS, in one window and in many."""
+    tile = real_data / 'loveda' / 'urban' / 'img' / '1366.png'
+    for window in (1024, 256):
+        assert _predict(finished, tile, '-o', tmp_path / f'{window}.tif', '--window', window) == 0
+    whole, blended = (_labels(tmp_path / f'{window}.tif') for window in (1024, 256))
+    assert whole.shape == (1024, 1024)
+    assert (whole < 255).all()
+    assert (whole != blended).mean() < 0.05
