@@ -7,13 +7,13 @@ import argparse
 import sys
 
 import torch.distributed
-from mmengine.config import DictAction
 
 from mmrs.apis import SegInferencer
 from mmrs.apis.inference import BACKENDS
 from mmrs.prediction.mapping import MapReport
 from mmrs.prediction.maps import DTYPES, EXTRA_LAYERS
 from mmrs.prediction.window_grid import BLENDS
+from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -88,13 +88,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument('--overwrite', action='store_true', help='replace maps that exist')
     what.add_argument('--dry-run', action='store_true', help='only say what would be done')
 
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override the config: a.b=1, list="[1,2]" or list=1,2 (no blanks inside, quotes around brackets)',
-    )
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.vector is None and (args.min_area or args.simplify):
         parser.error('--min-area and --simplify are for polygons: --vector FILE.gpkg')

@@ -20,7 +20,7 @@ from mmseg.models import BaseSegmentor
 
 from mmrs.apis.statistics import fill_statistics
 from mmrs.datasets.rasters import read_image
-from mmrs.engine.checkpoint import load_matching, read_checkpoint, state_dict_of
+from mmrs.engine.checkpoint import Match, load_matching, read_checkpoint, state_dict_of
 from mmrs.engine.distributed import init_cpu_group
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapSettings
@@ -33,7 +33,7 @@ from mmrs.prediction.stream import Task, stream
 from mmrs.prediction.window_grid import WindowGrid
 from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import check_types, innermost_dataset, load_config, remove_pretrained
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import CheckpointError, ConfigError, some
 from mmrs.version import __version__
 
 __all__ = ['Prediction', 'SegInferencer', 'init_model']
@@ -43,8 +43,12 @@ BACKENDS = ('torch', 'onnx')
 #: Side of a window, in pixels, where the configuration does not say.
 WINDOW = 512
 
-# A process waits for the others until the slowest one is done.
+# Seconds. A process waits for the others until the slowest one is done, but not for ones that never come.
 _PATIENCE = 7 * 24 * 3600.0
+_JOINING = 300.0
+
+# The parts of models that predict, as mmseg and this project name them.
+_PREDICTING = ('backbone.', 'neck.', 'decode_head.', 'segmentor.')
 
 
 def init_model(
@@ -70,6 +74,8 @@ def init_model(
     """
     cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
     check_types(cfg)
+    if cfg.get('model') is None:
+        raise ConfigError(f'config {cfg.filename}: a prediction needs model, which is not set')
     fill_statistics(cfg)
     init_default_scope(cfg.get('default_scope', 'mmrs'))
     remove_pretrained(cfg.model)
@@ -77,13 +83,16 @@ def init_model(
     meta: Mapping[str, Any] = {}
     if checkpoint is not None:
         state = read_checkpoint(checkpoint)
-        load_matching(model, state_dict_of(state, checkpoint), checkpoint)
+        _require_what_predicts(load_matching(model, state_dict_of(state, checkpoint), checkpoint), checkpoint)
         meta = state.get('meta', {}).get('dataset_meta') or {}
     if not meta and cfg.get('test_dataloader'):
         dataset = DATASETS.get(cfg.test_dataloader.dataset.type)
         meta = {**getattr(dataset, 'METAINFO', {}), **cfg.test_dataloader.dataset.get('metainfo', {})}
     model.cfg, model.dataset_meta = cfg, dict(meta)
-    return model.to(device or get_device()).eval()
+    try:
+        return model.to(device or get_device()).eval()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f'the model cannot be put on the device {device!r}: {error}') from error
 
 
 @dataclass(frozen=True)
@@ -216,7 +225,7 @@ class SegInferencer:
         """
         if not isinstance(image, np.ndarray):
             image, known = read_image(os.fspath(image), self.settings['bands'])
-            valid = known if valid is None or known is None else valid & known
+            valid = known if valid is None else valid if known is None else valid & known
         if image.ndim != 3 or 0 in image.shape or (valid is not None and valid.shape != image.shape[:2]):
             raise ValueError(
                 f'the image is an array of shape {image.shape}'
@@ -329,10 +338,27 @@ def _trained_bands(pipeline: Sequence[Mapping[str, Any]]) -> Sequence[int] | Non
     return loaders[0].get('bands') if loaders else None
 
 
+def _require_what_predicts(match: Match, checkpoint: str | Path) -> None:
+    """Raise CheckpointError where random weights would predict; those of a teacher or discriminator do not."""
+    random = [name for name in (*match.missing, *match.misshapen) if name.startswith(_PREDICTING)]
+    if random:
+        raise CheckpointError(
+            f'{checkpoint} does not fit the model: {len(random)} weights that predict are not in it, or have another '
+            f'shape ({some(random, 3)}). Is it a checkpoint of this configuration?'
+        )
+
+
 def _join_processes() -> None:
     """Join the group of processes that ``torchrun`` has started, if it has."""
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and not torch.distributed.is_initialized():
-        init_cpu_group(_PATIENCE)  # it is for messages; no tensor of the model is sent
+    if int(os.environ.get('WORLD_SIZE', 1)) <= 1 or torch.distributed.is_initialized():
+        return
+    absent = [name for name in ('RANK', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT') if name not in os.environ]
+    if absent:
+        raise ConfigError(
+            f'WORLD_SIZE is {os.environ["WORLD_SIZE"]}, but {", ".join(absent)} is not set: start the processes with '
+            'torchrun, or unset WORLD_SIZE'
+        )
+    init_cpu_group(_PATIENCE, join_timeout=_JOINING)  # it is for messages; no tensor of the model is sent
 
 
 def _own_device() -> str | None:

@@ -25,10 +25,17 @@ from mmrs.evaluation.boundaries import disc, near_boundary
 from mmrs.evaluation.errors_map import BLOCK, RIGHT, WRONG, write_errors
 from mmrs.evaluation.iou_metric import confusion_matrix
 from mmrs.evaluation.raster_pair import RasterPair
+from mmrs.prediction.maps import EXTRA_LAYERS
 from mmrs.utils.errors import ConfigError, DataError, OutputError, describe, is_user_error, some
 from mmrs.utils.files import new_directory
 
 __all__ = ['evaluate_raster', 'evaluate_rasters', 'pair_rasters']
+
+#: Pixels. A larger disc has more of them than the memory holds.
+LARGEST_RADIUS = 100
+
+# Ends of the names of what lies beside a map.
+_BESIDE = (*(f'_{layer}' for layer in EXTRA_LAYERS), '_quicklook')
 
 # Side in pixels of the windows that are compared at a time.
 _WINDOW = 4 * BLOCK
@@ -71,6 +78,8 @@ def _pair_folders(
 ) -> dict[str, tuple[str, str]]:
     predicted = list_rasters(predictions, RASTER_SUFFIXES if pred_suffix is None else (pred_suffix,))
     labelled = list_rasters(labels, RASTER_SUFFIXES + VECTOR_SUFFIXES if label_suffix is None else (label_suffix,))
+    # Where maps are compared with maps, what lies beside them is no reference of its own.
+    labelled = {name: label for name, label in labelled.items() if name in predicted or not _is_beside(name, labelled)}
     if not predicted.keys() & labelled.keys():
         raise DataError(
             f'No file of {predictions} ({some(list(predicted)) or "none"}) is called like one of {labels} '
@@ -84,6 +93,11 @@ def _pair_folders(
         )
         for name, label in labelled.items()
     }
+
+
+def _is_beside(name: str, labelled: Mapping[str, str]) -> bool:
+    """Whether a file is one that `tools/predict.py` writes beside its maps."""
+    return any(name.endswith(end) and name.removesuffix(end) in labelled for end in _BESIDE)
 
 
 def evaluate_raster(prediction: PathLike, label: PathLike, **options: Any) -> RasterReport:
@@ -133,8 +147,8 @@ def evaluate_rasters(
         DataError: No pair can be scored, or no pixel has a label.
         OutputError: The folder is not empty, or cannot be written.
     """
-    if not 0 <= erode < float('inf'):
-        raise ConfigError(f'erode is {erode}; a radius in pixels, at least 0, was expected')
+    if not 0 <= erode <= LARGEST_RADIUS:
+        raise ConfigError(f'erode is {erode}; a radius in pixels, from 0 to {LARGEST_RADIUS}, was expected')
     if errors_map and out is None:
         raise ConfigError('a map of errors needs a folder: --out DIR')
     table = None if classes is None else load_classes(classes)

@@ -113,7 +113,7 @@ def load_classes(path: str | Path) -> ClassTable:
     with open(path, encoding='utf-8') as file:
         try:
             content = yaml.safe_load(file)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f'{path} is not YAML: {error}') from error
     return parse_classes(content, where=str(path))
 

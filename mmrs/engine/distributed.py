@@ -50,13 +50,20 @@ def launcher_environment(launcher: str) -> dict[str, str]:
     return found
 
 
-def init_cpu_group(timeout: float | None = None) -> None:
+def init_cpu_group(timeout: float | None = None, join_timeout: float | None = None) -> None:
     """Join the process group that the environment describes with gloo. MMEngine would call for a CUDA device first.
 
     Args:
         timeout: Seconds that a collective operation may take.
+        join_timeout: Seconds to wait for the other processes to come; by default as many.
     """
-    dist.init_process_group('gloo', timeout=None if timeout is None else datetime.timedelta(seconds=timeout))
+    limit = None if timeout is None else datetime.timedelta(seconds=timeout)
+    if join_timeout is None:
+        dist.init_process_group('gloo', timeout=limit)
+        return
+    joining = datetime.timedelta(seconds=join_timeout)
+    store, rank, processes = next(dist.rendezvous('env://', timeout=joining))
+    dist.init_process_group('gloo', store=store, rank=rank, world_size=processes, timeout=limit)
 
 
 def on_cpu() -> bool:

@@ -20,9 +20,11 @@ def atomic_path(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Pa
     The suffix stays, so that writers which go by it work.
 
     Raises:
-        OutputError: `path` exists and `overwrite` is off, or its folder cannot be made.
+        OutputError: `path` exists and `overwrite` is off, it is a folder, or its folder cannot be made.
     """
     path = Path(path)
+    if path.is_dir():
+        raise OutputError(f'{path} is a folder; a file is to be written there')
     if path.exists() and not overwrite:
         raise OutputError(f'{path} exists already; choose another name or ask for it to be overwritten')
     try:

@@ -40,4 +40,4 @@ def plot_confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str 
         axes.text(column, row, text, ha='center', va='center', color='white' if value > 55 else 'black', fontsize=9)
     figure.colorbar(shown, ax=axes, label='% of the labelled pixels', shrink=0.8)
     with atomic_path(path, overwrite=True) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=120, bbox_inches='tight')

@@ -5,7 +5,7 @@ from PIL import Image
 
 from mmrs.apis import SegInferencer, init_model
 from mmrs.engine.checkpoint import read_checkpoint
-from mmrs.utils import CheckpointError
+from mmrs.utils import CheckpointError, ConfigError
 from tests.tiny_runs import quick_start, write_clips, write_config  # noqa: F401
 from tools import test as test_tool
 from tools import train as train_tool
@@ -40,11 +40,43 @@ def test_predicts_what_the_test_tool_predicts(run, tmp_path):
     assert np.array_equal(predicted + 1, np.asarray(Image.open(tmp_path / 'out' / 'clip0.png')))
 
 
+def test_pixels_of_a_file_that_are_said_to_have_no_data(run):
+    config, checkpoint, clips = run
+    file = clips / 'img_dir' / 'val' / 'clip0.png'
+    valid = np.ones(np.asarray(Image.open(file)).shape[:2], bool)
+    valid[:5] = False
+    labels = SegInferencer(config, checkpoint, device='cpu').predict(file, valid).labels
+    np.testing.assert_array_equal(labels == 255, ~valid)
+
+
 def test_classes_of_the_config_where_the_checkpoint_has_none(run, tmp_path):
     config, checkpoint, _ = run
     torch.save(read_checkpoint(checkpoint)['state_dict'], tmp_path / 'weights.pth')
     assert init_model(config, tmp_path / 'weights.pth', 'cpu').dataset_meta['classes'][1] == 'building'
     assert init_model(config, device='cpu').dataset_meta['palette'][1] == [0, 0, 255]
+
+
+def test_checkpoint_that_lacks_weights_that_predict(run, tmp_path):
+    state = read_checkpoint(run[1])['state_dict']
+    name = next(name for name in state if name.startswith('decode_head.conv_seg'))
+    torch.save({**state, name: torch.zeros(3)}, tmp_path / 'part.pth')
+    with pytest.raises(CheckpointError, match=rf'1 weights that predict are not in it, or have another shape \({name}'):
+        init_model(run[0], tmp_path / 'part.pth', 'cpu')
+    torch.save({**state, 'teacher.extra': torch.zeros(3)}, tmp_path / 'more.pth')
+    init_model(run[0], tmp_path / 'more.pth', 'cpu')
+
+
+def test_devices_that_cannot_be(run):
+    for device in ('foo', 'cuda:99'):
+        with pytest.raises(ConfigError, match=f"device '{device}'"):
+            init_model(run[0], run[1], device)
+
+
+def test_processes_that_were_not_started_together(run, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '4')
+    monkeypatch.delenv('RANK', raising=False)
+    with pytest.raises(ConfigError, match='WORLD_SIZE is 4, but RANK'):
+        SegInferencer(*run[:2], device='cpu')
 
 
 def test_checkpoint_that_matches_nothing(run, tmp_path):

@@ -425,6 +425,17 @@ def test_pairs_of_folders(tmp_path):
     assert list(pair_rasters(folders)) == ['3_S1', '4_S1', 'a/1_S1', 'a/2_S1']
 
 
+def test_maps_of_two_models(tmp_path):
+    """What `tools/predict.py` writes beside its maps is no reference."""
+    for folder in ('old', 'new'):
+        for name in ('a.tif', 'b.tif', 'a_confidence.tif', 'a_quicklook.png'):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).touch()
+    for name in ('a_confidence.tif', 'a_quicklook.png'):
+        (tmp_path / 'new' / name).unlink()
+    assert list(pair_rasters([tmp_path / 'new', tmp_path / 'old'])) == ['a', 'b']
+
+
 def test_pairs_of_files(tmp_path):
     assert pair_rasters(['a.tif', 'b.tif', 'x/c.tif', 'd.gpkg']) == {
         'a': ('a.tif', 'b.tif'),

@@ -53,3 +53,9 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(OutputError, match=r'scores\.json cannot be written: .*file'):
         write_json({}, tmp_path / 'file' / 'scores.json')
+
+
+def test_a_folder_in_the_place_of_a_file(tmp_path):
+    with pytest.raises(OutputError, match='is a folder'):
+        write_json({}, tmp_path, overwrite=True)
+    assert tmp_path.is_dir()

@@ -7,9 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmrs.apis.export import OPSET, TOLERANCE, export_onnx
+from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -44,13 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='how far onnxruntime may be from PyTorch, in probabilities and in logits (default: %(default)s)',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace FILE')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override the config: a.b=1, list="[1,2]" or list=1,2 (no blanks inside, quotes around brackets)',
-    )
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
