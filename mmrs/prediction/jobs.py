@@ -84,11 +84,6 @@ class MapJob:
         # Without a cut, to the last bit what the raster has.
         return self.grid if self.windows.area is None else self.grid.window(self.windows.wanted)
 
-    @property
-    def work_dir(self) -> Path:
-        """Folder for the parts of the map."""
-        return self.target.with_name(f'.{self.target.stem}.parts')
-
 
 def list_inputs(inputs: Sequence[str | os.PathLike], out: str | os.PathLike) -> dict[str, Path]:
     """The map of each raster.
@@ -102,7 +97,7 @@ def list_inputs(inputs: Sequence[str | os.PathLike], out: str | os.PathLike) -> 
         The map by the raster, sorted by neither.
 
     Raises:
-        ConfigError: No raster, two with one map, or a map in the place of a raster.
+        ConfigError: No raster, or a folder of rasters that is the one for the maps.
         ValueError: Two files of a folder differ by their suffixes only.
     """
     out = Path(out)
@@ -116,19 +111,14 @@ def list_inputs(inputs: Sequence[str | os.PathLike], out: str | os.PathLike) -> 
             found[path] = out if single else out / f'{Path(path).stem}.tif'
             continue
         own = os.path.abspath(out) + os.sep
+        if os.path.join(os.path.abspath(path), '').startswith(own):
+            raise ConfigError(f'{path} lies in the folder of the maps, {out}; name another one with -o')
         for stem, name in list_rasters(path, (*RASTER_SUFFIXES, '.vrt')).items():
             raster = os.path.join(path, name)
             if not os.path.abspath(raster).startswith(own):  # maps of an earlier run
                 found[raster] = out / f'{stem}.tif'
     if not found:
         raise ConfigError(f'{", ".join(map(str, inputs))}: there is no raster ({", ".join(RASTER_SUFFIXES)}, .vrt)')
-    raster_of: dict[str, str] = {}
-    for path, target in found.items():
-        other = raster_of.setdefault(os.path.abspath(target), path)
-        if other != path:
-            raise ConfigError(f'{other} and {path} would both become {target}; predict them into folders of their own')
-        if os.path.exists(target) and os.path.exists(path) and os.path.samefile(path, target):
-            raise ConfigError(f'{path} would be overwritten by its own map; name another folder with -o')
     return found
 
 

@@ -19,6 +19,7 @@ from mmengine.logging import MMLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mmrs.datasets.vectors import open_layer
 from mmrs.datasets.windows import Window
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.fingerprint import FINGERPRINT_TAG, differences, read_fingerprint
@@ -31,7 +32,7 @@ from mmrs.prediction.sources import RasterSource, WindowPixels, WindowSteps
 from mmrs.prediction.stream import Task, Times, stream
 from mmrs.prediction.vrt import mosaic
 from mmrs.prediction.window_grid import Run
-from mmrs.utils.errors import OutputError, UserError, describe, some
+from mmrs.utils.errors import ConfigError, OutputError, describe, is_user_error, some
 from mmrs.visualization.quicklook import write_quicklook
 
 __all__ = ['MapMaker', 'MapReport', 'make_maps']
@@ -112,9 +113,9 @@ class MapMaker:
         self.quicklook, self.resume, self.overwrite = quicklook, resume, overwrite
         self.layers = map_layers(predictor.classes, predictor.palette, settings.extra, settings.dtype)
 
-    def store(self, job: MapJob) -> PartStore:
+    def store(self, target: Path) -> PartStore:
         """Where the parts of a map are."""
-        return PartStore(job.work_dir, self.layers)
+        return PartStore(target.with_name(f'.{target.stem}.parts'), self.layers)
 
     def outputs(self, target: Path) -> list[Path]:
         """All files of a map."""
@@ -129,59 +130,88 @@ class MapMaker:
             joint: What is made of all maps together.
 
         Raises:
+            ConfigError: Two rasters would have one map, or one be overwritten by a map.
             OutputError: Something exists already.
         """
+        self._require_places(targets, joint)
         if not (self.resume or self.overwrite):
-            files = [*joint, *(path for target in targets.values() for path in self.outputs(target))]
-            exist = [str(path) for path in files if path.exists()]
+            made = (path for target in targets.values() for path in self.outputs(target))
+            exist = [str(path) for path in (*joint, *made) if path.exists()]
+            exist += [str(store.folder) for store in map(self.store, targets.values()) if store.begun]
             if exist:
                 raise OutputError(
                     f'{some(exist)} exist{"s" * (len(exist) == 1)} already: pass --resume to keep what is finished, '
                     '--overwrite to replace it, or choose another folder with -o'
                 )
+        if self.settings.aoi is not None:
+            open_layer(self.settings.aoi, None, None)  # what is wrong with it is wrong for all
         plan = _Plan()
         with ThreadPoolExecutor(_THREADS) as threads:
-            for path, found in zip(targets, threads.map(self._look, targets.items())):
-                if isinstance(found, Exception):
-                    plan.failed[path] = describe(found)
-                elif found is None:
+            for path, (job, finished, error) in zip(targets, threads.map(self._look, targets.items())):
+                if error:
+                    plan.failed[path] = error
+                elif job is None:
                     plan.outside.append(path)
                 else:
-                    self._place(found, plan)
+                    (plan.finished if finished else plan.jobs).append(job)
         return plan
 
-    def _look(self, item: tuple[str, Path]) -> MapJob | Exception | None:
-        try:
-            return plan_job(*item, self.settings, self.predictor, self.identity)
-        except (OSError, ValueError) as error:
-            return error
+    def _require_places(self, targets: Mapping[str, Path], joint: Sequence[Path]) -> None:
+        made_of: dict[Any, str] = {}
+        inputs = {_identity(path): path for path in targets}
+        for path, target in targets.items():
+            for file in self.outputs(target):
+                place = _identity(file)
+                other = made_of.setdefault(place, path)
+                if other != path:
+                    raise ConfigError(
+                        f'{other} and {path} would both become {file}; predict them into folders of their own'
+                    )
+                if place in inputs:
+                    by = 'its own map' if inputs[place] == path else f'what is made of {path}'
+                    raise ConfigError(f'{inputs[place]} would be overwritten by {by}; name another folder with -o')
+        for file in joint:
+            if _identity(file) in inputs:
+                raise ConfigError(f'{file} is a raster to predict, and would be overwritten; choose another name')
 
-    def _place(self, job: MapJob, plan: _Plan) -> None:
-        if self.resume and job.target.exists():
-            different = differences(read_fingerprint(job.target), job.fingerprint)
-            if not different:
-                plan.finished.append(job)
-                return
-            if not self.overwrite:
-                plan.failed[job.path] = (
-                    f'{job.target} was made with other settings: {"; ".join(different)}. Use those again, choose '
-                    'another folder with -o, or pass --overwrite too'
-                )
-                return
-        plan.jobs.append(job)
+    def _look(self, item: tuple[str, Path]) -> tuple[MapJob | None, bool, str]:
+        """A raster's job, None outside of the area; whether its map is finished; what is wrong, if anything is."""
+        try:
+            job = plan_job(*item, self.settings, self.predictor, self.identity)
+            if job is None or not self.resume:
+                return job, False, ''
+            finished, store = job.target.exists(), self.store(job.target)
+            different: list[str] = []
+            if finished:
+                different = differences(read_fingerprint(job.target), job.fingerprint)
+            elif store.begun:
+                different = store.differences(job.fingerprint)
+        except ConfigError:  # it concerns all rasters
+            raise
+        except (OSError, ValueError) as error:
+            return None, False, describe(error)
+        if different and not self.overwrite:
+            message = (
+                f'{job.target if finished else store.folder} was made with other settings: {"; ".join(different)}. Use '
+                'those again, choose another folder with -o, or pass --overwrite too'
+            )
+            return job, False, message
+        return job, finished and not different, ''
 
     def open(self, plan: _Plan) -> None:
         """Make the work folders."""
         for job in plan.jobs:
-            store = self.store(job)
-            store.open(job.fingerprint, self.resume)
+            store = self.store(job.target)
+            store.open(job.fingerprint, self.resume and not store.differences(job.fingerprint))
             done = store.finished()
             lanes = range(len(job.windows.lanes))
             plan.missing.append([(i, part) for i in lanes for part in job.windows.parts(i) if part not in done])
 
     def publish(self, job: MapJob) -> None:
         """Turn the parts of a map into its files."""
-        store = self.store(job)
+        store = self.store(job.target)
+        if self.quicklook:
+            quicklook_path(job.target).unlink(missing_ok=True)  # that of the map which is replaced
         tags = {FINGERPRINT_TAG: job.fingerprint}
         store.merge(job.map_grid, job.windows.wanted[:2], job.target, tags, self.resume or self.overwrite)
         self.complete(job)
@@ -189,11 +219,20 @@ class MapMaker:
     def complete(self, job: MapJob) -> None:
         """Add what may be missing beside a finished map."""
         picture = quicklook_path(job.target)
-        if self.quicklook and not (self.resume and picture.exists()):
+        if self.quicklook and not picture.exists():
             bands = self.settings.bands
             shown = bands and (bands[:3] if len(bands) >= 3 else bands[:1])
             write_quicklook(job.path, job.target, picture, shown, overwrite=True)
-        self.store(job).remove()
+        self.store(job.target).remove()
+
+
+def _identity(path: str | Path) -> Any:
+    """Equal for all names of a file."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return os.path.abspath(path)
+    return state.st_dev, state.st_ino
 
 
 def quicklook_path(target: Path) -> Path:
@@ -207,7 +246,7 @@ class _Work:
     def __init__(self, maker: MapMaker, job: MapJob, missing: Sequence[tuple[int, Window]]) -> None:
         self.job, self.missing = job, missing
         self.error: str | None = None
-        self._maker, self._store = maker, maker.store(job)
+        self._maker, self._store = maker, maker.store(job.target)
 
     @property
     def failed(self) -> bool:
@@ -304,7 +343,7 @@ def make_maps(
     def prepare() -> _Plan:
         plan = maker.plan(targets, joint)
         if dry_run:
-            rich.print(_table(plan))
+            rich.print(_table(plan, maker))
         else:
             maker.open(plan)
         return plan
@@ -314,43 +353,43 @@ def make_maps(
         return MapReport(outside=plan.outside, failed=plan.failed)
     _require_shared_folder(plan, maker)
     works = [_Work(maker, job, parts) for job, parts in zip(plan.jobs, plan.missing)]
-    times = _predict(maker, works, progress)
+    times, unreadable = _predict(maker, works, progress)
     failed = dict(plan.failed)
-    for found in all_gather_object({work.job.path: work.error for work in works if work.error is not None}):
+    for found in _together(all_gather_object, unreadable):
         failed.update(found)
 
-    done = [job for job in plan.jobs if job.path not in failed]
-    maps = {job.path: job.target for job in (*done, *plan.finished)}
-    report = MapReport([maps[path] for path in targets if path in maps], failed=failed, times=times)
-    report.skipped, report.outside = [job.target for job in plan.finished], plan.outside
-    report.pixels = sum(job.map_grid.width * job.map_grid.height for job in done)
-
-    def conclude() -> None:
+    def conclude() -> MapReport:
         for job in plan.finished:
-            maker.complete(job)
+            _attempt(maker.complete, job, failed)
         for job in plan.jobs:
-            store = maker.store(job)
-            if job.path not in failed:
-                if store.folder.exists():  # several processes made parts of it
-                    maker.publish(job)
-            elif store.finished():
+            store = maker.store(job.target)
+            if job.path not in failed and store.folder.exists():  # several processes made parts of it
+                _attempt(maker.publish, job, failed)
+            if job.path in failed and store.begun:
                 failed[job.path] += f'. What is predicted of it is in {store.folder}: --resume continues'
-            else:
+            elif job.path in failed:
                 store.remove()
+        done = [job for job in plan.jobs if job.path not in failed]
+        maps = {job.path: job.target for job in (*done, *plan.finished)}
+        report = MapReport([maps[path] for path in targets if path in maps], failed=failed, outside=plan.outside)
+        report.skipped = [job.target for job in plan.finished]
+        report.pixels = sum(job.map_grid.width * job.map_grid.height for job in done)
         if vector is not None and report.maps:
             write_polygons(report.maps, Path(vector), min_area, simplify, overwrite=True, progress=progress)
         if vrt is not None and report.maps:
             mosaic(report.maps, Path(vrt), overwrite=True)
+        return report
 
-    _from_first(conclude)
+    report = _from_first(conclude)
+    report.times = times
     return report
 
 
-def _table(plan: _Plan) -> Table:
+def _table(plan: _Plan, maker: MapMaker) -> Table:
     table = Table('raster', 'pixels', 'windows', 'map', 'state')
     for job in plan.jobs:
         runs = [run for lane in range(len(job.windows.lanes)) for run in job.windows.runs(lane)]
-        state = 'half done' if job.work_dir.exists() else 'to be replaced' if job.target.exists() else 'new'
+        state = 'half done' if maker.store(job.target).begun else 'to be replaced' if job.target.exists() else 'new'
         size = f'{job.map_grid.width} x {job.map_grid.height}'
         table.add_row(job.path, size, f'{sum(run.windows for run in runs):,}', str(job.target), state)
     for job in plan.finished:
@@ -360,11 +399,20 @@ def _table(plan: _Plan) -> Table:
 
 def _require_shared_folder(plan: _Plan, maker: MapMaker) -> None:
     for job in plan.jobs[:1]:
-        if not job.work_dir.is_dir():
+        folder = maker.store(job.target).folder
+        if not folder.is_dir():
             raise OutputError(
-                f'{job.work_dir}, which the first process has made, is not there on {socket.gethostname()}: the '
+                f'{folder}, which the first process has made, is not there on {socket.gethostname()}: the '
                 'processes need a folder that all of them see'
             )
+
+
+def _together(function: Callable[[Any], T], data: Any) -> T:
+    """Call what all processes have to call."""
+    try:
+        return function(data)
+    except RuntimeError as error:
+        raise OutputError('another process has stopped; its own message says why. --resume continues') from error
 
 
 def _from_first(function: Callable[[], T]) -> T:
@@ -373,16 +421,32 @@ def _from_first(function: Callable[[], T]) -> T:
     if get_dist_info()[0] == 0:
         try:
             result = [function()]
-        except UserError as error:
+        except Exception as error:
+            if not is_user_error(error):
+                raise
             result = [error]
-    broadcast_object_list(result)
-    if isinstance(result[0], UserError):
+    _together(broadcast_object_list, result)
+    if isinstance(result[0], Exception):
         raise result[0]
     return result[0]
 
 
-def _predict(maker: MapMaker, works: Sequence[_Work], progress: bool) -> Times:
-    """Predict this process's share of the parts, and put together the maps that no other process has a share in."""
+def _attempt(function: Callable[[MapJob], None], job: MapJob, failed: dict[str, str]) -> None:
+    """Finish a map; that its raster cannot be read is noted."""
+    try:
+        function(job)
+    except OutputError:
+        raise
+    except (OSError, ValueError) as error:
+        failed[job.path] = describe(error)
+
+
+def _predict(maker: MapMaker, works: Sequence[_Work], progress: bool) -> tuple[Times, dict[str, str]]:
+    """Predict this process's share of the parts, and put together the maps that no other process has a share in.
+
+    Returns:
+        Where the time went, and what is wrong, by the raster.
+    """
     rank, processes = get_dist_info()
     shares = _share([work.missing for work in works], rank, processes)
     own = [(work, work.runs(parts), len(parts) == len(work.missing)) for work, parts in zip(works, shares)]
@@ -391,23 +455,31 @@ def _predict(maker: MapMaker, works: Sequence[_Work], progress: bool) -> Times:
         MofNCompleteColumn(), TextColumn('windows'), TimeElapsedColumn(), TextColumn('ETA'), TimeRemainingColumn(),
         disable=not progress or rank != 0,
     )  # fmt: skip
-    with bar, ThreadPoolExecutor(1, 'publisher') as publisher:
+    publisher = ThreadPoolExecutor(1, 'publisher')
+    with bar:
         shown = bar.add_task('', total=sum(run.windows for _, runs, _ in own for run in runs))
         publishing: list[Future] = []
+        failed: dict[str, str] = {}
 
         def publish(job: MapJob) -> None:
-            publishing.append(publisher.submit(maker.publish, job))
+            publishing.append(publisher.submit(_attempt, maker.publish, job, failed))
+
+        def advance(windows: int) -> None:
+            bar.advance(shown, windows)
+            while publishing and publishing[0].done():
+                publishing.pop(0).result()  # raises what went wrong
 
         def tasks() -> Iterator[Task]:
             for work, runs, alone in own:
-                while publishing and publishing[0].done():
-                    publishing.pop(0).result()  # raises what went wrong
                 yield from work.tasks(runs, partial(publish, work.job) if alone else None)
 
-        times = stream(tasks(), maker.predictor, lambda windows: bar.advance(shown, windows))
-        for published in publishing:
-            published.result()
-    return times
+        try:
+            times = stream(tasks(), maker.predictor, advance)
+            for published in publishing:
+                published.result()
+        finally:
+            publisher.shutdown(cancel_futures=True)
+    return times, failed | {work.job.path: work.error for work in works if work.error is not None}
 
 
 def _share(

@@ -66,27 +66,42 @@ class PartStore:
         Raises:
             OutputError: The parts were made with other settings, or the folder cannot be made.
         """
-        wanted = settings | dict(layers={layer.name: [layer.dtype, *layer.bands] for layer in self.layers})
         if resume and self._settings.exists():
-            self._require_settings(wanted)
+            if different := self.differences(settings):
+                raise OutputError(
+                    f'{self.folder} holds parts of a prediction with other settings: {"; ".join(different)}. Use those '
+                    'settings again, or start without --resume, which removes these parts.'
+                )
             return
         self.remove()
         try:
             self.folder.mkdir(parents=True)
         except OSError as error:
             raise OutputError(f'{self.folder} cannot be made: {error.strerror}') from error
-        write_json(json.loads(json.dumps(wanted), parse_constant=str), self._settings)  # NaN is something to compare
+        wanted = json.loads(json.dumps(self._wanted(settings)), parse_constant=str)  # NaN is something to compare
+        write_json(wanted, self._settings)
 
-    def _require_settings(self, wanted: dict[str, Any]) -> None:
+    def differences(self, settings: dict[str, Any]) -> list[str]:
+        """What the parts that are there were made with, if not with these settings.
+
+        Raises:
+            OutputError: That cannot be read.
+        """
         try:
             found = json.loads(self._settings.read_text())
+        except FileNotFoundError:
+            return []
         except (OSError, ValueError) as error:
             raise OutputError(f'{self._settings} cannot be read: {error}. Start without --resume.') from error
-        if different := differences(found, wanted):
-            raise OutputError(
-                f'{self.folder} holds parts of a prediction with other settings: {"; ".join(different)}. Use those '
-                'settings again, or start without --resume, which removes these parts.'
-            )
+        return differences(found, self._wanted(settings))
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are parts."""
+        return self._settings.exists() and any(self.folder.glob(f'*_{self.layers[0].name}.tif'))
+
+    def _wanted(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return settings | dict(layers={layer.name: [layer.dtype, *layer.bands] for layer in self.layers})
 
     def write(self, window: Window, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes a part.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -93,12 +94,12 @@ class Task:
         """Blend a batch, in the order of the run, and write the parts that it finishes."""
         if self._canvas is None:
             self._canvas = Canvas(self.grid, self.run)
-        values = iter(() if probabilities is None else probabilities.cpu().numpy())
+        values = iter(() if probabilities is None else probabilities)
         for window, found in zip(batch, pixels):
             for part in self._canvas.before(window):
                 self.output.write(part)
             if found is not None:
-                self._canvas.add(window, next(values), found.shown)
+                self._canvas.add(window, _at_size(next(values), self.grid.size), found.shown)
         if last:
             for part in self._canvas.rest():
                 self.output.write(part)
@@ -138,7 +139,7 @@ def stream(tasks: Iterable[Task], predictor: Predictor, advance: Callable[[int],
             try:
                 with _Counted(times):
                     pixels = reading.result()
-                probabilities = None if task.output.failed else predict_batch(predictor, pixels, task.grid.size)
+                probabilities = None if task.output.failed else predict_batch(predictor, pixels)
             except OutputError:
                 raise
             except (OSError, ValueError) as error:
@@ -188,8 +189,8 @@ def _batches(tasks: Iterable[Task]) -> Iterator[tuple[Task, Batch, bool]]:
             yield task, batch, left == 0
 
 
-def predict_batch(predictor: Predictor, pixels: Sequence[WindowPixels | None], size: tuple[int, int]) -> Tensor | None:
-    """Probabilities ``(N, K, h, w)`` of the windows that have pixels, at the windows' own size."""
+def predict_batch(predictor: Predictor, pixels: Sequence[WindowPixels | None]) -> Tensor | None:
+    """Probabilities ``(N, K, h, w)`` of the windows that have pixels, at the size that the model takes."""
     found = [window for window in pixels if window is not None]
     if not found:
         return None
@@ -204,8 +205,17 @@ def predict_batch(predictor: Predictor, pixels: Sequence[WindowPixels | None], s
         valid = torch.stack([everywhere if window.valid is None else window.valid for window in found])
     probabilities = predictor(images, valid)
     height, width = (max(1, round(n * share)) for n, share in zip(probabilities.shape[-2:], found[0].inside))
-    probabilities = probabilities[..., :height, :width]
+    return probabilities[..., :height, :width]
+
+
+def _at_size(probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Probabilities ``(K, h, w)`` of a window at its own size.
+
+    One by one, for windows of a raster that is much finer than the model's resolution are large.
+    """
+    height, width = probabilities.shape[-2:]
     if (height, width) != size:
-        shrinks = height * width > size[0] * size[1]
-        probabilities = F.interpolate(probabilities, size, mode='bilinear', antialias=shrinks, align_corners=False)
-    return probabilities
+        probabilities = F.interpolate(
+            probabilities[None], size, mode='bilinear', antialias=height * width > size[0] * size[1]
+        )[0]
+    return probabilities.cpu().numpy()

@@ -52,7 +52,8 @@ def predict(tmp_path):
     """Maps of rasters, by the rasters' names; settings as those of `MapSettings` and `make_maps`."""
 
     def run(*inputs, out='maps', predictor=None, window=32, options=None, **settings):
-        maker_options = {k: settings.pop(k) for k in ('quicklook', 'resume', 'overwrite', 'steps') if k in settings}
+        names = 'quicklook', 'resume', 'overwrite', 'steps', 'identity'
+        maker_options = {name: settings.pop(name) for name in names if name in settings}
         maker = MapMaker(predictor or ByValue(), MapSettings(window=window, **settings), **maker_options)
         return make_maps(maker, inputs or [tmp_path / 'in.tif'], tmp_path / out, progress=False, **(options or {}))
 

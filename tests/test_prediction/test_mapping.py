@@ -1,6 +1,8 @@
 import json
 import os
 import re
+import shutil
+import time
 
 import numpy as np
 import pytest
@@ -125,6 +127,29 @@ def test_pixels_without_data_are_told_to_the_model(tmp_path, predict):
     assert torch.isfinite(images).all()
 
 
+def test_windows_with_and_without_holes_in_one_batch(tmp_path, predict):
+    image = smooth((64, 128)).astype(np.float32)
+    image[5:9, 7:20] = np.nan
+    seen = []
+
+    class Watching(ByValue):
+        def __call__(self, images, valid):
+            seen.append(valid)
+            return super().__call__(images, valid)
+
+    write(tmp_path / 'in.tif', image)
+    predict(predictor=Watching(), window=64, overlap=0.0, batch_size=2)
+    np.testing.assert_array_equal(np.hstack(seen[0]), np.isfinite(image))
+
+
+def test_bands_are_read_in_the_order_that_is_asked_for(tmp_path, predict):
+    images = np.stack([smooth((40, 50), seed) for seed in range(3)])
+    write(tmp_path / 'in.tif', images)
+    np.testing.assert_array_equal(read(predict(bands=(3,)).maps[0]), expected(images[2]))
+    (reason,) = predict(bands=(4,), out='none').failed.values()
+    assert 'has 3 bands, numbered from 1; bands [4] were asked for' in reason
+
+
 def test_raster_without_any_data_is_a_map_without_any(tmp_path, predict):
     write(tmp_path / 'in.tif', np.full((40, 40), np.nan, np.float32))
     report = predict()
@@ -195,6 +220,23 @@ def test_resampling_to_the_models_resolution_and_back(tmp_path, predict, gsd):
     assert abs(int((labels == 2).sum()) - int((truth == 2).sum())) < 0.03 * (truth == 2).sum()
 
 
+def test_a_pixel_of_the_models_has_data_where_half_of_it_has(tmp_path, predict):
+    image = smooth((128, 128)).astype(np.float32)
+    image[10, 10] = np.nan  # one in four
+    image[20:22, 20] = image[21, 21] = np.nan  # three in four
+    seen = []
+
+    class Watching(ByValue):
+        def __call__(self, images, valid):
+            seen.append(valid)
+            return super().__call__(images, valid)
+
+    write(tmp_path / 'in.tif', image)
+    (made,) = predict(predictor=Watching(), window=64, gsd=1.0).maps
+    assert np.argwhere(~seen[0][0].numpy()).tolist() == [[10, 10]]
+    np.testing.assert_array_equal(read(made) == 255, np.isnan(image))
+
+
 def test_gsd_of_pixels_that_are_not_square(tmp_path, predict):
     """Degrees at 60 degrees north: a pixel is twice as high as wide."""
     sizes = []
@@ -211,6 +253,21 @@ def test_gsd_of_pixels_that_are_not_square(tmp_path, predict):
     assert (height, width) == (100, 200) or abs(width / height - 2) < 0.03
     predict(predictor=Watching(), window=100, gsd=1.0)
     assert set(sizes) == {(100, 100)}
+
+
+def test_resolution_that_is_almost_the_models_is_left_alone(tmp_path):
+    write(tmp_path / 'in.tif', smooth((450, 450)))
+    maker = MapMaker(ByValue(), MapSettings(window=400, gsd=0.504))
+    (job,) = maker.plan({str(tmp_path / 'in.tif'): tmp_path / 'map.tif'}).jobs
+    assert job.windows.size == job.model_size == (400, 400)
+
+
+def test_windows_that_are_too_large_for_the_memory_are_refused(tmp_path, predict):
+    write(tmp_path / 'in.tif', smooth((1, 9000)))
+    (reason,) = predict(window=512, gsd=10).failed.values()
+    assert '512 px at 10 m are 10240 x 10240 px' in reason
+    assert 'Choose --window 409 or less' in reason
+    assert predict(window=409, gsd=10).maps
 
 
 def test_steps_of_the_test_pipeline(tmp_path, predict):
@@ -272,6 +329,10 @@ def test_area_of_interest(tmp_path, predict):
     on_it = np.eye(60, dtype=bool)
     np.testing.assert_array_equal(labels[~inside & ~on_it], 255)
     np.testing.assert_array_equal(labels[inside], expected(image)[20:80, 20:80][inside])
+    image[30:60, 50:70] = 0  # a hole, half of it in the area
+    write(tmp_path / 'in.tif', image, nodata=0)
+    again = read(predict(aoi=str(tmp_path / 'aoi.geojson'), overwrite=True).maps[0])
+    np.testing.assert_array_equal(again, np.where(image[20:80, 20:80] == 0, 255, labels))
 
 
 def test_rasters_outside_of_the_area_are_left_out(tmp_path, predict):
@@ -280,12 +341,16 @@ def test_rasters_outside_of_the_area_are_left_out(tmp_path, predict):
     report = predict(tmp_path / 'near.tif', tmp_path / 'far.tif', bbox=(500000, 4999990, 500010, 5000000))
     assert [path.name for path in report.maps] == ['near.tif']
     assert report.outside == [str(tmp_path / 'far.tif')]
+
+
+def test_what_is_wrong_for_all_rasters_is_said_once(tmp_path, predict):
+    write(tmp_path / 'in.tif', smooth((40, 40)))
     with pytest.raises(ConfigError, match='XMIN'):
-        raise_first(predict(tmp_path / 'near.tif', bbox=(1, 2, 1, 3), out='none'))
-
-
-def raise_first(report):
-    raise ConfigError(next(iter(report.failed.values())))
+        predict(bbox=(1, 2, 1, 3))
+    with pytest.raises(ConfigError, match='gsd is -1'):
+        predict(gsd=-1)
+    with pytest.raises(FileNotFoundError, match=r'none\.gpkg: no such file'):
+        predict(aoi=str(tmp_path / 'none.gpkg'))
 
 
 # Many rasters --------------------------------------------------------------------------------------------------------
@@ -327,6 +392,24 @@ def test_raster_is_not_overwritten_by_its_own_map(tmp_path, predict):
             predict(out=out, overwrite=True)
 
 
+def test_rasters_are_not_overwritten_by_what_is_made_of_others(tmp_path, predict):
+    for name in ('a.tif', 'a_confidence.tif', 'deep/a.tif'):
+        (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / 'in' / name, smooth((40, 50)))
+    with pytest.raises(ConfigError, match=r'would both become .*maps/a_confidence\.tif'):
+        predict(tmp_path / 'in', extra=('confidence',))
+    inputs = tmp_path / 'in' / 'a_quicklook.png', tmp_path / 'in' / 'deep' / 'a.tif'
+    inputs[0].write_text('an image')
+    with pytest.raises(ConfigError, match=r'a_quicklook\.png would be overwritten by what is made of .*deep/a\.tif'):
+        predict(*inputs, out='in', quicklook=True, overwrite=True)
+    (tmp_path / 'all.vrt').write_text('a mosaic')
+    with pytest.raises(ConfigError, match=r'all\.vrt is a raster to predict'):
+        predict(tmp_path / 'all.vrt', overwrite=True, options=dict(vrt=tmp_path / 'all.vrt'))
+    for folder in ('in', 'in/deep'):
+        with pytest.raises(ConfigError, match='lies in the folder of the maps'):
+            predict(tmp_path / folder, out='in')
+
+
 def test_ground_control_points_alone_are_refused(tmp_path, predict):
     points = [GroundControlPoint(row, col, 15 + col / 1e4, 47 - row / 1e4) for row, col in ((0, 0), (0, 39), (39, 0))]
     write(tmp_path / 'in.tif', smooth((40, 40)), crs=None)
@@ -363,6 +446,8 @@ def test_nothing_is_overwritten_unasked(tmp_path, predict):
     (reason,) = predict(resume=True, overlap=0.5).failed.values()
     assert 'made with other settings: overlap was 0.25, now 0.5' in reason
     assert (tmp_path / 'maps' / 'in.tif').read_bytes() == before
+    assert not predict(resume=True, overwrite=True, overlap=0.5).skipped
+    assert predict(resume=True, overlap=0.5).skipped
     write(tmp_path / 'in.tif', 255 - image)
     assert predict(overwrite=True).maps
     np.testing.assert_array_equal(read(tmp_path / 'maps' / 'in.tif'), expected(255 - image))
@@ -414,6 +499,145 @@ def test_raster_that_vanishes_and_comes_back(tmp_path, predict):
     whole = predict(inputs[0], predictor=ByContext(), batch_size=1, out='whole')
     assert (tmp_path / 'maps' / 'a.tif').read_bytes() == whole.maps[0].read_bytes()
     assert sorted(os.listdir(tmp_path / 'maps')) == ['a.tif', 'a.tif.aux.xml', 'b.tif', 'b.tif.aux.xml']
+
+
+class Stopping(ByContext):
+    """Stops in the middle."""
+
+    calls = 0
+
+    def __call__(self, images, valid):
+        self.calls += 1
+        if self.calls == 12:
+            raise KeyboardInterrupt
+        return super().__call__(images, valid)
+
+
+def test_half_done_map_of_a_raster_that_was_replaced(tmp_path, predict):
+    for name in ('a', 'b'):
+        write(tmp_path / f'{name}.tif', smooth((300, 90)))
+    inputs = [tmp_path / 'a.tif', tmp_path / 'b.tif']
+    with pytest.raises(KeyboardInterrupt):
+        predict(*inputs, predictor=Stopping())
+    assert (tmp_path / 'maps' / '.b.parts').exists()
+    half_done = sorted(os.listdir(tmp_path / 'maps' / '.a.parts'))
+    assert len(half_done) > 2
+    with pytest.raises(OutputError, match=r'\.a\.parts exists already: pass --resume'):
+        predict(*inputs)
+    write(inputs[0], smooth((300, 90), 1))
+    report = predict(*inputs, resume=True)
+    assert [path.name for path in report.maps] == ['b.tif'], report.failed
+    assert re.search(r'\.a\.parts was made with other settings: raster_state', report.failed[str(inputs[0])])
+    assert sorted(os.listdir(tmp_path / 'maps' / '.a.parts')) == half_done
+    report = predict(*inputs, resume=True, overwrite=True)
+    assert report.skipped == [tmp_path / 'maps' / 'b.tif']
+    np.testing.assert_array_equal(read(report.maps[0]), expected(smooth((300, 90), 1)))
+
+
+def test_map_of_another_model_or_area_is_not_taken_for_finished(tmp_path, predict):
+    write(tmp_path / 'in.tif', smooth((40, 50)))
+    aoi = tmp_path / 'aoi.geojson'
+    ring = [[500000, 5000000], [500020, 5000000], [500020, 4999990], [500000, 5000000]]
+    feature = dict(type='Feature', properties={}, geometry=dict(type='Polygon', coordinates=[ring]))
+    crs = dict(type='name', properties=dict(name='urn:ogc:def:crs:EPSG::32633'))
+    aoi.write_text(json.dumps(dict(type='FeatureCollection', crs=crs, features=[feature])))
+    predict(aoi=str(aoi), identity=dict(weights='a'))
+    assert predict(aoi=str(aoi), identity=dict(weights='a'), resume=True).skipped
+    (reason,) = predict(aoi=str(aoi), identity=dict(weights='b'), resume=True).failed.values()
+    assert "weights was 'a', now 'b'" in reason
+    aoi.write_text(aoi.read_text().replace('500020', '500015'))
+    (reason,) = predict(aoi=str(aoi), identity=dict(weights='a'), resume=True).failed.values()
+    assert 'aoi.2 was' in reason
+
+
+def test_picture_of_a_map_that_is_replaced_is_drawn_anew(tmp_path, predict):
+    picture = tmp_path / 'maps' / 'in_quicklook.png'
+    pictures = []
+    for image, options in ((smooth((40, 50)), {}), (255 - smooth((40, 50)), dict(resume=True, overwrite=True))):
+        write(tmp_path / 'in.tif', image)
+        predict(quicklook=True, **options)
+        pictures.append(picture.read_bytes())
+    assert pictures[0] != pictures[1]
+    predict(quicklook=True, resume=True)
+    assert picture.read_bytes() == pictures[1]
+    picture.unlink()
+    predict(quicklook=True, resume=True)
+    assert picture.read_bytes() == pictures[1]
+
+
+def test_finished_map_that_is_damaged(tmp_path, predict):
+    for name in ('a', 'b'):
+        write(tmp_path / f'{name}.tif', smooth((40, 50)))
+    inputs = [tmp_path / 'a.tif', tmp_path / 'b.tif']
+    predict(*inputs)
+    (tmp_path / 'maps' / 'a.tif').write_bytes(b'damaged')
+    report = predict(*inputs, resume=True)
+    assert report.skipped == [tmp_path / 'maps' / 'b.tif']
+    assert 'maps/a.tif cannot be read' in report.failed[str(inputs[0])]
+
+
+def test_picture_that_cannot_be_drawn_does_not_stop_the_others(tmp_path, predict, monkeypatch):
+    for name in ('a', 'b'):
+        write(tmp_path / f'{name}.tif', smooth((40, 50)))
+    inputs = [tmp_path / 'a.tif', tmp_path / 'b.tif']
+    real = mapping.write_quicklook
+
+    def draw(image, *args, **options):
+        if image == str(inputs[0]):
+            raise OSError(f'{image}: no such file')
+        real(image, *args, **options)
+
+    monkeypatch.setattr(mapping, 'write_quicklook', draw)
+    report = predict(*inputs, quicklook=True)
+    assert [path.name for path in report.maps] == ['b.tif']
+    assert '--resume continues' in report.failed[str(inputs[0])]
+    monkeypatch.setattr(mapping, 'write_quicklook', real)
+    again = predict(*inputs, quicklook=True, resume=True)
+    assert len(again.skipped) == 2
+    assert not again.failed
+    found = sorted(name for name in os.listdir(tmp_path / 'maps') if 'aux' not in name)
+    assert found == ['a.tif', 'a_quicklook.png', 'b.tif', 'b_quicklook.png']
+
+
+def test_map_that_cannot_be_written_stops_the_run_before_the_next_one_is_done(tmp_path, predict, monkeypatch):
+    write(tmp_path / 'a.tif', smooth((40, 50)))
+    write(tmp_path / 'b.tif', smooth((3000, 90)))
+
+    class Slow(ByValue):
+        def __call__(self, images, valid):
+            time.sleep(0.005)
+            return super().__call__(images, valid)
+
+    def merge(*_):
+        raise OutputError('a.tif cannot be written: No space left on device')
+
+    monkeypatch.setattr(mapping.PartStore, 'merge', merge)
+    with pytest.raises(OutputError, match='No space left'):
+        predict(tmp_path / 'a.tif', tmp_path / 'b.tif', predictor=Slow(), batch_size=1)
+    assert len(os.listdir(tmp_path / 'maps' / '.b.parts')) < 20
+
+
+def test_folder_that_another_machine_does_not_see(tmp_path, predict, monkeypatch):
+    write(tmp_path / 'in.tif', smooth((40, 50)))
+    real = MapMaker.open
+
+    def elsewhere(self, plan):
+        real(self, plan)
+        shutil.rmtree(tmp_path / 'maps')
+
+    monkeypatch.setattr(MapMaker, 'open', elsewhere)
+    with pytest.raises(OutputError, match=r'\.in\.parts, which the first process has made, is not there'):
+        predict()
+
+
+def test_another_process_that_stops(tmp_path, predict, monkeypatch):
+    def closed(_):
+        raise RuntimeError('Connection closed by peer')
+
+    write(tmp_path / 'in.tif', smooth((40, 50)))
+    monkeypatch.setattr(mapping, 'all_gather_object', closed)
+    with pytest.raises(OutputError, match='another process has stopped'):
+        predict()
 
 
 def test_disk_that_is_full(tmp_path, predict, monkeypatch):
