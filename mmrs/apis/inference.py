@@ -24,7 +24,8 @@ from mmrs.engine.checkpoint import Match, load_matching, read_checkpoint, state_
 from mmrs.engine.distributed import init_cpu_group
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapSettings
-from mmrs.prediction.mapping import MapMaker, MapReport, make_maps
+from mmrs.prediction.maker import MapMaker
+from mmrs.prediction.mapping import MapReport, make_maps
 from mmrs.prediction.maps import NODATA
 from mmrs.prediction.onnx_predictor import OnnxPredictor
 from mmrs.prediction.predictors import FlipAverage, Predictor, TorchPredictor
@@ -79,7 +80,10 @@ def init_model(
     fill_statistics(cfg)
     init_default_scope(cfg.get('default_scope', 'mmrs'))
     remove_pretrained(cfg.model)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    try:
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    except TypeError as error:  # an argument that a class does not take
+        raise ConfigError(f'config {cfg.filename}: the model cannot be built: {error}') from error
     meta: Mapping[str, Any] = {}
     if checkpoint is not None:
         state = read_checkpoint(checkpoint)
@@ -215,7 +219,8 @@ class SegInferencer:
         """Predict an image that fits into memory.
 
         Args:
-            image: ``(H, W, C)``, with the bands of the training images in their order; or a file.
+            image: ``(H, W, C)``, with the bands of the training images in their order and at their resolution; or a
+                file with the latter.
             valid: ``(H, W)``, bool: pixels with data. By default those of finite values, and of a file those that it
                 does not declare to be nodata.
 

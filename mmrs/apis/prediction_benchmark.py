@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mmrs.apis.inference import WINDOW, init_model
 from mmrs.prediction.jobs import MapSettings
-from mmrs.prediction.mapping import MapMaker, make_maps
+from mmrs.prediction.maker import MapMaker
+from mmrs.prediction.mapping import make_maps
 from mmrs.prediction.predictors import TorchPredictor
 from mmrs.utils.errors import ConfigError
 

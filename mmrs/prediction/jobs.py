@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,9 @@ from mmrs.utils.errors import ConfigError, DataError
 __all__ = ['MapJob', 'MapSettings', 'list_inputs', 'plan_job']
 
 MAP_SUFFIXES = ('.tif', '.tiff')
+
+#: A window has no fewer pixels of the raster on a side than this, where the model's resolution is finer.
+SMALLEST_WINDOW = 8
 
 #: A window has no more pixels of the raster than this on a side, for memory is bounded by the window.
 LARGEST_WINDOW = 8192
@@ -101,6 +105,8 @@ def list_inputs(inputs: Sequence[str | os.PathLike], out: str | os.PathLike) -> 
         ValueError: Two files of a folder differ by their suffixes only.
     """
     out = Path(out)
+    if out.is_file() and out.suffix.lower() not in MAP_SUFFIXES:
+        raise ConfigError(f'-o {out} is a file; a folder for the maps was expected')
     single = out.suffix.lower() in MAP_SUFFIXES
     if single and (len(inputs) != 1 or os.path.isdir(inputs[0])):
         raise ConfigError(f'-o {out} is a file, for a single raster; name a folder for the maps of several')
@@ -195,7 +201,7 @@ def _window_size(path: str, grid: RasterGrid, settings: MapSettings) -> tuple[in
         raise ConfigError(f'the window has {settings.window} pixels; at least 1 was expected')
     if settings.gsd is None:
         return settings.window, settings.window
-    if not settings.gsd > 0:
+    if not 0 < settings.gsd < math.inf:
         raise ConfigError(f'gsd is {settings.gsd}; metres above 0 were expected')
     try:
         metres = grid.pixel_metres()
@@ -205,6 +211,11 @@ def _window_size(path: str, grid: RasterGrid, settings: MapSettings) -> tuple[in
         settings.window if same_gsd(metre, settings.gsd) else max(1, round(settings.window * settings.gsd / metre))
         for metre in reversed(metres)
     )
+    if min(height, width) < min(SMALLEST_WINDOW, settings.window):
+        raise DataError(
+            f'{path}: {settings.window} px at {settings.gsd:g} m are no more than {width} x {height} px of its '
+            f'{metres[0]:.3g} x {metres[1]:.3g} m. Is the gsd right? It is in metres per pixel.'
+        )
     if max(map(min, (height, width), grid.shape)) > LARGEST_WINDOW:
         most = settings.window * LARGEST_WINDOW // max(height, width)
         raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,29 +17,22 @@ import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
 from mmengine.logging import MMLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from mmrs.datasets.vectors import open_layer
 from mmrs.datasets.windows import Window
 from mmrs.prediction.canvas import Blended
-from mmrs.prediction.fingerprint import FINGERPRINT_TAG, differences, read_fingerprint
-from mmrs.prediction.jobs import MapJob, MapSettings, list_inputs, plan_job
-from mmrs.prediction.maps import map_layers
-from mmrs.prediction.parts import PartStore
+from mmrs.prediction.jobs import MapJob, list_inputs
+from mmrs.prediction.maker import MapMaker, MapPlan
 from mmrs.prediction.polygons import check_polygon_options, write_polygons
 from mmrs.prediction.predictors import Predictor
-from mmrs.prediction.sources import RasterSource, WindowPixels, WindowSteps
+from mmrs.prediction.sources import RasterSource, WindowPixels
 from mmrs.prediction.stream import Task, Times, stream
 from mmrs.prediction.vrt import mosaic
 from mmrs.prediction.window_grid import Run
 from mmrs.utils.errors import ConfigError, OutputError, describe, is_user_error, some
-from mmrs.visualization.quicklook import write_quicklook
 
-__all__ = ['MapMaker', 'MapReport', 'make_maps']
+__all__ = ['MapReport', 'make_maps']
 
 T = TypeVar('T')
-
-_THREADS = 8  # opening files is mostly waiting, in particular on a network
 
 #: A band whose mean is this many standard deviations away from the training images' is worth a warning.
 _FAR = 10
@@ -64,180 +57,6 @@ class MapReport:
     failed: dict[str, str] = field(default_factory=dict)
     times: Times = field(default_factory=Times)
     pixels: int = 0
-
-
-@dataclass
-class _Plan:
-    """What the first process finds out for all.
-
-    Attributes:
-        jobs: The rasters to predict.
-        missing: Of each, the lane and the pixels of the parts that are not there yet.
-        finished: Those whose maps are there already.
-        outside: Rasters outside of the area that is wanted.
-        failed: What is wrong, by the raster.
-    """
-
-    jobs: list[MapJob] = field(default_factory=list)
-    missing: list[list[tuple[int, Window]]] = field(default_factory=list)
-    finished: list[MapJob] = field(default_factory=list)
-    outside: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-
-
-class MapMaker:
-    """Predicts rasters.
-
-    Args:
-        predictor: The model.
-        settings: How maps are made.
-        steps: Configurations of the transforms that the windows go through.
-        identity: What tells the model and the steps from others.
-        quicklook: Whether to draw each map.
-        resume: Whether to keep finished maps and to continue half-done ones.
-        overwrite: Whether to replace maps.
-    """
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        settings: MapSettings,
-        steps: Sequence[dict[str, Any]] = (),
-        identity: Mapping[str, Any] | None = None,
-        quicklook: bool = False,
-        resume: bool = False,
-        overwrite: bool = False,
-    ) -> None:
-        self.predictor, self.settings, self.steps = predictor, settings, WindowSteps(steps)
-        self.identity = dict(identity or {})
-        self.quicklook, self.resume, self.overwrite = quicklook, resume, overwrite
-        self.layers = map_layers(predictor.classes, predictor.palette, settings.extra, settings.dtype)
-
-    def store(self, target: Path) -> PartStore:
-        """Where the parts of a map are."""
-        return PartStore(target.with_name(f'.{target.stem}.parts'), self.layers)
-
-    def outputs(self, target: Path) -> list[Path]:
-        """All files of a map."""
-        files = [target.with_name(f'{target.stem}{layer.suffix}{target.suffix}') for layer in self.layers]
-        return [*files, quicklook_path(target)] if self.quicklook else files
-
-    def plan(self, targets: Mapping[str, Path], joint: Sequence[Path] = ()) -> _Plan:
-        """Look at all rasters, and at what there is of their maps.
-
-        Args:
-            targets: The map of each raster.
-            joint: What is made of all maps together.
-
-        Raises:
-            ConfigError: Two rasters would have one map, or one be overwritten by a map.
-            OutputError: Something exists already.
-        """
-        self._require_places(targets, joint)
-        if not (self.resume or self.overwrite):
-            made = (path for target in targets.values() for path in self.outputs(target))
-            exist = [str(path) for path in (*joint, *made) if path.exists()]
-            exist += [str(store.folder) for store in map(self.store, targets.values()) if store.begun]
-            if exist:
-                raise OutputError(
-                    f'{some(exist)} exist{"s" * (len(exist) == 1)} already: pass --resume to keep what is finished, '
-                    '--overwrite to replace it, or choose another folder with -o'
-                )
-        if self.settings.aoi is not None:
-            open_layer(self.settings.aoi, None, None)  # what is wrong with it is wrong for all
-        plan = _Plan()
-        with ThreadPoolExecutor(_THREADS) as threads:
-            for path, (job, finished, error) in zip(targets, threads.map(self._look, targets.items())):
-                if error:
-                    plan.failed[path] = error
-                elif job is None:
-                    plan.outside.append(path)
-                else:
-                    (plan.finished if finished else plan.jobs).append(job)
-        return plan
-
-    def _require_places(self, targets: Mapping[str, Path], joint: Sequence[Path]) -> None:
-        made_of: dict[Any, str] = {}
-        inputs = {_identity(path): path for path in targets}
-        for path, target in targets.items():
-            for file in self.outputs(target):
-                place = _identity(file)
-                other = made_of.setdefault(place, path)
-                if other != path:
-                    raise ConfigError(
-                        f'{other} and {path} would both become {file}; predict them into folders of their own'
-                    )
-                if place in inputs:
-                    by = 'its own map' if inputs[place] == path else f'what is made of {path}'
-                    raise ConfigError(f'{inputs[place]} would be overwritten by {by}; name another folder with -o')
-        for file in joint:
-            if _identity(file) in inputs:
-                raise ConfigError(f'{file} is a raster to predict, and would be overwritten; choose another name')
-
-    def _look(self, item: tuple[str, Path]) -> tuple[MapJob | None, bool, str]:
-        """A raster's job, None outside of the area; whether its map is finished; what is wrong, if anything is."""
-        try:
-            job = plan_job(*item, self.settings, self.predictor, self.identity)
-            if job is None or not self.resume:
-                return job, False, ''
-            finished, store = job.target.exists(), self.store(job.target)
-            different: list[str] = []
-            if finished:
-                different = differences(read_fingerprint(job.target), job.fingerprint)
-            elif store.begun:
-                different = store.differences(job.fingerprint)
-        except ConfigError:  # it concerns all rasters
-            raise
-        except (OSError, ValueError) as error:
-            return None, False, describe(error)
-        if different and not self.overwrite:
-            message = (
-                f'{job.target if finished else store.folder} was made with other settings: {"; ".join(different)}. Use '
-                'those again, choose another folder with -o, or pass --overwrite too'
-            )
-            return job, False, message
-        return job, finished and not different, ''
-
-    def open(self, plan: _Plan) -> None:
-        """Make the work folders."""
-        for job in plan.jobs:
-            store = self.store(job.target)
-            store.open(job.fingerprint, self.resume and not store.differences(job.fingerprint))
-            done = store.finished()
-            lanes = range(len(job.windows.lanes))
-            plan.missing.append([(i, part) for i in lanes for part in job.windows.parts(i) if part not in done])
-
-    def publish(self, job: MapJob) -> None:
-        """Turn the parts of a map into its files."""
-        store = self.store(job.target)
-        if self.quicklook:
-            quicklook_path(job.target).unlink(missing_ok=True)  # that of the map which is replaced
-        tags = {FINGERPRINT_TAG: job.fingerprint}
-        store.merge(job.map_grid, job.windows.wanted[:2], job.target, tags, self.resume or self.overwrite)
-        self.complete(job)
-
-    def complete(self, job: MapJob) -> None:
-        """Add what may be missing beside a finished map."""
-        picture = quicklook_path(job.target)
-        if self.quicklook and not picture.exists():
-            bands = self.settings.bands
-            shown = bands and (bands[:3] if len(bands) >= 3 else bands[:1])
-            write_quicklook(job.path, job.target, picture, shown, overwrite=True)
-        self.store(job.target).remove()
-
-
-def _identity(path: str | Path) -> Any:
-    """Equal for all names of a file."""
-    try:
-        state = os.stat(path)
-    except OSError:
-        return os.path.abspath(path)
-    return state.st_dev, state.st_ino
-
-
-def quicklook_path(target: Path) -> Path:
-    """The picture of a map."""
-    return target.with_name(f'{target.stem}_quicklook.png')
 
 
 class _Work:
@@ -338,12 +157,15 @@ def make_maps(
     targets = list_inputs(inputs, out)
     if vector is not None:
         check_polygon_options(Path(vector), min_area, simplify)
+    if vrt is not None and Path(vrt).suffix.lower() != '.vrt':
+        raise ConfigError(f'{vrt}: a virtual raster is written; give a file name that ends in .vrt')
     joint = [Path(path) for path in (vector, vrt) if path is not None]
 
-    def prepare() -> _Plan:
+    def prepare() -> MapPlan:
         plan = maker.plan(targets, joint)
+        _require_crs(plan, vrt is not None or min_area > 0 or simplify > 0)
         if dry_run:
-            rich.print(_table(plan, maker))
+            rich.print(maker.table(plan))
         else:
             maker.open(plan)
         return plan
@@ -366,7 +188,8 @@ def make_maps(
             if job.path not in failed and store.folder.exists():  # several processes made parts of it
                 _attempt(maker.publish, job, failed)
             if job.path in failed and store.begun:
-                failed[job.path] += f'. What is predicted of it is in {store.folder}: --resume continues'
+                said = failed[job.path].rstrip('.')
+                failed[job.path] = f'{said}. What is predicted of it is in {store.folder}: --resume continues'
             elif job.path in failed:
                 store.remove()
         done = [job for job in plan.jobs if job.path not in failed]
@@ -385,19 +208,17 @@ def make_maps(
     return report
 
 
-def _table(plan: _Plan, maker: MapMaker) -> Table:
-    table = Table('raster', 'pixels', 'windows', 'map', 'state')
-    for job in plan.jobs:
-        runs = [run for lane in range(len(job.windows.lanes)) for run in job.windows.runs(lane)]
-        state = 'half done' if maker.store(job.target).begun else 'to be replaced' if job.target.exists() else 'new'
-        size = f'{job.map_grid.width} x {job.map_grid.height}'
-        table.add_row(job.path, size, f'{sum(run.windows for run in runs):,}', str(job.target), state)
-    for job in plan.finished:
-        table.add_row(job.path, f'{job.map_grid.width} x {job.map_grid.height}', '0', str(job.target), 'finished')
-    return table
+def _require_crs(plan: MapPlan, needed: bool) -> None:
+    """Raise ConfigError now for what could not be made of the maps in the end."""
+    without = [job.path for job in plan.jobs if job.grid.crs is None]
+    if needed and without:
+        raise ConfigError(
+            f'{some(without)} has no CRS, which a mosaic (--vrt) and areas and lengths in metres (--min-area, '
+            '--simplify) need. Write it into the file (`rio edit-info --crs`), or leave these out.'
+        )
 
 
-def _require_shared_folder(plan: _Plan, maker: MapMaker) -> None:
+def _require_shared_folder(plan: MapPlan, maker: MapMaker) -> None:
     for job in plan.jobs[:1]:
         folder = maker.store(job.target).folder
         if not folder.is_dir():

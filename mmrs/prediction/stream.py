@@ -154,7 +154,7 @@ def stream(tasks: Iterable[Task], predictor: Predictor, advance: Callable[[int],
             advance(len(batch))
         for blending in behind:
             blending.result()
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise ConfigError(
             f'a batch does not fit into the memory of the GPU: lower --batch-size or --window ({error})'
         ) from error

@@ -37,6 +37,8 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         ConfigError: The file or one of its `_base_` is missing or no valid Python, or an option is misspelt.
     """
     path = Path(path)
+    if path.suffix != '.py':
+        raise ConfigError(f'{path} is no configuration file: one that ends in .py was expected')
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.py')], n=3)
         hint = f'; did you mean {", ".join(str(path.parent / name) for name in near)}?' if near else ''
@@ -48,6 +50,8 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         raise ConfigError(f'config {where}, line {error.lineno}: {error.msg}') from error
     except FileNotFoundError as error:
         raise ConfigError(f'config {path}: {error}; check its _base_') from error
+    except OSError as error:
+        raise ConfigError(f'config {path} cannot be read: {error}') from error
     if options:
         merge_options(config, options)
     return config

@@ -66,6 +66,15 @@ def test_checkpoint_that_lacks_weights_that_predict(run, tmp_path):
     init_model(run[0], tmp_path / 'more.pth', 'cpu')
 
 
+def test_configurations_that_are_none(run, tmp_path):
+    with pytest.raises(ConfigError, match=r'ends in \.py was expected'):
+        init_model(run[1], run[1], 'cpu')
+    with pytest.raises(ConfigError, match=r"cannot be built: .*unexpected keyword argument 'foo'"):
+        init_model(run[0], run[1], 'cpu', {'model.foo': 1})
+    with pytest.raises(ConfigError, match='needs model'):
+        init_model(run[0], run[1], 'cpu', {'model': None})
+
+
 def test_devices_that_cannot_be(run):
     for device in ('foo', 'cuda:99'):
         with pytest.raises(ConfigError, match=f"device '{device}'"):

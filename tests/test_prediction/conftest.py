@@ -5,7 +5,8 @@ import torch
 from rasterio.transform import Affine, from_origin
 
 from mmrs.prediction.jobs import MapSettings
-from mmrs.prediction.mapping import MapMaker, make_maps
+from mmrs.prediction.maker import MapMaker
+from mmrs.prediction.mapping import make_maps
 
 
 class ByValue:

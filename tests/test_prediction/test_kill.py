@@ -9,7 +9,8 @@ import time
 import pytest
 
 from mmrs.prediction.jobs import MapSettings
-from mmrs.prediction.mapping import MapMaker, make_maps
+from mmrs.prediction.maker import MapMaker
+from mmrs.prediction.mapping import make_maps
 from tests.test_prediction.conftest import ByContext, smooth, write
 
 KILLS = 10

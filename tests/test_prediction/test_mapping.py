@@ -5,8 +5,10 @@ import shutil
 import time
 
 import numpy as np
+import pyogrio.raw
 import pytest
 import rasterio
+import shapely
 import torch
 from mmengine.registry import init_default_scope
 from rasterio.control import GroundControlPoint
@@ -15,9 +17,10 @@ from rasterio.warp import transform_bounds
 from torch.nn import functional as F
 
 from mmrs.datasets.vectors import VectorLayer
-from mmrs.prediction import mapping
+from mmrs.prediction import maker, mapping
 from mmrs.prediction.jobs import MapSettings
-from mmrs.prediction.mapping import MapMaker
+from mmrs.prediction.maker import MapMaker
+from mmrs.prediction.parts import PartStore
 from mmrs.utils.errors import ConfigError, OutputError
 from tests.test_prediction.conftest import ByContext, ByValue, read, smooth, write
 
@@ -403,7 +406,7 @@ def test_rasters_are_not_overwritten_by_what_is_made_of_others(tmp_path, predict
     with pytest.raises(ConfigError, match=r'a_quicklook\.png would be overwritten by what is made of .*deep/a\.tif'):
         predict(*inputs, out='in', quicklook=True, overwrite=True)
     (tmp_path / 'all.vrt').write_text('a mosaic')
-    with pytest.raises(ConfigError, match=r'all\.vrt is a raster to predict'):
+    with pytest.raises(ConfigError, match=r'all\.vrt would overwrite what it is made from'):
         predict(tmp_path / 'all.vrt', overwrite=True, options=dict(vrt=tmp_path / 'all.vrt'))
     for folder in ('in', 'in/deep'):
         with pytest.raises(ConfigError, match='lies in the folder of the maps'):
@@ -580,18 +583,18 @@ def test_picture_that_cannot_be_drawn_does_not_stop_the_others(tmp_path, predict
     for name in ('a', 'b'):
         write(tmp_path / f'{name}.tif', smooth((40, 50)))
     inputs = [tmp_path / 'a.tif', tmp_path / 'b.tif']
-    real = mapping.write_quicklook
+    real = maker.write_quicklook
 
     def draw(image, *args, **options):
         if image == str(inputs[0]):
             raise OSError(f'{image}: no such file')
         real(image, *args, **options)
 
-    monkeypatch.setattr(mapping, 'write_quicklook', draw)
+    monkeypatch.setattr(maker, 'write_quicklook', draw)
     report = predict(*inputs, quicklook=True)
     assert [path.name for path in report.maps] == ['b.tif']
     assert '--resume continues' in report.failed[str(inputs[0])]
-    monkeypatch.setattr(mapping, 'write_quicklook', real)
+    monkeypatch.setattr(maker, 'write_quicklook', real)
     again = predict(*inputs, quicklook=True, resume=True)
     assert len(again.skipped) == 2
     assert not again.failed
@@ -611,7 +614,7 @@ def test_map_that_cannot_be_written_stops_the_run_before_the_next_one_is_done(tm
     def merge(*_):
         raise OutputError('a.tif cannot be written: No space left on device')
 
-    monkeypatch.setattr(mapping.PartStore, 'merge', merge)
+    monkeypatch.setattr(PartStore, 'merge', merge)
     with pytest.raises(OutputError, match='No space left'):
         predict(tmp_path / 'a.tif', tmp_path / 'b.tif', predictor=Slow(), batch_size=1)
     assert len(os.listdir(tmp_path / 'maps' / '.b.parts')) < 20
@@ -642,7 +645,7 @@ def test_another_process_that_stops(tmp_path, predict, monkeypatch):
 
 def test_disk_that_is_full(tmp_path, predict, monkeypatch):
     write(tmp_path / 'in.tif', smooth((300, 90)))
-    real, calls = mapping.PartStore.write, []
+    real, calls = PartStore.write, []
 
     def write_part(self, *args):
         calls.append(1)
@@ -650,11 +653,11 @@ def test_disk_that_is_full(tmp_path, predict, monkeypatch):
             raise OutputError('part 5 cannot be written: No space left on device')
         real(self, *args)
 
-    monkeypatch.setattr(mapping.PartStore, 'write', write_part)
+    monkeypatch.setattr(PartStore, 'write', write_part)
     with pytest.raises(OutputError, match='No space left'):
         predict()
     assert os.listdir(tmp_path / 'maps') == ['.in.parts']
-    monkeypatch.setattr(mapping.PartStore, 'write', real)
+    monkeypatch.setattr(PartStore, 'write', real)
     assert predict(resume=True).maps
     assert '.in.parts' not in os.listdir(tmp_path / 'maps')
 
@@ -662,8 +665,73 @@ def test_disk_that_is_full(tmp_path, predict, monkeypatch):
 def test_folder_that_cannot_be_written(tmp_path, predict):
     write(tmp_path / 'in.tif', smooth((40, 50)))
     (tmp_path / 'maps').write_text('a file')
-    with pytest.raises(OutputError, match='maps'):
+    with pytest.raises(ConfigError, match='maps is a file; a folder for the maps was expected'):
         predict()
+    with pytest.raises(OutputError, match='maps'):
+        predict(out='maps/below')
+
+
+def test_raster_that_is_replaced_in_the_middle(tmp_path, predict):
+    image = smooth((300, 90))
+    write(tmp_path / 'in.tif', image)
+
+    class Replacing(ByContext):
+        calls = 0
+
+        def __call__(self, images, valid):
+            self.calls += 1
+            if self.calls == 12:
+                write(tmp_path / 'other.tif', 255 - image).rename(tmp_path / 'in.tif')
+            return super().__call__(images, valid)
+
+    (reason,) = predict(predictor=Replacing(), batch_size=1).failed.values()
+    assert 'in.tif was replaced while it was predicted' in reason
+    assert not (tmp_path / 'maps' / 'in.tif').exists()
+    (made,) = predict(predictor=ByContext(), batch_size=1, resume=True, overwrite=True).maps
+    whole = predict(predictor=ByContext(), batch_size=1, out='whole').maps[0]
+    assert made.read_bytes() == whole.read_bytes()
+
+
+def test_what_is_made_of_all_maps_replaces_nothing_else(tmp_path, predict):
+    write(tmp_path / 'in.tif', smooth((40, 50)))
+    ring = [[500000, 5000000], [500010, 5000000], [500010, 4999990], [500000, 5000000]]
+    aoi = tmp_path / 'area.gpkg'
+    shapes = shapely.to_wkb(np.array([shapely.Polygon(ring)], object))
+    pyogrio.raw.write(aoi, shapes, [], [], geometry_type='Polygon', crs='EPSG:32633')
+    before = aoi.read_bytes()
+    with pytest.raises(ConfigError, match=r'area\.gpkg would overwrite what it is made from'):
+        predict(aoi=str(aoi), overwrite=True, options=dict(vector=aoi))
+    with pytest.raises(OutputError, match=r'area\.gpkg exists already, and is of no prediction'):
+        predict(resume=True, options=dict(vector=aoi))
+    assert aoi.read_bytes() == before
+    with pytest.raises(ConfigError, match=r'ends in \.vrt'):
+        predict(options=dict(vrt=tmp_path / 'maps' / 'in.tif'))
+    joint = dict(vector=tmp_path / 'maps' / 'all.gpkg', vrt=tmp_path / 'maps' / 'all.vrt')
+    for resume in (False, True):
+        assert predict(resume=resume, options=joint).maps
+
+
+@pytest.mark.parametrize('options', [dict(vrt='all.vrt'), dict(vector='all.gpkg', min_area=5)])
+@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+def test_what_needs_a_crs_is_known_before_anything_is_predicted(tmp_path, predict, options):
+    write(tmp_path / 'in.tif', smooth((40, 50)), crs=None)
+    named = {key: tmp_path / value if isinstance(value, str) else value for key, value in options.items()}
+    with pytest.raises(ConfigError, match=r'in\.tif has no CRS'):
+        predict(options=named)
+    assert not (tmp_path / 'maps').exists()
+
+
+@pytest.mark.parametrize('gsd', [0.0, -1.0, float('inf'), float('nan')])
+def test_resolutions_that_cannot_be(tmp_path, predict, gsd):
+    write(tmp_path / 'in.tif', smooth((40, 50)))
+    with pytest.raises(ConfigError, match='gsd'):
+        predict(gsd=gsd)
+
+
+def test_resolution_that_leaves_windows_of_a_pixel(tmp_path, predict):
+    write(tmp_path / 'in.tif', smooth((40, 50)))
+    (reason,) = predict(gsd=1e-9).failed.values()
+    assert '32 px at 1e-09 m are no more than 1 x 1 px of its 0.5 x 0.5 m' in reason
 
 
 def test_dry_run_writes_nothing(tmp_path, predict, capsys):

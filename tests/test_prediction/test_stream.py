@@ -96,7 +96,7 @@ def test_model_that_breaks_stops_reader_and_writer():
 def test_batch_that_is_too_large_for_the_gpu():
     class Full(ByValue):
         def __call__(self, images, valid):
-            raise torch.OutOfMemoryError('tried to allocate 80 GiB')
+            raise torch.cuda.OutOfMemoryError('tried to allocate 80 GiB')
 
     with pytest.raises(ConfigError, match=r'lower --batch-size or --window \(tried to allocate'):
         predicted(smooth((64, 64)), Full())
