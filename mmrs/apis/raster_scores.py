@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmrs.apis.raster_report import RasterReport, RasterScores
 from mmrs.datasets.classes import IGNORE_INDEX, load_classes
@@ -28,6 +27,7 @@ from mmrs.evaluation.raster_pair import RasterPair
 from mmrs.prediction.maps import EXTRA_LAYERS
 from mmrs.utils.errors import ConfigError, DataError, OutputError, describe, is_user_error, some
 from mmrs.utils.files import new_directory
+from mmrs.utils.progress import progress_bar
 
 __all__ = ['evaluate_raster', 'evaluate_rasters', 'pair_rasters']
 
@@ -161,7 +161,7 @@ def evaluate_rasters(
             _require_classes(pair, next(iter(opened.values())))
     opened = {name: pair for name, pair in opened.items() if name not in report.failed}
     windows = {name: _windows(pair.grid) for name, pair in opened.items()}
-    with _progress() as bar, scanning():
+    with progress_bar(transient=True, disable=not sys.stderr.isatty()) as bar, scanning():
         task, done = bar.add_task('scoring', total=sum(map(len, windows.values()))), 0
         for name, pair in opened.items():
             map_file = folder / f'{name}_errors.tif' if folder is not None and errors_map else None
@@ -258,18 +258,3 @@ def _with_boundaries(pair: RasterPair, window: Window, footprint: np.ndarray) ->
     labels = pair.labelled(around)
     inside = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
     return labels[inside], near_boundary(labels, footprint)[inside]
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn('left'),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )

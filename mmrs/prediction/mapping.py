@@ -16,7 +16,6 @@ import rich
 import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
 from mmengine.logging import MMLogger
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmrs.datasets.windows import Window
 from mmrs.prediction.canvas import Blended
@@ -29,6 +28,7 @@ from mmrs.prediction.stream import Task, Times, stream
 from mmrs.prediction.vrt import mosaic
 from mmrs.prediction.window_grid import Run
 from mmrs.utils.errors import ConfigError, OutputError, describe, is_user_error, some
+from mmrs.utils.progress import progress_bar
 
 __all__ = ['MapReport', 'make_maps']
 
@@ -271,14 +271,11 @@ def _predict(maker: MapMaker, works: Sequence[_Work], progress: bool) -> tuple[T
     rank, processes = get_dist_info()
     shares = _share([work.missing for work in works], rank, processes)
     own = [(work, work.runs(parts), len(parts) == len(work.missing)) for work, parts in zip(works, shares)]
-    bar = Progress(
-        TextColumn('predicting' if processes == 1 else f'predicting (process 1 of {processes})'), BarColumn(),
-        MofNCompleteColumn(), TextColumn('windows'), TimeElapsedColumn(), TextColumn('ETA'), TimeRemainingColumn(),
-        disable=not progress or rank != 0,
-    )  # fmt: skip
+    description = 'predicting windows' if processes == 1 else f'predicting windows (process 1 of {processes})'
+    bar = progress_bar(disable=not progress or rank != 0)
     publisher = ThreadPoolExecutor(1, 'publisher')
     with bar:
-        shown = bar.add_task('', total=sum(run.windows for _, runs, _ in own for run in runs))
+        shown = bar.add_task(description, total=sum(run.windows for _, runs, _ in own for run in runs))
         publishing: list[Future] = []
         failed: dict[str, str] = {}
 

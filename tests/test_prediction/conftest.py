@@ -28,6 +28,21 @@ class ByContext(ByValue):
         return super().__call__(images + 0.5 * (images - images.mean((2, 3), keepdim=True)), valid)
 
 
+class Watching(ByValue):
+    """Remembers what it is asked: a copy of the images, and their valid pixels."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, images, valid):
+        self.seen.append((images.clone(), valid))
+        return super().__call__(images, valid)
+
+    @property
+    def sizes(self):
+        return {tuple(images.shape[2:]) for images, _ in self.seen}
+
+
 def write(path, values, transform=None, crs='EPSG:32633', **options):
     """A raster of one band, or of `(bands, H, W)`."""
     values = values if values.ndim == 3 else values[None]
@@ -66,4 +81,4 @@ def read(path, band=1):
         return raster.read(band)
 
 
-__all__ = ['Affine', 'ByContext', 'ByValue', 'read', 'smooth', 'write']
+__all__ = ['Affine', 'ByContext', 'ByValue', 'Watching', 'read', 'smooth', 'write']

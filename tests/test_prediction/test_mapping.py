@@ -22,7 +22,7 @@ from mmrs.prediction.jobs import MapSettings
 from mmrs.prediction.maker import MapMaker
 from mmrs.prediction.parts import PartStore
 from mmrs.utils.errors import ConfigError, OutputError
-from tests.test_prediction.conftest import ByContext, ByValue, read, smooth, write
+from tests.test_prediction.conftest import ByContext, ByValue, Watching, read, smooth, write
 
 
 def expected(image):
@@ -87,16 +87,10 @@ def test_raster_that_is_smaller_than_a_window(tmp_path, predict, shape):
 
 
 def test_narrow_rasters_reach_the_network_at_a_size_that_it_can_halve(tmp_path, predict):
-    sizes = []
-
-    class Watching(ByValue):
-        def __call__(self, images, valid):
-            sizes.append(tuple(images.shape[2:]))
-            return super().__call__(images, valid)
-
+    watching = Watching()
     write(tmp_path / 'in.tif', smooth((1, 200)))
-    predict(predictor=Watching(), window=128)
-    assert set(sizes) == {(64, 128)}
+    predict(predictor=watching, window=128)
+    assert watching.sizes == {(64, 128)}
 
 
 def test_holes_are_nodata_and_windows_without_data_are_not_predicted(tmp_path, predict):
@@ -116,16 +110,10 @@ def test_holes_are_nodata_and_windows_without_data_are_not_predicted(tmp_path, p
 def test_pixels_without_data_are_told_to_the_model(tmp_path, predict):
     image = smooth((64, 64)).astype(np.float32)
     image[5:9, 7:20] = np.nan
-    seen = []
-
-    class Watching(ByValue):
-        def __call__(self, images, valid):
-            seen.append((images.clone(), valid))
-            return super().__call__(images, valid)
-
+    watching = Watching()
     write(tmp_path / 'in.tif', image)
-    predict(predictor=Watching(), window=64)
-    ((images, valid),) = seen
+    predict(predictor=watching, window=64)
+    ((images, valid),) = watching.seen
     np.testing.assert_array_equal(valid[0].numpy(), np.isfinite(image))
     assert torch.isfinite(images).all()
 
@@ -133,16 +121,10 @@ def test_pixels_without_data_are_told_to_the_model(tmp_path, predict):
 def test_windows_with_and_without_holes_in_one_batch(tmp_path, predict):
     image = smooth((64, 128)).astype(np.float32)
     image[5:9, 7:20] = np.nan
-    seen = []
-
-    class Watching(ByValue):
-        def __call__(self, images, valid):
-            seen.append(valid)
-            return super().__call__(images, valid)
-
+    watching = Watching()
     write(tmp_path / 'in.tif', image)
-    predict(predictor=Watching(), window=64, overlap=0.0, batch_size=2)
-    np.testing.assert_array_equal(np.hstack(seen[0]), np.isfinite(image))
+    predict(predictor=watching, window=64, overlap=0.0, batch_size=2)
+    np.testing.assert_array_equal(np.hstack(watching.seen[0][1]), np.isfinite(image))
 
 
 def test_bands_are_read_in_the_order_that_is_asked_for(tmp_path, predict):
@@ -205,17 +187,11 @@ def test_resampling_to_the_models_resolution_and_back(tmp_path, predict, gsd):
     y, x = np.mgrid[:300, :400]
     image = np.where((x - 200) ** 2 + (y - 150) ** 2 < 90**2, 250, 5).astype(np.uint8)
     write(tmp_path / 'in.tif', image)
-    sizes = []
-
-    class Watching(ByValue):
-        def __call__(self, images, valid):
-            sizes.append(tuple(images.shape[2:]))
-            return super().__call__(images, valid)
-
-    (made,) = predict(predictor=Watching(), window=64, gsd=gsd).maps
+    watching = Watching()
+    (made,) = predict(predictor=watching, window=64, gsd=gsd).maps
     labels, truth = read(made), np.where(image == 250, 2, 0)
     assert labels.shape == image.shape
-    assert set(sizes) <= {(64, 64), (64, 65)} if gsd < 3 else len(set(sizes)) == 1
+    assert watching.sizes <= {(64, 64), (64, 65)} if gsd < 3 else len(watching.sizes) == 1
     # The change from dark to bright is as wide as the model's pixels.
     distance = np.abs(np.hypot(x - 199.5, y - 149.5) - 90)
     sure = distance > 1.5 + 1.5 * gsd / 0.5
@@ -227,35 +203,23 @@ def test_a_pixel_of_the_models_has_data_where_half_of_it_has(tmp_path, predict):
     image = smooth((128, 128)).astype(np.float32)
     image[10, 10] = np.nan  # one in four
     image[20:22, 20] = image[21, 21] = np.nan  # three in four
-    seen = []
-
-    class Watching(ByValue):
-        def __call__(self, images, valid):
-            seen.append(valid)
-            return super().__call__(images, valid)
-
+    watching = Watching()
     write(tmp_path / 'in.tif', image)
-    (made,) = predict(predictor=Watching(), window=64, gsd=1.0).maps
-    assert np.argwhere(~seen[0][0].numpy()).tolist() == [[10, 10]]
+    (made,) = predict(predictor=watching, window=64, gsd=1.0).maps
+    assert np.argwhere(~watching.seen[0][1][0].numpy()).tolist() == [[10, 10]]
     np.testing.assert_array_equal(read(made) == 255, np.isnan(image))
 
 
 def test_gsd_of_pixels_that_are_not_square(tmp_path, predict):
     """Degrees at 60 degrees north: a pixel is twice as high as wide."""
-    sizes = []
-
-    class Watching(ByValue):
-        def __call__(self, images, valid):
-            sizes.append(tuple(images.shape[2:]))
-            return super().__call__(images, valid)
-
+    watching = Watching()
     write(tmp_path / 'in.tif', smooth((200, 400)), from_origin(10, 60, 9e-6, 9e-6), 'EPSG:4326')
-    maker = MapMaker(Watching(), MapSettings(window=100, gsd=1.0))
+    maker = MapMaker(watching, MapSettings(window=100, gsd=1.0))
     plan = maker.plan({str(tmp_path / 'in.tif'): tmp_path / 'map.tif'})
     height, width = plan.jobs[0].windows.size
     assert (height, width) == (100, 200) or abs(width / height - 2) < 0.03
-    predict(predictor=Watching(), window=100, gsd=1.0)
-    assert set(sizes) == {(100, 100)}
+    predict(predictor=watching, window=100, gsd=1.0)
+    assert watching.sizes == {(100, 100)}
 
 
 def test_resolution_that_is_almost_the_models_is_left_alone(tmp_path):
@@ -275,19 +239,14 @@ def test_windows_that_are_too_large_for_the_memory_are_refused(tmp_path, predict
 
 def test_steps_of_the_test_pipeline(tmp_path, predict):
     init_default_scope('mmrs')
-    sizes = []
-
-    class Watching(ByValue):
-        def __call__(self, images, valid):
-            sizes.append((tuple(images.shape[2:]), tuple(valid.shape[1:])))
-            return super().__call__(images, valid)
-
+    watching = Watching()
     image = np.kron(smooth((32, 48)), np.ones((2, 2), np.uint8))
     image[:3] = 0
     write(tmp_path / 'in.tif', image, nodata=0)
     half = [dict(type='Resize', scale_factor=0.5, keep_ratio=True)]
-    (made,) = predict(predictor=Watching(), window=64, steps=half).maps
-    assert set(sizes) == {((32, 32), (32, 32))}
+    (made,) = predict(predictor=watching, window=64, steps=half).maps
+    assert watching.sizes == {(32, 32)}
+    assert {tuple(valid.shape[1:]) for _, valid in watching.seen} == {(32, 32)}
     assert (read(made) == expected(image))[10:].mean() > 0.95
     padded = [dict(type='Pad', size_divisor=40)]
     assert 'take Pad out' in predict(window=64, steps=padded, out='padded').failed[str(tmp_path / 'in.tif')]

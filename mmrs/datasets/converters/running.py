@@ -10,10 +10,8 @@ from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from mmrs.datasets.rasters import is_whole_png
+from mmrs.utils.progress import progress_bar
 
 Task = TypeVar('Task')
 Result = TypeVar('Result')
@@ -78,15 +76,7 @@ def run_tasks(
     Raises:
         Exception: Whatever the first task to fail raised; what has not begun by then is left undone.
     """
-    progress = Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn('left'),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+    progress = progress_bar()
     bar = progress.add_task(description, total=total)
     if workers <= 1 or len(tasks) <= 1:
         _report_by(lambda units: progress.advance(bar, units))
