@@ -13,6 +13,7 @@ import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
+from torch.distributed.constants import default_pg_timeout
 
 from mmrs.utils.errors import ConfigError
 
@@ -57,7 +58,7 @@ def init_cpu_group(timeout: float | None = None, join_timeout: float | None = No
         timeout: Seconds that a collective operation may take.
         join_timeout: Seconds to wait for the other processes to come; by default as many.
     """
-    limit = None if timeout is None else datetime.timedelta(seconds=timeout)
+    limit = default_pg_timeout if timeout is None else datetime.timedelta(seconds=timeout)
     if join_timeout is None:
         dist.init_process_group('gloo', timeout=limit)
         return
