@@ -18,7 +18,7 @@ from mmrs.datasets.grids import RasterGrid
 from mmrs.datasets.handles import scanning
 from mmrs.datasets.rasters import RASTER_SUFFIXES, PathLike, list_rasters
 from mmrs.datasets.vector_labels import VectorLabels
-from mmrs.datasets.vectors import VECTOR_SUFFIXES
+from mmrs.datasets.vectors import VECTOR_SUFFIXES, is_vector
 from mmrs.datasets.windows import Window
 from mmrs.evaluation.boundaries import disc, near_boundary
 from mmrs.evaluation.errors_map import BLOCK, RIGHT, WRONG, write_errors
@@ -153,6 +153,11 @@ def evaluate_rasters(
         raise ConfigError('a map of errors needs a folder: --out DIR')
     table = None if classes is None else load_classes(classes)
     polygons = VectorLabels(label_attribute, label_class, label_layer, label_background)
+    if polygons != VectorLabels() and not any(is_vector(os.fspath(label)) for _, label in pairs.values()):
+        raise ConfigError(
+            'label_attribute, label_class, label_layer and label_background are for polygons, but no reference is a '
+            f'vector file ({", ".join(VECTOR_SUFFIXES)})'
+        )
     folder = None if out is None else new_directory(out, overwrite)
     report, opened = RasterReport(erode), {}
     for name, (prediction, label) in pairs.items():

@@ -425,6 +425,13 @@ def test_pairs_of_folders(tmp_path):
     assert list(pair_rasters(folders)) == ['3_S1', '4_S1', 'a/1_S1', 'a/2_S1']
 
 
+def test_options_for_polygons_without_polygons(tmp_path):
+    write_map(tmp_path / 'a.tif', blobs(0))
+    for options in (dict(label_attribute='kind'), dict(label_class='road')):
+        with pytest.raises(ConfigError, match='no reference is a vector file'):
+            evaluate_raster(tmp_path / 'a.tif', tmp_path / 'a.tif', **options)
+
+
 def test_maps_of_two_models(tmp_path):
     """What `tools/predict.py` writes beside its maps is no reference."""
     for folder in ('old', 'new'):
