@@ -113,6 +113,8 @@ class RasterGrid:
         try:
             metre = 1.0 if self.crs.is_geographic else self.crs.linear_units_factor[1]
             middle = self._ground_vectors(np.array([[self.width / 2, self.height / 2]]))[0]
+            if not np.isfinite(middle).all():  # GDAL does not always raise
+                raise ValueError('the raster has no place on the ground')
         except Exception as error:  # GDAL's own errors are of no public kind
             raise ValueError(f'the size of its pixels in metres cannot be told from its CRS: {error}') from error
         if not self.crs.is_geographic:
@@ -127,6 +129,8 @@ class RasterGrid:
         columns, rows = (places + steps[:, None]).reshape(-1, 2).T
         xs, ys = place(self.transform, columns, rows)
         lon, lat = np.radians(transform(self.crs, 'EPSG:4326', xs, ys)).reshape(2, 5, -1)
+        # What has no place there has no length.
+        lon[~np.isfinite(lon)], lat[~np.isfinite(lat)] = np.nan, np.nan
         # Radii of curvature of the ellipsoid: along the meridian, and of the circle of latitude.
         axis, eccentricity2 = 6378137.0, 0.00669437999014
         flatness = 1 - eccentricity2 * np.sin(lat[4]) ** 2

@@ -55,11 +55,16 @@ def test_pixels_in_feet():
     assert grid(Affine(1, 0, 1000000, 0, -1, 200000), FEET).pixel_metres() == pytest.approx((0.3048006,) * 2, rel=1e-6)
 
 
-def test_unknown_size_of_pixels():
+def test_unknown_size_of_pixels(monkeypatch):
     with pytest.raises(ValueError, match='no CRS, so that the size of its pixels in metres is unknown'):
         grid(NORTH_UP, None).pixel_metres()
+    nowhere = grid(Affine(1e9, 0, 1e12, 0, -1e9, 1e12))
     with pytest.raises(ValueError, match='cannot be told from its CRS: '):
-        grid(Affine(1e9, 0, 1e12, 0, -1e9, 1e12)).pixel_metres()
+        nowhere.pixel_metres()
+    # GDAL raises or returns infinities, as it likes.
+    monkeypatch.setattr('mmrs.datasets.grids.transform', lambda of, to, xs, ys: ([np.inf] * len(xs),) * 2)
+    with pytest.raises(ValueError, match='cannot be told from its CRS: the raster has no place on the ground'):
+        nowhere.pixel_metres()
 
 
 def test_window_of_a_resampled_grid():
