@@ -98,7 +98,7 @@ def list_inputs(inputs: Sequence[str | os.PathLike], out: str | os.PathLike) -> 
             itself, ``.tif``.
 
     Returns:
-        The map by the raster, sorted by neither.
+        The map by the raster, in the order of the inputs and in folders of the names.
 
     Raises:
         ConfigError: No raster, or a folder of rasters that is the one for the maps.

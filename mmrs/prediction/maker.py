@@ -48,7 +48,7 @@ class MapPlan:
 
 
 class MapMaker:
-    """Predicts rasters.
+    """How rasters become maps, and what comes before and after the prediction of each.
 
     Args:
         predictor: The model.
