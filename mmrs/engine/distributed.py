@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 from torch.distributed.constants import default_pg_timeout
 
@@ -71,6 +72,7 @@ def on_cpu() -> bool:
     return torch.device(get_device()).type == 'cpu'
 
 
+@MODEL_WRAPPERS.register_module()  # MMEngine's own registry, the only one in which its runner looks
 class CPUDistributedDataParallel(MMDistributedDataParallel):
     """`MMDistributedDataParallel` for modules on the CPU, where torch wants no `device_ids` and MMEngine gives some."""
 

@@ -75,7 +75,7 @@ class AdaptationRunner(Runner):
             model_wrapper_cfg = dict(
                 dict(broadcast_buffers=False, find_unused_parameters=self.cfg.get('find_unused_parameters', False)),
                 **{key: value for key, value in (model_wrapper_cfg or {}).items() if key != 'type'},
-                type=CPUDistributedDataParallel,
+                type=CPUDistributedDataParallel.__name__,
             )
         return super().wrap_model(model_wrapper_cfg, model)
 

@@ -48,7 +48,7 @@ def test_the_file_predicts_with_onnxruntime_alone(kind, request, clips, tmp_path
 
     assert run(run_of.config, run_of.checkpoint, '-o', file, '--cfg-options', BACKBONE) == 2
     assert 'exists already' in capsys.readouterr().err
-    overwrite = ['--overwrite', '--opset', 18, '--cfg-options', BACKBONE]
+    overwrite = ['--overwrite', '--opset', 16, '--cfg-options', BACKBONE]
     assert run(run_of.config, run_of.checkpoint, '-o', file, *overwrite) == 0
 
 
