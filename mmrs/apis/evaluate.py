@@ -14,7 +14,7 @@ from mmrs.apis.statistics import fill_statistics
 from mmrs.apis.train import build_runner, default_work_dir, explained_errors
 from mmrs.evaluation import IoUMetric, scores
 from mmrs.evaluation.submission import SubmissionMetric, check_dataset, submission_format
-from mmrs.utils.config import innermost_dataset, load_config
+from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError
 from mmrs.utils.files import new_directory, write_json
 from mmrs.visualization import LabelMapHook, OverlayHook, plot_confusion_matrix
@@ -130,7 +130,7 @@ def evaluate(
     if tta:
         _use_tta(cfg)
     if format_only:
-        dataset = innermost_dataset(cfg.test_dataloader.dataset)
+        dataset = _innermost(cfg.test_dataloader.dataset)
         dataset.pipeline = without_labels(dataset.pipeline)
 
     runner = build_runner(cfg)
@@ -157,16 +157,22 @@ def _use_submission(cfg: Config, out: str | Path) -> None:
     cfg.test_dataloader = cfg.get('submission_dataloader') or cfg.get('test_dataloader')
     if cfg.test_dataloader is None:
         return  # which is an error of every test
-    dataset = innermost_dataset(cfg.test_dataloader.dataset)
+    dataset = _innermost(cfg.test_dataloader.dataset)
     submission_format(dataset.type)  # before anything is built
     dataset.get('data_prefix', {}).pop('seg_map_path', None)
     cfg.test_evaluator = dict(type=SubmissionMetric.__name__, dataset_type=dataset.type, out_dir=str(out))
 
 
+def _innermost(dataset: ConfigDict) -> ConfigDict:
+    while 'dataset' in dataset:  # wrappers
+        dataset = dataset.dataset
+    return dataset
+
+
 def _use_tta(cfg: Config) -> None:
     # mmseg's merged prediction lacks a dimension, which MMEngine adds and warns of, image by image.
     warnings.filterwarnings('ignore', message='The shape of value will convert', category=UserWarning)
-    dataset = innermost_dataset(cfg.test_dataloader.dataset)
+    dataset = _innermost(cfg.test_dataloader.dataset)
     dataset.pipeline = cfg.get('tta_pipeline') or tta_pipeline(dataset.pipeline)
     cfg.model = ConfigDict(**(cfg.get('tta_model') or dict(type='SegTTAModel')), module=cfg.model)
 

@@ -12,13 +12,13 @@ import numpy as np
 import pooch
 import torch
 import torch.distributed
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
 
-from mmrs.apis.statistics import fill_statistics
+from mmrs.apis.statistics import fill_statistics, leaves, loaded_bands
 from mmrs.datasets.rasters import read_image
 from mmrs.engine.checkpoint import Match, load_matching, read_checkpoint, state_dict_of
 from mmrs.engine.distributed import init_cpu_group
@@ -33,7 +33,7 @@ from mmrs.prediction.sources import ArraySource, WindowSteps
 from mmrs.prediction.stream import Task, stream
 from mmrs.prediction.window_grid import WindowGrid
 from mmrs.registry import DATASETS, MODELS
-from mmrs.utils.config import check_types, innermost_dataset, load_config, remove_pretrained
+from mmrs.utils.config import check_types, load_config, remove_pretrained
 from mmrs.utils.errors import CheckpointError, ConfigError, some
 from mmrs.version import __version__
 
@@ -181,11 +181,13 @@ class SegInferencer:
             self.predictor = TorchPredictor(init_model(cfg, checkpoint, device), amp)
         if tta:
             self.predictor = FlipAverage(self.predictor)
-        dataset = innermost_dataset(cfg.test_dataloader.dataset) if cfg.get('test_dataloader') else ConfigDict()
-        pipeline = [dict(step) for step in dataset.get('pipeline', ())]
-        if bands is None:
-            bands = _trained_bands(pipeline)
-        self.steps = [step for step in pipeline if not str(step['type']).split('.')[-1].startswith(('Load', 'Pack'))]
+        dataset = next(leaves(cfg.test_dataloader.dataset)) if cfg.get('test_dataloader') else {}
+        if bands is None and dataset:
+            bands = loaded_bands(dataset)
+        pipeline = dataset.get('pipeline', ())
+        self.steps = [
+            dict(step) for step in pipeline if not str(step['type']).split('.')[-1].startswith(('Load', 'Pack'))
+        ]
         test_cfg = cfg.model.get('test_cfg') or {}
         crop = test_cfg.get('crop_size', (WINDOW,))[0] if test_cfg.get('mode') == 'slide' else WINDOW
         self.settings: dict[str, Any] = dict(
@@ -329,18 +331,6 @@ class _InMemory:
 
     def fail(self, error: Exception) -> None:
         raise error
-
-
-def _trained_bands(pipeline: Sequence[Mapping[str, Any]]) -> Sequence[int] | None:
-    """The bands that a test pipeline reads; None for all."""
-    loaders = [step for step in pipeline if str(step['type']).startswith('Load') and 'Annotation' not in step['type']]
-    for step in loaders:
-        if str(step['type']).split('.')[-1] != 'LoadRasterImage':
-            raise ConfigError(
-                f'the test pipeline reads images with {step["type"]}, whose order of bands is its own; LoadRasterImage '
-                'was expected'
-            )
-    return loaders[0].get('bands') if loaders else None
 
 
 def _require_what_predicts(match: Match, checkpoint: str | Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmengine import registry as mmengine_registry
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
@@ -22,7 +22,6 @@ __all__ = [
     'enable_amp',
     'explain_type_error',
     'flatten',
-    'innermost_dataset',
     'load_config',
     'merge_options',
     'pretrained_files',
@@ -122,13 +121,6 @@ def remove_pretrained(node: Any) -> None:
             found['init_cfg'] = None  # type: ignore[index]
         elif isinstance(init_cfg, (list, tuple)):
             found['init_cfg'] = [item for item in init_cfg if not _is_pretrained(item)] or None  # type: ignore[index]
-
-
-def innermost_dataset(dataset: ConfigDict) -> ConfigDict:
-    """The configuration of a data set without its wrappers."""
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
 
 
 def flatten(node: Any, prefix: str = '') -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rasterio.transform import from_origin
 
 from mmrs.apis import SegInferencer, init_model
 from mmrs.datasets.rasters import read_image
+from mmrs.utils.config import load_config
 from mmrs.utils.errors import CheckpointError, ConfigError
 from tests.tiny_runs import REPOSITORY, write_regression_config
 from tools import predict
@@ -166,9 +167,19 @@ def test_configuration_says_window_bands_and_resolution(finished, tmp_path):
     assert inferencer.classes[0] == 'impervious_surface'
 
 
+def test_configuration_with_several_test_sets(finished):
+    cfg = load_config(finished.config)
+    steps = [dict(type='Resize', scale_factor=0.5), dict(type='PackRasterInputs')]
+    cfg.test_dataloader.dataset.pipeline = [dict(type='LoadRasterImage', bands=[3, 2, 1]), *steps]
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[cfg.test_dataloader.dataset] * 2)
+    inferencer = SegInferencer(cfg, finished.checkpoint, device='cpu')
+    assert inferencer.settings['bands'] == (3, 2, 1)
+    assert inferencer.steps == steps[:1]
+
+
 def test_loaders_with_another_order_of_bands_are_refused(finished):
     options = {'test_dataloader.dataset.pipeline': [dict(type='LoadImageFromFile'), dict(type='PackRasterInputs')]}
-    with pytest.raises(ConfigError, match='LoadImageFromFile, whose order of bands is its own'):
+    with pytest.raises(ConfigError, match=r'has no LoadRasterImage \(it has LoadImageFromFile'):
         SegInferencer(finished.config, finished.checkpoint, device='cpu', cfg_options=options)
 
 
