@@ -125,6 +125,20 @@ def require_last_block(path: str, raster: DatasetReader) -> None:
         )
 
 
+def require_all_blocks(raster: DatasetReader, length: int) -> None:
+    """Raises OSError for an open GeoTIFF that was just written if it lacks a block: GDAL does not always say so.
+
+    Args:
+        raster: The file, or one of its overviews.
+        length: Bytes of the file.
+    """
+    blocks = (ceil(side / block) for side, block in zip(raster.shape, raster.block_shapes[0]))
+    for row, column in np.ndindex(*blocks):
+        offset, size = (raster.get_tag_item(f'BLOCK_{key}_{column}_{row}', 'TIFF', 1) for key in ('OFFSET', 'SIZE'))
+        if offset is None or size is None or int(offset) + int(size) > length:
+            raise OSError('it is not complete; the disk may be full')
+
+
 def is_whole_png(path: PathLike) -> bool:
     """Whether a PNG ends with its end mark, as one does that was written and copied to the end."""
     try:

@@ -1,6 +1,5 @@
 """A raster that shows where a prediction is wrong."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from mmrs.datasets.classes import IGNORE_INDEX
 from mmrs.datasets.grids import RasterGrid
-from mmrs.datasets.rasters import open_raster
+from mmrs.datasets.rasters import open_raster, require_all_blocks
 from mmrs.datasets.windows import Window
 from mmrs.utils.errors import OutputError
 from mmrs.utils.files import atomic_path
@@ -62,8 +61,8 @@ def write_errors(
         finally:
             with _writing(path):
                 file.close()
-        with _writing(path):
-            _require_whole(temporary)
+        with _writing(path), open_raster(temporary, quiet=True) as raster:
+            require_all_blocks(raster, temporary.stat().st_size)
 
 
 @contextmanager
@@ -72,15 +71,3 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # GDAL's own errors, on writing, are of no public kind
         raise OutputError(f'{path} cannot be written: {error.__cause__ or error}') from error
-
-
-def _require_whole(path: Path) -> None:
-    # GDAL says nothing of the blocks that it could not write when it closed the file.
-    length = path.stat().st_size
-    with open_raster(path, quiet=True) as raster:
-        for row in range(math.ceil(raster.height / BLOCK)):
-            for column in range(math.ceil(raster.width / BLOCK)):
-                keys = (f'BLOCK_{key}_{column}_{row}' for key in ('OFFSET', 'SIZE'))
-                offset, size = (raster.get_tag_item(key, 'TIFF', 1) for key in keys)
-                if offset is None or size is None or int(offset) + int(size) > length:
-                    raise OSError('it is not complete; the disk may be full')

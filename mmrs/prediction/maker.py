@@ -81,7 +81,7 @@ class MapMaker:
 
     def outputs(self, target: Path) -> list[Path]:
         """All files of a map."""
-        files = [target.with_name(f'{target.stem}{layer.suffix}{target.suffix}') for layer in self.layers]
+        files = [layer.path(target) for layer in self.layers]
         return [*files, quicklook_path(target)] if self.quicklook else files
 
     def plan(self, targets: Mapping[str, Path], joint: Sequence[Path] = ()) -> MapPlan:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -48,6 +49,10 @@ class MapLayer:
     bands: tuple[str, ...]
     classes: tuple[str, ...]
     palette: tuple[Colour, ...]
+
+    def path(self, target: Path) -> Path:
+        """Its file, beside the label map `target`."""
+        return target.with_name(f'{target.stem}{self.suffix}{target.suffix}')
 
     @property
     def categorical(self) -> bool:

@@ -1,7 +1,6 @@
 """Prediction of one raster, kept in parts until all are there."""
 
 import json
-import math
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from rasterio.transform import Affine
 
 from mmrs.datasets.grids import RasterGrid
 from mmrs.datasets.handles import bound_block_cache
+from mmrs.datasets.rasters import require_all_blocks
 from mmrs.datasets.windows import Window
 from mmrs.prediction.fingerprint import differences
 from mmrs.prediction.maps import CLASSES_TAG, MapLayer
@@ -161,7 +161,7 @@ class PartStore:
         Raises:
             OutputError: Parts are missing, a raster exists already, or one cannot be written.
         """
-        targets = [target.with_name(f'{target.stem}{layer.suffix}{target.suffix}') for layer in self.layers]
+        targets = [layer.path(target) for layer in self.layers]
         # What a stop in the middle of the last step left under its final name is this prediction's own.
         if not overwrite and not self._moving.exists():
             for path in targets:
@@ -345,9 +345,4 @@ def _require_whole(path: Path, grid: RasterGrid, layer: MapLayer) -> None:
         levels = range(len(raster.overviews(1)))
     for options in [{}, *(dict(overview_level=level) for level in levels)]:
         with rasterio.open(path, **options) as raster:
-            for row, column in np.ndindex(*(math.ceil(side / BLOCK) for side in raster.shape)):
-                offset, size = (
-                    raster.get_tag_item(f'BLOCK_{key}_{column}_{row}', 'TIFF', 1) for key in ('OFFSET', 'SIZE')
-                )
-                if offset is None or size is None or int(offset) + int(size) > length:
-                    raise OSError('it is not complete')
+            require_all_blocks(raster, length)

@@ -13,7 +13,7 @@ from rasterio.warp import transform
 from rich.console import Console
 from rich.progress import track
 
-from mmrs.datasets.grids import RasterGrid, describe_crs
+from mmrs.datasets.grids import RasterGrid, describe_crs, place
 from mmrs.datasets.handles import scanning
 from mmrs.datasets.rasters import open_raster
 from mmrs.prediction.geopackage import new_polygon_layer
@@ -185,13 +185,8 @@ def _to_polygons(outlines: Outlines, map_: _Map, min_area: float, simplify: floa
 
 
 def _to_crs(polygons: _Polygons, map_: _Map, crs: CRS | None) -> _Polygons:
-    t, own = map_.grid.transform, map_.grid.crs
-
-    def to_own(xy: np.ndarray, _: np.ndarray) -> np.ndarray:
-        x, y = xy.T
-        return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
-
-    shapes = _moved(polygons.shapes, to_own)
+    own = map_.grid.crs
+    shapes = _moved(polygons.shapes, lambda xy, _: np.stack(place(map_.grid.transform, *xy.T), axis=1))
     if crs is None or own == crs:
         return polygons._replace(shapes=_oriented(shapes))
     turn = 2 * math.pi / crs.units_factor[1] if crs.is_geographic else 0
