@@ -8,7 +8,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
 from mmrs.datasets.headers import read_headers
-from mmrs.datasets.rasters import list_rasters, open_raster, read_image, read_label_map
+from mmrs.datasets.rasters import list_rasters, open_raster, read_image, read_label_map, require_all_blocks
 
 PALETTE = {0: (10, 20, 30), 1: (40, 50, 60), 2: (0, 0, 0)}
 
@@ -328,3 +328,20 @@ def test_open_raster_is_no_scapegoat_for_another(tmp_path, write, rng):
         other.write_colormap(1, {0: (1, 2, 3)})
     np.testing.assert_array_equal(read_image(path, None, (3, 2, 9, 9))[0], image[2:9, 3:9, :3])
     read_label_map(ids, (0, 0, 9, 9))
+
+
+@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+def test_blocks_of_a_file_that_was_just_written(tmp_path):
+    path, values = tmp_path / 'a.tif', np.random.default_rng(0).integers(0, 255, (1, 600, 700), np.uint8)
+    profile = dict(driver='GTiff', count=1, height=600, width=700, dtype='uint8', tiled=True, compress='deflate')
+    with rasterio.open(path, 'w', **profile) as file:
+        file.write(values)
+    length = path.stat().st_size
+    with rasterio.open(path) as file:
+        require_all_blocks(file, length)
+        with pytest.raises(OSError, match='not complete'):
+            require_all_blocks(file, length - 1)
+    with rasterio.open(path, 'w', sparse_ok=True, **profile) as file:
+        file.write(values[:, :256], window=((0, 256), (0, 700)))
+    with rasterio.open(path) as file, pytest.raises(OSError, match='not complete'):
+        require_all_blocks(file, path.stat().st_size)

@@ -53,11 +53,15 @@ def test_what_fails_in_between_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_an_error(tmp_path, values):
+@pytest.mark.parametrize('share', [0.3, 0.9, 0.999])
+def test_a_full_disk_is_an_error(tmp_path, values, share):
     """GDAL itself says nothing, and the file ends somewhere."""
+    write_all(tmp_path / 'errors.tif', values)
+    size = (tmp_path / 'errors.tif').stat().st_size
+    (tmp_path / 'errors.tif').unlink()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * size), limits[1]))
     try:
         with pytest.raises(OutputError, match=r'errors\.tif cannot be written'):
             write_all(tmp_path / 'errors.tif', values)
