@@ -6,6 +6,7 @@ Import `quick_start` where such runs are made: it then holds for all tests of th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,21 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope='session', autouse=True)
-def quick_start() -> Iterator[None]:
+@contextmanager
+def started_quickly() -> Iterator[None]:
     """Leave out what takes longer than a tiny training: formatting configurations and describing the machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
+        # MMEngine imports it where it is used, or, upstream, once for all.
+        for place in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
+            patch.setattr(f'{place}.FormatCode', lambda text, **kwargs: (text, True), raising=False)
         patch.setattr('mmengine.runner.runner.collect_env', dict)
+        yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def quick_start() -> Iterator[None]:
+    """All tests of a file or folder start their runs quickly."""
+    with started_quickly():
         yield
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from mmrs.apis.comparison import Spread
 from mmrs.apis.evaluate import evaluate
 from mmrs.apis.train import train
 from mmrs.datasets.rasters import open_raster
+from mmrs.engine.saved_runs import newest_checkpoint
 from mmrs.models.losses.feature_regression import parse_tolerance
 from mmrs.registry import DATASETS
 from mmrs.utils.config import load_config, walk
@@ -319,9 +319,7 @@ class CameraStudy:
 def _result(folder: Path) -> Path:
     """The checkpoint that validation picked, or, without validation, the last one."""
     best = sorted(folder.glob('best_*.pth'))
-    last = folder / 'last_checkpoint'
-    if best:
-        return best[-1]
-    if not last.is_file():
+    last = newest_checkpoint(folder)
+    if last is None:
         raise CheckpointError(f'{folder} holds no checkpoint, though its training ended well')
-    return folder / os.path.basename(last.read_text().strip())
+    return best[-1] if best else last

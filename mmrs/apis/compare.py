@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from mmrs.apis.comparison import Comparison, last_values
+from mmrs.engine.saved_runs import newest_checkpoint, number_of, own_checkpoints
 from mmrs.utils.config import flatten, load_config
 from mmrs.utils.errors import ConfigError, OutputError, UserError, describe
 from mmrs.utils.files import write_json
@@ -138,7 +138,7 @@ class Run:
             OutputError: The folder holds a run of unknown settings.
         """
         if not (self.folder / RECORD).is_file():
-            if (self.folder / 'last_checkpoint').exists():
+            if own_checkpoints(self.folder):
                 raise OutputError(
                     f'{self.folder} holds a run without {RECORD}, so it was not made here and may have any settings. '
                     'Choose another folder with -o, or move that run away'
@@ -166,33 +166,21 @@ class Run:
                 continue
         return 0
 
-    def resume_from(self) -> Path | None:
-        """The checkpoint from which an interrupted run goes on; None if it has to begin anew."""
-        pointer = self.folder / 'last_checkpoint'
-        if not pointer.is_file():
-            return None
-        # MMEngine names a checkpoint there once it is complete: a later one may be cut.
-        complete = _iteration(pointer.read_text(encoding='utf-8').strip())
-        # From the last iteration nothing is left to do, not even the validation that is lacking.
-        latest = min(complete, self.iterations - 1)
-        usable = [path for path in self.folder.glob('iter_*.pth') if _iteration(path) <= latest]
-        return max(usable, key=_iteration, default=None)
-
     def state(self) -> str:
         """``finished``, ``changed``, ``interrupted at N`` or ``to do``."""
         if self.changes():
             return 'changed'
         if self.results() is not None:
             return 'finished'
-        checkpoint = self.resume_from()
-        return f'interrupted at {_iteration(checkpoint)}' if checkpoint else 'to do'
+        checkpoint = newest_checkpoint(self.folder)
+        return f'interrupted at {number_of(checkpoint)}' if checkpoint else 'to do'
 
     def arguments(self) -> list[str]:
         """The command line of ``train.py`` that begins the run or goes on with it."""
         options = [*self.entry.cfg_options, f'randomness.seed={self.seed}']
         if self.warm_start is not None:
             options.append(f'load_from={self.warm_start}')
-        checkpoint = self.resume_from()
+        checkpoint = newest_checkpoint(self.folder)
         # Logs without a usable checkpoint are worth nothing.
         how = ['--resume', str(checkpoint)] if checkpoint else ['--overwrite']
         return [str(self.entry.config), '--work-dir', str(self.folder), *how, '--cfg-options', *options]
@@ -221,11 +209,6 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _iteration(path: str | Path) -> int:
-    match = re.fullmatch(r'iter_(\d+)\.pth', Path(path).name)
-    return int(match[1]) if match else -1
 
 
 class _SeriesProgress:
@@ -397,8 +380,8 @@ def _train_all(runs: Sequence[Run], comparison: Comparison, overwrite: bool, con
                 if run.changes() and overwrite:
                     shutil.rmtree(run.folder)
                 _require_unchanged(run)
-                checkpoint = run.resume_from()
-                first = _iteration(checkpoint) if checkpoint else 0
+                checkpoint = newest_checkpoint(run.folder)
+                first = (number_of(checkpoint) or 0) if checkpoint else 0
                 after = f' after iteration {first}' if checkpoint else ''
                 console.print(f'{where}, {run.iterations} iterations{after} ({run.folder / LOG})', highlight=False)
                 progress.begin(run, first)

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from mmrs.apis.reference import (
     ReferenceTraining,
@@ -24,6 +24,7 @@ from mmrs.apis.statistics import fill_statistics
 from mmrs.engine.checkpoint import download
 from mmrs.engine.distributed import launcher_environment
 from mmrs.engine.runner import AdaptationRunner
+from mmrs.engine.saved_runs import newest_checkpoint, own_checkpoints, remove_unfinished
 from mmrs.registry import MODELS, RUNNERS
 from mmrs.utils.config import (
     check_types,
@@ -69,17 +70,16 @@ def default_work_dir(config: Config) -> str:
 
 def _find_resumable(resume: str | bool, work_dir: Path) -> str | None:
     """The checkpoint to resume from; None if there is none yet and the automatic choice was asked for."""
-    if resume not in (True, 'auto'):
+    folder = work_dir if resume in (True, 'auto') else Path(str(resume)).expanduser()
+    if not (folder is work_dir or folder.is_dir()):
         return str(resume)
-    if not (work_dir / 'last_checkpoint').is_file():
-        print_log(f'--resume: no checkpoint in {work_dir} yet; training starts from the beginning', logger='current')
-        return None
-    latest = Path(find_latest_checkpoint(str(work_dir)))
-    if not latest.is_file():  # the folder may have moved since
-        latest = work_dir / latest.name
-    if not latest.is_file():
-        raise CheckpointError(f'{work_dir / "last_checkpoint"} names {latest.name}, which is not there: --resume PATH')
-    return str(latest)
+    newest = newest_checkpoint(folder)
+    if newest is not None:
+        return str(newest)
+    if folder is not work_dir:
+        raise CheckpointError(f'--resume {resume}: that folder has no checkpoint iter_N.pth')
+    print_log(f'--resume: no checkpoint in {work_dir} yet; training starts from the beginning', logger='current')
+    return None
 
 
 def train(
@@ -103,7 +103,8 @@ def train(
     Args:
         config: A configuration or its file.
         work_dir: Folder for logs and checkpoints; else the configuration's, else ``work_dirs/NAME``.
-        resume: A checkpoint to continue from, or ``'auto'`` for the latest one in `work_dir`, if there is one.
+        resume: A checkpoint to continue from, or the folder of a run for the newest whole one in it; ``'auto'`` stands
+            for `work_dir`, where there may be none yet.
         amp: Automatic mixed precision.
         cfg_options: Dotted keys and values that override the configuration.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
@@ -126,7 +127,7 @@ def train(
     checkpoint = _find_resumable(resume, Path(cfg.work_dir)) if resume else None
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, checkpoint
-    elif not overwrite and (Path(cfg.work_dir) / 'last_checkpoint').exists() and not cfg.get('resume'):
+    elif not overwrite and own_checkpoints(cfg.work_dir) and not cfg.get('resume'):
         raise OutputError(
             f'{cfg.work_dir} holds a training run already. Continue it with --resume, choose another --work-dir, '
             'or write over it with --overwrite'
@@ -134,7 +135,7 @@ def train(
     _prepare(cfg, amp, pretrained)
     if takes_reference(cfg):
         remove_pretrained(cfg.model)  # all weights are the reference's
-        resumed = cfg.get('resume') and (cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir))
+        resumed = cfg.get('resume') and (cfg.get('load_from') or newest_checkpoint(cfg.work_dir))
         if not resumed:  # a checkpoint of the run holds the reference
             given = cfg.model.get('reference') if reference is None else reference
             cfg.model.reference = _find_reference(cfg, given, reference_options, amp, pretrained, overwrite)
@@ -143,7 +144,7 @@ def train(
             f'config {cfg.filename}: its model, {cfg.model.type}, starts from no reference; leave --reference and '
             '--reference-options out, or take a configuration of configs/feature_regression'
         )
-    return _run(cfg, lambda: _remove_best(cfg) if overwrite else None)
+    return _run(cfg, lambda: _remove_earlier(cfg) if overwrite else None)
 
 
 def _prepare(cfg: Config, amp: bool, pretrained: bool) -> None:
@@ -181,10 +182,10 @@ def _check_bands(cfg: Config) -> None:
         )
 
 
-def _remove_best(cfg: Config) -> None:
-    """Remove the best checkpoint of an earlier run, whose name this one's may not have."""
+def _remove_earlier(cfg: Config) -> None:
+    """Remove the checkpoints of an earlier run: a later one than this run has yet would be resumed."""
     if not cfg.get('resume'):
-        for path in Path(cfg.work_dir).glob('best_*.pth'):
+        for path in [*own_checkpoints(cfg.work_dir), *Path(cfg.work_dir).glob('best_*.pth')]:
             path.unlink()
 
 
@@ -202,8 +203,10 @@ def _run(cfg: Config, begin: Callable[[], None] | None = None) -> Runner:
     _require_work_dir(Path(cfg.work_dir))
     runner = build_runner(cfg)
     # By now no process looks at the folder any more to decide what there is to do.
-    if begin is not None and runner.rank == 0:
-        begin()
+    if runner.rank == 0:
+        remove_unfinished(cfg.work_dir)
+        if begin is not None:
+            begin()
     if not cfg.get('resume'):
         # Before the data sets are read, so that a machine without network is told in the first second.
         for key, name in pretrained_files(cfg.model, 'model').items():
@@ -243,8 +246,8 @@ def _find_reference(
         with explained_errors(cfg):
             check_transfer(cfg, own)
         print_log(f'step 1 of 2: the reference, {own.filename}, is trained in {training.folder}', logger='current')
-        if not changes and (training.folder / 'last_checkpoint').is_file():
-            own.resume, own.load_from = True, _find_resumable('auto', training.folder)
+        if not changes and (newest := newest_checkpoint(training.folder)) is not None:
+            own.resume, own.load_from = True, str(newest)
         _run(own, training.begin)
         gc.collect()  # its worker processes and the memory on the GPU
     print_log(f'step 2 of 2: the transfer is trained in {cfg.work_dir}', logger='current')

@@ -2,13 +2,10 @@
 
 import hashlib
 import os
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from mmcv.transforms import LoadAnnotations, Pad
 from mmengine.dataset import Compose
 from mmengine.logging import print_log
@@ -32,6 +29,7 @@ from mmrs.datasets.transforms.misalignment import Misalignment
 from mmrs.datasets.transforms.packing import PackRasterInputs
 from mmrs.datasets.two_domains import TwoDomainDataset, without_labels
 from mmrs.registry import DATASETS
+from mmrs.utils import random_states
 from mmrs.utils.errors import ConfigError, some
 
 # What these make of an image is the same each time. A transform that is not here may draw.
@@ -217,14 +215,14 @@ class PairedDataset(TwoDomainDataset):
                 results['seg_fields'].append('valid_map')
         if not self.source.test_mode and not ((source['valid_map'] == 1) & (target['valid_map'] == 1)).any():
             return None
-        before = _generators()
+        before = random_states.capture()
         source, flips = self._transform(source)
-        after = _generators()
-        _restore(before)
+        after = random_states.capture()
+        random_states.restore(before)
         target, _ = self._transform(target)
         if source is None or target is None:
             return None
-        if _generators() != after:
+        if random_states.capture() != after:
             raise ConfigError(
                 f'{type(self).__name__}: the common pipeline draws other numbers for the target than for the source, '
                 'so that the two images would no longer lie on each other. Move the transform that looks at the '
@@ -337,16 +335,3 @@ def _sizes_differ(source: Mapping, shape: Sequence[int], target: Mapping, other:
         f'counterpart {target["img_path"]} has {other[1]} x {other[0]}. They must be of one size; GeoTIFFs on other '
         'grids are warped onto the source by GeographicPairedDataset.'
     )
-
-
-def _generators() -> tuple[Any, ...]:
-    """States of the generators that transforms draw from, which can be compared."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 (the one that mmcv and mmseg use)
-    return random.getstate(), (kind, np.asarray(keys).tobytes(), *rest), torch.get_rng_state().numpy().tobytes()
-
-
-def _restore(states: tuple[Any, ...]) -> None:
-    own, (kind, keys, *rest), torchs = states
-    random.setstate(own)
-    np.random.set_state((kind, np.frombuffer(keys, np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(torch.frombuffer(bytearray(torchs), dtype=torch.uint8))

@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import is_distributed, master_only
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import BaseLoop, Runner
-from mmengine.runner.checkpoint import CheckpointLoader, find_latest_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import nn
 
+from mmrs.datasets.stream import StreamedDataset
 from mmrs.engine.checkpoint import load_matching, require_resumable, state_dict_of
 from mmrs.engine.distributed import CPUDistributedDataParallel, init_cpu_group, launcher_environment, on_cpu
+from mmrs.engine.saved_runs import damage, newest_checkpoint
 from mmrs.registry import RUNNERS
+from mmrs.utils import random_states
 from mmrs.utils.errors import CheckpointError, ConfigError
 from mmrs.utils.files import atomic_path
 
@@ -46,15 +52,25 @@ def check_num_classes(model: nn.Module, dataset: Any, where: str) -> None:
 
 @RUNNERS.register_module()
 class AdaptationRunner(Runner):
-    """MMEngine's runner, with checks before the first iteration and support for several processes without a GPU.
+    """MMEngine's runner, with exact resuming, checks before the first iteration, and several processes without a GPU.
 
+    - A run that was killed and resumed equals one that was not: checkpoints hold the states of the random generators;
+      see also :mod:`mmrs.engine.loops`. Several processes take those of the first, as their generators go alike
+      (unless ``randomness.diff_rank_seed`` parts them).
+    - A checkpoint has its name only when it is complete, and a damaged one is noticed before it is loaded.
     - A checkpoint that fits the model in part gives a warning, one that does not fit at all an error; a resumed run
       demands a complete fit. See :mod:`mmrs.engine.checkpoint`.
     - The class count of every decode head must be the data sets'.
     - Weights that a resumed run overwrites anyway are not initialised, so it needs no pretrained file.
     """
 
+    _resume: bool
+    _load_from: str | None
     _starts: Counter[str] = Counter()
+    #: Random states of the checkpoint that is resumed, until the training goes on from it.
+    _saved_states: dict[str, Any] | None = None
+    #: Random states of the training, while something else runs.
+    _aside: dict[str, Any] | None = None
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """Start the process group, on a CPU too, and give the run a time stamp of its own."""
@@ -80,7 +96,10 @@ class AdaptationRunner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _init_model_weights(self) -> None:
-        if not (self._resume and (self._load_from or find_latest_checkpoint(self.work_dir))):
+        if self._resume and self._load_from is None:
+            newest = newest_checkpoint(self.work_dir)
+            self._load_from, self._resume = str(newest) if newest else None, newest is not None
+        if not self._resume:
             super()._init_model_weights()
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
@@ -96,16 +115,22 @@ class AdaptationRunner(Runner):
         return self._checked(super().build_test_loop(loop), 'test_dataloader.dataset')
 
     def _checked(self, loop: BaseLoop, where: str) -> BaseLoop:
-        check_num_classes(self.model, loop.dataloader.dataset, where)
+        dataset = loop.dataloader.dataset
+        check_num_classes(self.model, dataset.dataset if isinstance(dataset, StreamedDataset) else dataset, where)
         return loop
 
     def load_checkpoint(
         self, filename: str, map_location: str | Callable = 'cpu', strict: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
         """Load weights; raises :class:`CheckpointError` where none, or with `strict` not all, fit."""
+        if self._resume and Path(filename).is_file() and (reason := damage(Path(filename))) is not None:
+            raise CheckpointError(f'checkpoint {filename} is damaged: {reason}. Resume from another one')
         checkpoint = CheckpointLoader.load_checkpoint(str(filename), map_location)
         if self._resume:
             require_resumable(checkpoint, filename)
+            meta = checkpoint['meta']
+            meta.pop('config', None)  # MMEngine would run it as a program
+            self._saved_states = meta.get('random_states')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_matching(self.model, state_dict_of(checkpoint, filename), filename, strict=strict or self._resume)
         self._has_loaded = True
@@ -123,13 +148,32 @@ class AdaptationRunner(Runner):
             ) from error
 
     @master_only
-    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """Save a checkpoint, under its name only when it is complete: a run may be killed at any time."""
+        meta = {**(meta or {}), 'random_states': self._aside or _capture()}
         if '://' in out_dir:  # a storage that MMEngine writes to itself
-            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            super().save_checkpoint(out_dir, filename, *args, meta=meta, **kwargs)
             return
         with atomic_path(os.path.join(out_dir, filename), overwrite=True) as temporary:
-            super().save_checkpoint(str(temporary.parent), temporary.name, *args, **kwargs)
+            super().save_checkpoint(str(temporary.parent), temporary.name, *args, meta=meta, **kwargs)
+
+    def restore_random_states(self) -> None:
+        """Set the random generators to the states of the resumed checkpoint, if there is one."""
+        states, self._saved_states = self._saved_states, None
+        if states is not None and (self.rank == 0 or not self._randomness_cfg.get('diff_rank_seed', False)):
+            _restore(states)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What runs inside leaves the random generators of the training alone."""
+        self._aside = _capture()
+        try:
+            yield
+        finally:
+            _restore(self._aside)
+            self._aside = None
 
     @master_only
     def dump_config(self) -> None:
@@ -138,3 +182,14 @@ class AdaptationRunner(Runner):
         folder = self.work_dir if self._train_loop is not None else self.log_dir
         with atomic_path(os.path.join(folder, name), overwrite=True) as temporary:
             self.cfg.dump(temporary)
+
+
+def _capture() -> dict[str, Any]:
+    device = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return dict(host=random_states.capture(), device=device)
+
+
+def _restore(states: dict[str, Any]) -> None:
+    random_states.restore(states['host'])
+    if states['device'] is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(states['device'].cpu())  # the checkpoint may have been read onto the GPU

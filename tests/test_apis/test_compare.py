@@ -5,6 +5,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from mmrs.apis import compare as module
@@ -70,7 +71,7 @@ class Trainer:
         for step in range(1, ITERATIONS + 1):
             records.append(training(step))
             write_scalars(folder, records, time)
-            (folder / f'iter_{step}.pth').write_bytes(b'weights')
+            torch.save({}, folder / f'iter_{step}.pth')
             (folder / 'last_checkpoint').write_text(str(folder / f'iter_{step}.pth'))
             poll()
             if step == self.interrupt_at:
@@ -283,22 +284,22 @@ def test_interrupted_runs_are_resumed(write, tmp_path, trainer, quiet):
     (run,) = plan_runs(entries, [0], out)
     assert run.state() == 'interrupted at 3'
     (run.folder / 'iter_4.pth').write_bytes(b'cut')  # being written when it was interrupted
-    assert run.resume_from() == run.folder / 'iter_3.pth'
+    assert run.state() == 'interrupted at 3'
     trainer.interrupt_at = None
     compare(entries, [0], out, console=quiet)
     assert trainer.calls[-1][trainer.calls[-1].index('--resume') + 1] == str(run.folder / 'iter_3.pth')
     assert run.state() == 'finished'
 
 
-def test_a_run_without_its_last_validation_repeats_the_end(write, tmp_path, trainer, quiet):
+def test_a_run_without_its_last_validation_is_not_finished(write, tmp_path, trainer, quiet):
     entries, out = [Entry(write('a'))], tmp_path / 'out'
     trainer.interrupt_at = ITERATIONS
     with pytest.raises(KeyboardInterrupt):
         compare(entries, [0], out, console=quiet)
     (run,) = plan_runs(entries, [0], out)
-    assert run.resume_from() == run.folder / 'iter_3.pth'
-    for step in (1, 2, 3):
-        (run.folder / f'iter_{step}.pth').unlink()
+    assert run.state() == f'interrupted at {ITERATIONS}'
+    for path in [*run.folder.glob('iter_*.pth'), run.folder / 'last_checkpoint']:
+        path.unlink()
     assert run.state() == 'to do'
     assert '--overwrite' in run.arguments()
 
@@ -329,7 +330,7 @@ def test_a_new_warm_start_makes_a_run_outdated(write, tmp_path, trainer, quiet):
 def test_a_run_made_elsewhere_is_left_alone(write, tmp_path, trainer, quiet):
     folder = tmp_path / 'out' / 'method_a' / 'seed_0'
     folder.mkdir(parents=True)
-    (folder / 'last_checkpoint').write_text('iter_4.pth')
+    (folder / 'iter_4.pth').write_bytes(b'')
     for overwrite in (False, True):
         with pytest.raises(OutputError, match='it was not made here'):
             compare([Entry(write('a'))], [0], tmp_path / 'out', overwrite=overwrite, console=quiet)

@@ -134,9 +134,15 @@ def test_a_reference_of_other_settings_is_neither_used_nor_overwritten(finished,
     assert runs == [str(work_dir / 'reference'), str(work_dir)]
     assert not equal(weights(work_dir / 'reference' / 'iter_2.pth'), before)
     (work_dir / 'reference' / module.RECORD).unlink()
-    (work_dir / 'last_checkpoint').unlink()
+    forget(work_dir)
     with pytest.raises(OutputError, match=r'there is no settings\.json'):
         train(finished.config, work_dir, cfg_options=options)
+
+
+def forget(work_dir):
+    """Remove the checkpoints of the transfer, but not those of the reference."""
+    for path in [*work_dir.glob('*.pth'), work_dir / 'last_checkpoint']:
+        path.unlink()
 
 
 class Killed(BaseException):
@@ -170,7 +176,7 @@ def test_an_interrupted_reference_goes_on(finished, tmp_path, monkeypatch, runs,
     assert 'resumed epoch: 0, iter: 1' in log
     # The settings of an interrupted one count, too.
     (work_dir / 'reference' / 'iter_2.pth').unlink()
-    (work_dir / 'last_checkpoint').unlink()
+    forget(work_dir)
     with pytest.raises(OutputError, match=r'randomness\.seed was 0, is 1'):
         train(finished.config, work_dir, cfg_options={'randomness.seed': 1})
 
@@ -193,7 +199,6 @@ def test_a_resumed_transfer_needs_no_reference(finished, tmp_path, runs):
     shutil.copytree(finished.work_dir, work_dir)
     shutil.rmtree(work_dir / 'reference')
     (work_dir / 'iter_2.pth').unlink()
-    (work_dir / 'last_checkpoint').write_text('iter_1.pth')
     # A job script that always passes both.
     arguments = ['--work-dir', str(work_dir), '--resume', '--reference', str(tmp_path / 'moved.pth')]
     assert train_tool.main([str(finished.config), *arguments]) == 0
@@ -203,7 +208,7 @@ def test_a_resumed_transfer_needs_no_reference(finished, tmp_path, runs):
 
 def test_nothing_is_trained_for_a_folder_that_holds_a_transfer(finished, config, tmp_path, runs):
     (tmp_path / 'run').mkdir()
-    (tmp_path / 'run' / 'last_checkpoint').write_text('iter_2.pth')
+    (tmp_path / 'run' / 'iter_2.pth').write_bytes(b'')
     with pytest.raises(OutputError, match='holds a training run already'):
         train(config, tmp_path / 'run')
     assert runs == []

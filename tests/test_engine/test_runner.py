@@ -67,7 +67,7 @@ def test_weights_that_a_resumed_run_overwrites_are_not_initialised(tmp_path):
     assert initialise(load_from='weights.pth')
     assert initialise(resume=True)  # nothing to resume from yet
     assert not initialise(resume=True, load_from='iter_3.pth')
-    (tmp_path / 'last_checkpoint').write_text('iter_3.pth')
+    torch.save({}, tmp_path / 'iter_3.pth')
     assert not initialise(resume=True)
 
 

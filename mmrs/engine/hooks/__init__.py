@@ -1,3 +1,4 @@
+from .checkpoint import CheckpointHook
 from .teacher_ema import TeacherEMAHook
 
-__all__ = ['TeacherEMAHook']
+__all__ = ['CheckpointHook', 'TeacherEMAHook']
