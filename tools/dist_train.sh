@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Train with several processes on one or more machines; without a GPU, on the CPU.
-# On several machines, run it on each, with NNODES, NODE_RANK and MASTER_ADDR set.
+# On several machines, run it on each, with NNODES, NODE_RANK and MASTER_ADDR set. PORT is by default a free one on one
+# machine, and 29500 on several.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
-    echo "usage: [NNODES=1] [NODE_RANK=0] [MASTER_ADDR=127.0.0.1] [PORT=29500] $0 CONFIG GPUS [OPTION OF train.py ...]" >&2
+    echo "usage: [NNODES=1] [NODE_RANK=0] [MASTER_ADDR=127.0.0.1] [PORT=...] $0 CONFIG GPUS [OPTION OF train.py ...]" >&2
     exit 2
 fi
 CONFIG=$1
 GPUS=$2
 TOOLS=$(cd "$(dirname "$0")" && pwd)
 
-PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python}" -m torch.distributed.run \
+PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python}" -m mmrs.utils.launch \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$GPUS" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" ${PORT:+--master_port="$PORT"} \
     "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}"

@@ -1,4 +1,4 @@
-"""Several processes without a GPU. Where there is one, MMEngine's own path is taken."""
+"""Several processes: without a GPU, where MMEngine has no path of its own, and batch statistics that go together."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import datetime
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
+from mmengine.runner import Runner
 from torch import nn
 from torch.distributed.constants import default_pg_timeout
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmrs.registry import HOOKS
 from mmrs.utils.errors import ConfigError
+from mmrs.utils.ranks import VARIABLES
 
-__all__ = ['CPUDistributedDataParallel', 'init_cpu_group', 'launcher_environment']
-
-_VARIABLES = {
-    'pytorch': ('RANK', 'LOCAL_RANK', 'WORLD_SIZE'),
-    'slurm': ('SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS'),
-    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
-}
+__all__ = ['BatchNormSyncHook', 'CPUDistributedDataParallel', 'init_cpu_group', 'launcher_environment']
 
 
 def launcher_environment(launcher: str) -> dict[str, str]:
@@ -33,14 +34,14 @@ def launcher_environment(launcher: str) -> dict[str, str]:
     Raises:
         ConfigError: The process was not started by that launcher.
     """
-    names = _VARIABLES[launcher]
+    names = VARIABLES[launcher]
     absent = [name for name in names if name not in os.environ]
     if absent:
         raise ConfigError(
             f'--launcher {launcher}, but {", ".join(absent)} is not set: this process was not started by it. '
             'Use tools/dist_train.sh or tools/slurm_train.sh, or --launcher none for a single process'
         )
-    found = dict(zip(_VARIABLES['pytorch'], (os.environ[name] for name in names)))
+    found = dict(zip(VARIABLES['pytorch'], (os.environ[name] for name in names)))
     address = os.environ.get('MASTER_ADDR')
     if address is None and launcher == 'slurm':
         nodes = subprocess.run(
@@ -78,3 +79,40 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
     def __init__(self, module: nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
         super().__init__(module=module, **kwargs)
+
+
+@HOOKS.register_module()
+class BatchNormSyncHook(Hook):
+    """Makes the running statistics of batch normalisation the means over the processes, after each step.
+
+    The processes then validate one and the same model, and what is saved is not of the first one's images alone. As the
+    statistics are moving averages, it is the same as averaging those of the batches. Layers in evaluation mode and
+    those of `SyncBN`, which go together anyway, are left alone.
+    """
+
+    priority = 'HIGH'  # before what looks at the model
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | tuple | list | None = None, outputs: Any = None
+    ) -> None:
+        """Average what the step has changed."""
+        if get_world_size() == 1:
+            return
+        statistics = [
+            value
+            for module in runner.model.modules()
+            if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+            # A momentum of 0, as of a teacher, changes nothing.
+            if module.training and module.track_running_stats and module.momentum != 0
+            for value in (module.running_mean, module.running_var)
+            if value is not None
+        ]
+        if statistics:
+            _average(statistics)
+
+
+def _average(tensors: Sequence[torch.Tensor]) -> None:
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    all_reduce(flat, 'mean')
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+        tensor.copy_(mean.view_as(tensor))

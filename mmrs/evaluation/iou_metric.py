@@ -75,12 +75,13 @@ class IoUMetric(MMSegIoUMetric):
     Args:
         ignore_index: Label of pixels that do not count.
         prefix: In front of the names of the values.
-        collect_device: Where the results of several processes meet, ``'cpu'`` or ``'gpu'``.
+        collect_device: How the results of several processes meet: ``'gpu'``, as messages (on a CPU too); ``'cpu'``, as
+            files in the folder ``.dist_test``, which all machines must share.
     """
 
     default_prefix = ''  # MMEngine warns of None
 
-    def __init__(self, ignore_index: int = 255, prefix: str | None = None, collect_device: str = 'cpu', **kwargs: Any):
+    def __init__(self, ignore_index: int = 255, prefix: str | None = None, collect_device: str = 'gpu', **kwargs: Any):
         super().__init__(ignore_index=ignore_index, prefix=prefix, collect_device=collect_device, **kwargs)
         self.matrix: np.ndarray | None = None
 

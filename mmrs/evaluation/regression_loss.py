@@ -20,12 +20,20 @@ class RegressionLoss(BaseMetric):
     Reports the mean over the pairs of ``regression/loss`` and of the loss of each feature map, not weighted. Lower is
     better. A pair of which no pixel shows in both images does not count.
 
+    Args:
+        collect_device: How the results of several processes meet: ``'gpu'``, as messages (on a CPU too); ``'cpu'``, as
+            files in the folder ``.dist_test``, which all machines must share.
+        prefix: In front of the names of the values.
+
     Raises:
         ConfigError: The data set has no pairs.
         DataError: No pair counts.
     """
 
     default_prefix = 'regression'
+
+    def __init__(self, collect_device: str = 'gpu', prefix: str | None = None, **kwargs: Any) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix, **kwargs)
 
     def process(self, data_batch: Mapping, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Take the ``regression_losses`` of a batch, as :class:`FeatureRegression` predicts them for pairs."""
@@ -35,11 +43,13 @@ class RegressionLoss(BaseMetric):
                     'RegressionLoss needs pairs, but the images of its data set come one by one: use a PairedDataset '
                     'or a GeographicPairedDataset of held-out pairs'
                 )
-            self.results.append(sample.get('regression_losses'))
+            # Never None, which MMEngine leaves out when it brings the results of several processes together; those
+            # that a sampler has added to share the pairs evenly would then count.
+            self.results.append(sample.get('regression_losses', {}))
 
-    def compute_metrics(self, results: list[dict[str, float] | None]) -> dict[str, float]:
+    def compute_metrics(self, results: list[dict[str, float]]) -> dict[str, float]:
         """Mean of all pairs."""
-        counted = [losses for losses in results if losses is not None]
+        counted = [losses for losses in results if losses]
         if not counted:
             raise DataError('none of the held-out pairs has a pixel that both of its images show')
         if len(counted) < len(results):

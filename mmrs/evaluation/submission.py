@@ -151,12 +151,13 @@ class SubmissionMetric(BaseMetric):
     Args:
         dataset_type: Name of the data set class, which knows what its server takes, see :func:`submission_format`.
         out_dir: Folder for the files. Files of the same names are replaced.
-        collect_device: Where the results of several processes meet, ``'cpu'`` or ``'gpu'``.
+        collect_device: How the results of several processes meet: ``'gpu'``, as messages (on a CPU too); ``'cpu'``, as
+            files in the folder ``.dist_test``, which all machines must share.
     """
 
     default_prefix = ''  # MMEngine warns of None
 
-    def __init__(self, dataset_type: str, out_dir: str | Path, collect_device: str = 'cpu') -> None:
+    def __init__(self, dataset_type: str, out_dir: str | Path, collect_device: str = 'gpu') -> None:
         super().__init__(collect_device=collect_device)
         self.form = submission_format(dataset_type)
         self.out_dir = Path(out_dir)

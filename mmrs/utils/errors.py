@@ -13,21 +13,29 @@ from __future__ import annotations
 import functools
 import os
 import re
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mmrs.utils.ranks import rank_and_number
+
 __all__ = [
+    'LOST_OTHERS',
     'CheckpointError',
     'ConfigError',
     'DataError',
     'OutputError',
+    'TrainingError',
     'UserError',
     'describe',
     'is_user_error',
+    'lost_others',
     'report_errors',
     'some',
+    'wait_for_turn',
 ]
 
 
@@ -49,6 +57,10 @@ class CheckpointError(UserError, RuntimeError):
 
 class OutputError(UserError, OSError):
     """An output that would overwrite something, or cannot be written."""
+
+
+class TrainingError(UserError, RuntimeError):
+    """A training that cannot go on, its numbers being what they are."""
 
 
 def some(names: Sequence[str], number: int = 5) -> str:
@@ -87,10 +99,46 @@ def describe(error: BaseException) -> str:
     return message.strip()
 
 
+#: Exit status of a process that could not go on without the others.
+LOST_OTHERS = 75
+
+#: Seconds that a process waits for its end before it reports an error that all may have, and one that it had because
+#: another process is gone. torchrun looks at its processes every 5 seconds at most.
+_PATIENCE, _LONG_PATIENCE = 6.0, 10.0
+
+# As torch, gloo and NCCL put it.
+_LOST = re.compile(
+    r'connection (was )?(likely )?(closed|reset|refused)|broken pipe|socket (closed|timeout)|timed out|time ?out|'
+    r'remote process (exited|has)|failed to (recv|send)|connect\w* .*failed',
+    re.IGNORECASE,
+)
+
+
+def lost_others(error: BaseException) -> bool:
+    """Whether an exception says that another process of the run is gone or does not answer."""
+    from_torch = any(kind.__name__ == 'DistError' for kind in type(error).__mro__) or 'gloo' in str(error)
+    return isinstance(error, RuntimeError) and from_torch and _LOST.search(str(error)) is not None
+
+
+def wait_for_turn(lost: bool = False) -> None:
+    """Let the first of several processes report what all may have to, and its launcher stop this one meanwhile.
+
+    Args:
+        lost: There is something to report because another process is gone: it, or its launcher, comes first.
+    """
+    rank, number = rank_and_number()
+    if number > 1 and (rank or lost):
+        time.sleep((_LONG_PATIENCE if lost else _PATIENCE) + min(rank, 20) / 2)
+
+
 def report_errors(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turn a tool's ``main(argv)`` into one that reports the user's errors on stderr and returns 2.
 
     Success returns 0, an interrupt by the keyboard 130. Set ``MMRS_TRACEBACK=1`` to see the traceback of every error.
+
+    Of several processes that have the same error, one reports it: rank 0 does at once, and its end makes the launcher
+    stop the others, which wait for that a while before they speak. Each ends without any clean-up that could wait for
+    another one. What another process's end has caused is reported by nobody, unless no launcher takes notice.
     """
 
     @functools.wraps(main)
@@ -98,12 +146,39 @@ def report_errors(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(*args, **kwargs) or 0
         except KeyboardInterrupt:
-            print('interrupted', file=sys.stderr)
+            if rank_and_number()[0] == 0:
+                print('interrupted', file=sys.stderr)
             return 130
         except Exception as error:
-            if os.environ.get('MMRS_TRACEBACK') == '1' or not is_user_error(error):
-                raise
-            print(f'error: {describe(error)}', file=sys.stderr)
-            return 2
+            rank, number = rank_and_number()
+            defect = os.environ.get('MMRS_TRACEBACK') == '1' or not is_user_error(error)
+            if number == 1:
+                if defect:
+                    raise
+                print(f'error: {describe(error)}', file=sys.stderr)
+                return 2
+            status = _report_one_of_several(error, defect, rank, number)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
     return wrapped
+
+
+def _report_one_of_several(error: Exception, defect: bool, rank: int, number: int) -> int:
+    """Report the error of one of several processes, in its turn; the exit status."""
+    lost = lost_others(error)
+    wait_for_turn(lost)
+    if lost and os.environ.get('MMRS_TRACEBACK') != '1':
+        seen = re.sub(r'^\[\S+\] ', '', describe(error).splitlines()[0]).split('. ')[0]
+        print(
+            f'error: rank {rank} of {number} processes (host {socket.gethostname()}) cannot go on without the others: '
+            f'one has ended, cannot be reached, or takes longer than env_cfg.dist_cfg.timeout ({seen}). What that one '
+            'printed says why',
+            file=sys.stderr,
+        )
+    elif defect:
+        traceback.print_exception(error)
+    else:
+        print(f'error: {describe(error)}', file=sys.stderr)
+    return LOST_OTHERS if lost else 1 if defect else 2

@@ -380,7 +380,8 @@ class FeatureRegression(EncoderDecoder):
         masks = [valid_pixels(data_samples[domain], inputs[domain]) for domain in ('target', 'source')]
         for name, reference in expected.items():
             # Half precision is too coarse for sums of squares over a map.
-            reference, student = reference.float(), found[name].float()
+            precision = torch.promote_types(reference.dtype, torch.float32)
+            reference, student = reference.to(precision), found[name].to(precision)
             valid = [self._valid_share(mask, student) for mask in masks]
             spread: Any = self.spread[self._module_name(name)]
             if training:

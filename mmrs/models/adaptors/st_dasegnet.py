@@ -357,14 +357,16 @@ class STDASegNet(EncoderDecoder):
             )
 
     def _check_batch(self, images: list[Tensor]) -> None:
-        pools = any(
-            isinstance(m, _BatchNorm)
+        pools = [
+            m
             for head in self.segmentor.heads
             for m in getattr(head, 'image_pool', nn.Identity()).modules()
-        )
-        if pools and min(map(len, images)) < 2 and not is_distributed():
+            if isinstance(m, _BatchNorm)
+        ]
+        alone = not is_distributed() or not all(isinstance(m, nn.SyncBatchNorm) for m in pools)
+        if pools and alone and min(map(len, images)) < 2:
             raise ConfigError(
                 'the batch holds 1 image, but the ASPP head pools each image to one pixel and batch normalisation '
-                'needs at least 2 of them: set train_dataloader.batch_size to 2 or more, or use several processes with '
+                'needs at least 2 of them: set train_dataloader.batch_size to 2 or more, or use several GPUs with '
                 'SyncBN'
             )

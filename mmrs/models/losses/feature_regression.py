@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 import torch
+from mmengine.dist import all_reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -85,6 +86,9 @@ class FeatureRegressionLoss(nn.Module):
     def forward(self, student: Tensor, reference: Tensor, student_valid: Tensor, reference_valid: Tensor) -> Tensor:
         """Weighted mean of the distance, over the batch.
 
+        Of several processes, which have to call this at the same time, each returns its part of the sum over the
+        weight of all, times their number: the mean of these, as that of the gradients, is the one of the whole batch.
+
         Args:
             student: Feature map ``(N, C, H, W)``.
             reference: The same of the reference, which gets no gradient.
@@ -95,7 +99,9 @@ class FeatureRegressionLoss(nn.Module):
             A scalar; 0 where no pixel is valid.
         """
         total, weight = self.sums(student, reference, student_valid, reference_valid)
-        return total.sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        share = weight.sum()
+        all_reduce(share, 'mean')
+        return total.sum() / share.clamp(min=torch.finfo(share.dtype).tiny)
 
     def sums(
         self, student: Tensor, reference: Tensor, student_valid: Tensor, reference_valid: Tensor

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from mmengine.dist import all_reduce
 from torch import Tensor
 
 
@@ -25,7 +26,8 @@ def make_pseudo_label(
 
     The share q of pixels whose confidence reaches ``threshold`` weighs the whole batch (as in DACS). With class
     weights, a pixel of at least ``rare_threshold`` gets ``q * class_weight[label]`` and any other ``q / 2``: nothing
-    is ignored, rare classes count more. Without class weights or ``rare_threshold`` every pixel weighs q.
+    is ignored, rare classes count more. Without class weights or ``rare_threshold`` every pixel weighs q. The batch is
+    the one of all processes together, which therefore have to call this at the same time.
 
     Args:
         logits: ``(N, K, H, W)``.
@@ -39,8 +41,15 @@ def make_pseudo_label(
     """
     top, label = logits.max(1)
     confidence = (top - logits.logsumexp(1)).exp()  # the softmax's maximum, without the softmax of the other classes
-    confident = (confidence >= threshold).to(logits.dtype)
-    share = confident.mean() if valid is None else (confident * valid).sum() / valid.sum().clamp(min=1)
+    confident = confidence >= threshold
+    if valid is None:
+        counts = torch.stack((confident.sum(), label.new_full((), label.numel())))
+    else:
+        counts = torch.stack(((confident & valid).sum(), valid.sum()))
+    all_reduce(counts)
+    # Half precision holds no such numbers.
+    counted, number = counts.to(torch.promote_types(logits.dtype, torch.float32))
+    share = (counted / number.clamp(min=1)).to(logits.dtype)
     if class_weight is None or rare_threshold is None:
         weight = share.expand_as(confidence)
     else:

@@ -213,6 +213,21 @@ def test_single_target_teacher_averages_teacher_and_source_student():
     assert torch.equal(pseudo.label, logits.argmax(1))
 
 
+def test_a_student_that_helps_to_teach_has_no_dropout_and_keeps_its_statistics():
+    model = build(config(self_training=dict(teacher='single_target', class_weight=None)))
+    model.segmentor.decode_head['source'].dropout.p = 0.9
+    images = model.data_preprocessor(batch(), True)['inputs']['target']
+    with torch.no_grad():
+        features = model.segmentor.extract([images])[0]
+        disentangled = model.segmentor.neck(*features)
+    before = copy.deepcopy(model.segmentor.decode_head['source'].state_dict())
+    first, second = (model.make_pseudo_label(images, features, disentangled) for _ in range(2))
+    assert len(first.label.unique()) > 1
+    assert torch.equal(first.label, second.label)
+    after = model.segmentor.decode_head['source'].state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_target_labels_change_nothing():
     plain, labelled = (loss_of(build(config()), batch(labelled_target=flag)) for flag in (False, True))
     # The labels of the second batch come last from the generator, so that its images are the same.

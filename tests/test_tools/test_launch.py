@@ -1,0 +1,266 @@
+"""The launcher, on programs that start faster than a training does."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmrs.utils import DataError
+from mmrs.utils.errors import LOST_OTHERS, lost_others, report_errors
+from mmrs.utils.launch import free_port, main
+from mmrs.utils.ranks import rank_and_number
+from tests.tiny_runs import REPOSITORY
+
+LAUNCHED = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT', 'OMP_NUM_THREADS')
+PREFIX = """\
+import os, signal, subprocess, sys, time
+rank = int(os.environ['RANK'])
+
+def say(*words):  # in one piece
+    os.write(1, (' '.join(map(str, words)) + '\\n').encode())
+
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts processes of a program; they are gone when the test ends."""
+    launchers = []
+
+    def start(text, number=2, *options):
+        file = tmp_path / 'program.py'
+        file.write_text(PREFIX + text)
+        known = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+        launcher = subprocess.Popen(
+            [sys.executable, '-m', 'mmrs.utils.launch', f'--nproc_per_node={number}', *options, str(file)],
+            env={**known, 'PYTHONPATH': str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+        launchers.append(launcher)
+        return launcher
+
+    yield start
+    for launcher in launchers:
+        launcher.kill()
+        launcher.communicate()
+
+
+def run(start, *arguments):
+    """Exit status, lines on stdout and on stderr."""
+    launcher = start(*arguments)
+    out, err = launcher.communicate(timeout=100)
+    return launcher.returncode, sorted(out.splitlines()), err.splitlines()
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or will be in a moment."""
+    for _ in range(100):
+        status = Path(f'/proc/{pid}/status')
+        try:
+            if re.search(r'^State:\s+[ZX]', status.read_text(), re.MULTILINE):
+                return True
+        except OSError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_what_the_processes_know(start):
+    text = "say(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR')))"
+    assert run(start, text, 3) == (0, [f'{i} {i} 3 3 127.0.0.1' for i in range(3)], [])
+    nodes = ['--nnodes=2', '--node_rank=1', '--master_addr=node0']
+    assert run(start, text, 2, *nodes) == (0, ['2 0 4 2 node0', '3 1 4 2 node0'], [])
+    port = str(free_port())
+    text = "say(os.environ['MASTER_PORT'], int(os.environ['OMP_NUM_THREADS']) >= 1)"
+    assert run(start, text, 2, f'--master_port={port}') == (0, [f'{port} True'] * 2, [])
+    assert len(set(run(start, text)[1])) == 1
+
+
+@pytest.mark.parametrize(
+    ('death', 'status', 'message'),
+    [
+        ('os.kill(os.getpid(), signal.SIGKILL)', 137, 'was ended by SIGKILL, often by the kernel because memory ran'),
+        ('os.kill(os.getpid(), signal.SIGSEGV)', 139, 'was ended by SIGSEGV, a crash of compiled code'),
+        ('os.kill(os.getpid(), signal.SIGTERM)', 143, 'was ended by SIGTERM'),
+        ('sys.exit(3)', 3, 'ended with exit status 3; what it printed is above'),
+    ],
+)
+@pytest.mark.parametrize('number', [2, 3])
+def test_one_that_dies_ends_all(start, death, status, message, number):
+    found, out, err = run(
+        start, f'say(os.getpid())\nif rank == 1:\n    time.sleep(1)\n    {death}\ntime.sleep(60)', number
+    )
+    assert found == status
+    assert err == [f'error: rank 1 of {number} processes (host {socket.gethostname()}) {err[0].split(") ", 1)[1]}']
+    assert message in err[0]
+    assert len(out) == number
+    assert all(ended(int(pid)) for pid in out)
+
+
+def test_one_that_does_not_listen_is_killed(start):
+    deaf = 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay(os.getpid())\n'
+    text = f'if rank == 0:\n    time.sleep(1)\n    sys.exit(3)\n{deaf}time.sleep(60)'
+    started = time.monotonic()
+    status, (pid,), _ = run(start, text)
+    assert status == 3
+    assert ended(int(pid))
+    assert time.monotonic() - started < 30
+
+
+def test_what_a_process_has_started_ends_with_it(start):
+    text = (
+        'if rank == 1:\n'
+        "    say(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid)\n"
+        '    os.kill(os.getpid(), signal.SIGKILL)\n'
+        'time.sleep(60)'
+    )
+    started = time.monotonic()
+    status, (pid,), _ = run(start, text)
+    assert status == 137
+    assert ended(int(pid))
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    ('number', 'status', 'message'),
+    [
+        (signal.SIGINT, 130, ['interrupted']),
+        (signal.SIGTERM, 143, ['SIGTERM came: all processes are stopped']),
+        (signal.SIGKILL, -9, []),
+    ],
+)
+def test_the_launcher_leaves_nothing_behind(start, number, status, message):
+    launcher = start('say(os.getpid())\ntime.sleep(60)')
+    pids = [int(launcher.stdout.readline()) for _ in range(2)]
+    launcher.send_signal(number)
+    _, err = launcher.communicate(timeout=30)
+    assert (launcher.returncode, err.splitlines()) == (status, message)
+    assert all(ended(pid) for pid in pids)
+
+
+def test_mistakes(start, capsys):
+    with socket.socket() as taken:
+        taken.bind(('', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(['--nproc_per_node=1', f'--master_port={port}', 'x.py']) == 2
+    assert f'error: port {port} of this machine cannot be used (Address already in use)' in capsys.readouterr().err
+    for arguments, message in (
+        (['--nproc_per_node=0', 'x.py'], 'nproc_per_node is 0; at least 1'),
+        (['--nproc_per_node=1', '--nnodes=2', '--node_rank=2', 'x.py'], 'node_rank is 2; with 2 machines 0 to 1'),
+        (['--nproc_per_node=1'], 'there is no command'),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err
+
+
+REPORT = """\
+from mmrs.utils import DataError, errors
+errors._PATIENCE, errors._LONG_PATIENCE = 1.0, 6.0
+
+@errors.report_errors
+def main():
+    {}
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize('ranks', [(0, 1, 2), (1,), (1, 2)])
+def test_one_of_several_reports(start, ranks):
+    mistake = REPORT.format(f"if rank in {ranks}: raise DataError('a.tif is torn')\n    time.sleep(60)")
+    assert run(start, mistake, 3) == (2, [], ['error: a.tif is torn'])
+    defect = REPORT.format(f"if rank in {ranks}: int('x')\n    time.sleep(60)")
+    status, _, err = run(start, defect, 3)
+    assert status == 1
+    assert [line for line in err if not line.startswith(' ')] == [
+        'Traceback (most recent call last):',
+        "ValueError: invalid literal for int() with base 10: 'x'",
+        f'error: rank {ranks[0]} of 3 processes (host {socket.gethostname()}) ended with exit status 1; '
+        'what it printed is above. All processes of this machine are stopped',
+    ]
+
+
+GLOO = REPORT.format("""\
+import torch
+    from mmrs.engine.distributed import init_cpu_group
+    init_cpu_group(60)
+    torch.distributed.all_reduce(torch.ones(1))
+    if rank == 1: {}
+    for _ in range(1000): torch.distributed.all_reduce(torch.ones(1))
+""")
+needs_distributed = pytest.mark.skipif(not torch.distributed.is_available(), reason='torch without torch.distributed')
+
+
+@needs_distributed
+def test_the_others_have_nothing_to_add(start):
+    status, _, err = run(start, GLOO.format("raise DataError('a.tif is torn')"), 3)
+    assert (status, err) == (2, ['error: a.tif is torn'])
+
+
+@needs_distributed
+def test_one_that_leaves_the_others(start):
+    status, _, err = run(start, GLOO.format('sys.exit(0)'))
+    assert status == LOST_OTHERS
+    lost, left = (line for line in err if line.startswith('error: '))
+    assert lost.startswith('error: rank 0 of 2 processes')
+    assert 'cannot go on without the others' in lost
+    assert re.search(r'error: rank 1 of 2 .* ended with exit status 0 before the others were done\.', left)
+    assert 'Traceback' not in ''.join(err)
+
+
+class DistError(RuntimeError):
+    """As torch has it."""
+
+
+@pytest.mark.parametrize(
+    ('error', 'expected'),
+    [
+        (RuntimeError('[/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1'), True),
+        (RuntimeError('[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv'), True),
+        (DistError('NCCL error ... ncclRemoteError: A call failed possibly due to a network error or a remote process '
+                   'exiting prematurely. remote process exited or there was a network error'), True),
+        (DistError('Failed to recv, got 0 bytes. Connection was likely closed.'), True),
+        (DistError('Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000'), False),
+        (RuntimeError('shape mismatch'), False),
+        (RuntimeError('DataLoader timed out after 5 seconds'), False),
+        (DataError('https://host: connection refused'), False),
+    ],
+)  # fmt: skip
+def test_what_tells_of_a_lost_process(error, expected):
+    assert lost_others(error) is expected
+
+
+def test_rank_of_a_process(monkeypatch):
+    for name in (*LAUNCHED, 'SLURM_PROCID', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    assert rank_and_number() == (0, 1)
+    monkeypatch.setenv('SLURM_PROCID', '3')
+    assert rank_and_number() == (0, 1)
+    monkeypatch.setenv('SLURM_NTASKS', '4')
+    assert rank_and_number() == (3, 4)
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert rank_and_number() == (1, 2)
+
+
+def test_only_the_first_says_that_it_was_interrupted(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    for rank, expected in (('0', 'interrupted\n'), ('1', '')):
+        monkeypatch.setenv('RANK', rank)
+        assert report_errors(interrupted)() == 130
+        assert capsys.readouterr().err == expected
