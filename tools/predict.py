@@ -13,7 +13,7 @@ from mmrs.apis.inference import BACKENDS
 from mmrs.prediction.mapping import MapReport
 from mmrs.prediction.maps import DTYPES, EXTRA_LAYERS
 from mmrs.prediction.window_grid import BLENDS
-from mmrs.utils.arguments import add_cfg_options
+from mmrs.utils.arguments import add_cfg_options, add_trust
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -88,6 +88,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument('--overwrite', action='store_true', help='replace maps that exist')
     what.add_argument('--dry-run', action='store_true', help='only say what would be done')
 
+    add_trust(parser)
     add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.vector is None and (args.min_area or args.simplify):
@@ -116,7 +117,7 @@ _MODEL = (
 @report_errors
 def main(argv: list[str] | None = None) -> int:
     args = vars(parse_args(argv))
-    inferencer = SegInferencer(**{name: args.pop(name) for name in (*_MODEL, 'tta', 'amp')})
+    inferencer = SegInferencer(**{name: args.pop(name) for name in (*_MODEL, 'tta', 'amp', 'trust_checkpoint')})
     report = inferencer.predict_rasters(**args)
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         say(report)

@@ -4,19 +4,21 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmrs.apis.train import explained_errors
-from mmrs.engine.checkpoint import read_checkpoint, state_dict_of
+from mmrs.engine.checkpoint import read_checkpoint, state_dict_of, trusting_checkpoints
 from mmrs.models.adaptors.st_dasegnet_release import convert_release
 from mmrs.registry import MODELS
+from mmrs.utils.config import load_config
 from mmrs.utils.files import atomic_path
 
 __all__ = ['convert_st_dasegnet']
 
 
-def convert_st_dasegnet(src: str | Path, dst: str | Path, config: str | Path, overwrite: bool = False) -> Counter[str]:
+def convert_st_dasegnet(
+    src: str | Path, dst: str | Path, config: str | Path, overwrite: bool = False, trust_checkpoint: bool = False
+) -> Counter[str]:
     """Rename a checkpoint of the ST-DASegNet release for this project's model and save it.
 
     Args:
@@ -24,19 +26,23 @@ def convert_st_dasegnet(src: str | Path, dst: str | Path, config: str | Path, ov
         dst: The file to write.
         config: Configuration of the model that it belongs to.
         overwrite: Whether to replace ``dst``.
+        trust_checkpoint: Unpickle the checkpoint fully if need be, which can run any code.
 
     Returns:
         How many tensors each part of the model received.
 
     Raises:
+        ConfigError: If the configuration cannot be read.
         CheckpointError: If the checkpoint cannot be read, or does not fill the model exactly.
         OutputError: If ``dst`` exists.
     """
-    cfg = Config.fromfile(str(config))
+    cfg = load_config(config)
     init_default_scope(cfg.get('default_scope', 'mmrs'))
     with explained_errors(cfg):
         model = MODELS.build(cfg.model)
-    state = convert_release(state_dict_of(read_checkpoint(src), src), model)
+    with trusting_checkpoints(trust_checkpoint):
+        released = read_checkpoint(src)
+    state = convert_release(state_dict_of(released, src), model)
     model.load_state_dict(state)
     with atomic_path(dst, overwrite) as temporary:
         torch.save(dict(state_dict=state), temporary)

@@ -12,6 +12,7 @@ from prettytable import PrettyTable
 
 from mmrs.apis.statistics import fill_statistics
 from mmrs.apis.train import build_runner, default_work_dir, explained_errors
+from mmrs.engine.checkpoint import trusting_checkpoints
 from mmrs.evaluation import IoUMetric, scores
 from mmrs.evaluation.submission import SubmissionMetric, check_dataset, submission_format
 from mmrs.utils.config import load_config
@@ -71,6 +72,7 @@ def evaluate(
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = 'none',
     overwrite: bool = False,
+    trust_checkpoint: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on the test set of a configuration.
 
@@ -89,6 +91,7 @@ def evaluate(
         cfg_options: Dotted keys and values that override the configuration.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
         overwrite: Write into folders and over a file that exist already.
+        trust_checkpoint: Unpickle the checkpoint fully if need be, which can run any code.
 
     Returns:
         What the evaluators returned, and under ``classes`` and ``confusion_matrix`` the details, in the first process.
@@ -134,7 +137,7 @@ def evaluate(
         dataset.pipeline = without_labels(dataset.pipeline)
 
     runner = build_runner(cfg)
-    with explained_errors(cfg):
+    with explained_errors(cfg), trusting_checkpoints(trust_checkpoint):
         if format_only:
             check_dataset(runner.test_loop.dataloader.dataset)
         results = dict(runner.test())

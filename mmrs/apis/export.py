@@ -66,6 +66,7 @@ def export_onnx(
     tolerance: float = TOLERANCE,
     cfg_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    trust_checkpoint: bool = False,
 ) -> dict[str, float]:
     """Write the part of a model that predicts as an ONNX file, and compare the two in onnxruntime and PyTorch.
 
@@ -82,6 +83,7 @@ def export_onnx(
             if that is above 1. Rounding errors of a trained network are around 1e-6.
         cfg_options: Dotted keys and values that override the configuration.
         overwrite: Replace `out`.
+        trust_checkpoint: Unpickle the checkpoint fully if need be, which can run any code.
 
     Returns:
         The greatest differences between onnxruntime and PyTorch on random images of three sizes: of `probabilities`,
@@ -99,7 +101,7 @@ def export_onnx(
     if not tolerance > 0:
         raise ConfigError(f'tolerance is {tolerance}; a difference above 0 was expected')
     with atomic_path(out, overwrite) as temporary:
-        model = init_model(config, checkpoint, 'cpu', cfg_options)
+        model = init_model(config, checkpoint, 'cpu', cfg_options, trust_checkpoint)
         predictor = TorchPredictor(model)
         graph = _Graph(model, predictor.mean, predictor.std).eval()
         exported = onnx.load_model_from_string(_trace(graph, opset))

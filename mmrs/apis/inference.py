@@ -20,8 +20,9 @@ from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
 
 from mmrs.apis.statistics import fill_statistics, leaves, loaded_bands
+from mmrs.apis.train import explained_errors
 from mmrs.datasets.rasters import read_image
-from mmrs.engine.checkpoint import Match, load_matching, read_checkpoint, state_dict_of
+from mmrs.engine.checkpoint import Match, load_matching, read_checkpoint, state_dict_of, trusting_checkpoints
 from mmrs.engine.distributed import init_cpu_group
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapSettings
@@ -35,7 +36,7 @@ from mmrs.prediction.stream import Task, stream
 from mmrs.prediction.window_grid import WindowGrid
 from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import check_types, load_config, remove_pretrained
-from mmrs.utils.errors import CheckpointError, ConfigError, some
+from mmrs.utils.errors import CheckpointError, ConfigError, UserError, some
 from mmrs.version import __version__
 
 __all__ = ['Prediction', 'SegInferencer', 'init_model']
@@ -58,6 +59,7 @@ def init_model(
     checkpoint: str | Path | None = None,
     device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
+    trust_checkpoint: bool = False,
 ) -> BaseSegmentor:
     """Build a model for prediction.
 
@@ -66,6 +68,7 @@ def init_model(
         checkpoint: Weights to load; without them the model is as random as it was built.
         device: ``'cpu'``, ``'cuda:1'``, ...; by default the first GPU if there is one.
         cfg_options: Dotted keys and values that override the configuration.
+        trust_checkpoint: Unpickle the checkpoint fully if need be, which can run any code.
 
     Returns:
         The model in evaluation mode, with its configuration as ``cfg`` and classes and palette as ``dataset_meta``.
@@ -82,12 +85,17 @@ def init_model(
     init_default_scope(cfg.get('default_scope', 'mmrs'))
     remove_pretrained(cfg.model)
     try:
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    except TypeError as error:  # an argument that a class does not take
-        raise ConfigError(f'config {cfg.filename}: the model cannot be built: {error}') from error
+        with explained_errors(cfg):
+            model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    except UserError:
+        raise
+    except Exception as error:  # whatever classes of other packages raise about their arguments
+        reason = f'{type(error).__name__}: {error}'
+        raise ConfigError(f'config {cfg.filename}: the model cannot be built: {reason}') from error
     meta: Mapping[str, Any] = {}
     if checkpoint is not None:
-        state = read_checkpoint(checkpoint)
+        with trusting_checkpoints(trust_checkpoint):
+            state = read_checkpoint(checkpoint)
         _require_what_predicts(load_matching(model, state_dict_of(state, checkpoint), checkpoint), checkpoint)
         meta = state.get('meta', {}).get('dataset_meta') or {}
     if not meta and cfg.get('test_dataloader'):
@@ -139,6 +147,7 @@ class SegInferencer:
         bands: Numbers of the bands of a file to read, counted from 1; by default those of the test pipeline.
         tta: Average over four flips of each window.
         amp: Compute in bfloat16 where torch finds that safe; for the backend ``torch`` only.
+        trust_checkpoint: Unpickle the checkpoint fully if need be, which can run any code.
 
     Raises:
         ConfigError: Something in the configuration or the options cannot work.
@@ -166,6 +175,7 @@ class SegInferencer:
         bands: Sequence[int] | None = None,
         tta: bool = False,
         amp: bool = False,
+        trust_checkpoint: bool = False,
     ) -> None:
         cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
         if backend not in BACKENDS:
@@ -179,7 +189,7 @@ class SegInferencer:
                 raise ConfigError('amp is for the backend torch: an ONNX file has its precision')
             self.predictor = OnnxPredictor(checkpoint, device)
         else:
-            self.predictor = TorchPredictor(init_model(cfg, checkpoint, device), amp)
+            self.predictor = TorchPredictor(init_model(cfg, checkpoint, device, trust_checkpoint=trust_checkpoint), amp)
         if tta:
             self.predictor = FlipAverage(self.predictor)
         dataset = next(leaves(cfg.test_dataloader.dataset)) if cfg.get('test_dataloader') else {}

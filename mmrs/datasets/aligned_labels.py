@@ -1,13 +1,11 @@
 """Label rasters on the pixel grid of an image."""
 
 import os
-import warnings
 from math import prod
 
 import numpy as np
-import rasterio
+import rasterio.windows
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
@@ -16,6 +14,7 @@ from mmrs.datasets.handles import file_state, handles
 from mmrs.datasets.rasters import (
     PathLike,
     open_raster,
+    open_unmanaged,
     read_coverage,
     read_ids,
     reading,
@@ -70,9 +69,7 @@ def _open_labels(path: str, img_path: str, grid_shape: tuple[int, int]) -> tuple
     """The label raster, or a view of it on the image's grid; and whether it is the raster itself."""
     with open_raster(img_path, quiet=True) as image:
         grid = RasterGrid.of(image)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        labels = rasterio.open(path)
+    labels = open_unmanaged(path)
     require_one_band(path, labels.count)
     own = RasterGrid.of(labels)
     check_labels_fit(img_path, grid, path, own)

@@ -11,8 +11,9 @@ from mmrs.datasets.classes import IGNORE_INDEX, load_classes
 from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters
 from mmrs.datasets.samplers.rare_class import RareClassSampling
 from mmrs.datasets.statistics import class_statistics
+from mmrs.datasets.transforms.arguments import require_text
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, DataError
 
 
 @DATASETS.register_module()
@@ -42,6 +43,7 @@ class RemoteSensingDataset(BaseSegDataset):
     Raises:
         FileNotFoundError: A folder, `ann_file`, `classes_file`, an image that `ann_file` lists, or the label map of an
             image is missing.
+        DataError: `ann_file` is no text.
         ValueError: There are no images, or two of one name; `class_map` names a class that the data set lacks, or one
             twice.
     """
@@ -58,6 +60,14 @@ class RemoteSensingDataset(BaseSegDataset):
         data_root: str | None = None,
         **kwargs: Any,
     ) -> None:
+        for name, text in dict(classes_file=classes_file, data_root=data_root, ann_file=kwargs.get('ann_file')).items():
+            require_text(self, name, text)
+        for name, texts in dict(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix).items():
+            require_text(self, name, texts, several=True)
+        for name, mapping in dict(metainfo=metainfo, rare_class_sampling=rare_class_sampling).items():
+            if mapping is not None and not isinstance(mapping, Mapping):
+                raise ConfigError(f'{type(self).__name__}: {name} is {mapping!r}; dict(...) was expected')
+        require_text(self, 'metainfo.classes', (metainfo or {}).get('classes'), several=True)
         self._index_of_id: dict[int, int] | None = None
         self.label_map: dict[int, int] | None
         if classes_file is not None:
@@ -172,8 +182,11 @@ class RemoteSensingDataset(BaseSegDataset):
         """The images that `ann_file` lists, one name a line, with or without suffix."""
         if not os.path.isfile(self.ann_file):
             raise FileNotFoundError(f'{self.ann_file}: no such file; a list of image names was expected there')
-        with open(self.ann_file, encoding='utf-8') as file:
-            names = [line.strip() for line in file if line.strip()]
+        try:
+            with open(self.ann_file, encoding='utf-8-sig') as file:
+                names = [line.strip() for line in file if line.strip()]
+        except UnicodeDecodeError as error:
+            raise DataError(f'{self.ann_file} is no text: {error}. A list of image names was expected') from error
         stem_of = {**{path: stem for stem, path in images.items()}, **{stem: stem for stem in images}}
         missing = [name for name in names if name not in stem_of]
         if missing:

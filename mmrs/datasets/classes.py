@@ -96,6 +96,31 @@ def to_hex(colour: Sequence[int]) -> str:
     return '#{:02X}{:02X}{:02X}'.format(*(int(value) for value in colour))
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, without aliases: a few lines of them stand for more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f'line {self.peek_event().start_mark.line + 1} has an alias (*name); write it out')
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Reads a YAML file of plain values; no tag in it makes an object of anything else.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not YAML.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'{path}: no such file; a table of classes (YAML) was expected there')
+    with open(path, encoding='utf-8') as file:
+        try:
+            return yaml.load(file, _PlainLoader)
+        except Exception as error:  # tags such as !!int raise whatever their text leads to
+            raise ValueError(f'{path} is not YAML: {error or type(error).__name__}') from error
+
+
 def load_classes(path: str | Path) -> ClassTable:
     """Reads a table of classes.
 
@@ -108,14 +133,7 @@ def load_classes(path: str | Path) -> ClassTable:
         FileNotFoundError: There is no such file.
         ValueError: The file is not such a table; the message names the entry.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'{path}: no such file; a table of classes (YAML) was expected there')
-    with open(path, encoding='utf-8') as file:
-        try:
-            content = yaml.safe_load(file)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f'{path} is not YAML: {error}') from error
-    return parse_classes(content, where=str(path))
+    return parse_classes(read_yaml(path), where=str(path))
 
 
 def parse_classes(content: Any, where: str) -> ClassTable:
@@ -156,7 +174,7 @@ def _parse_class(entry: Any, where: str) -> LabelClass:
     where = f'{where} ({entry["name"]})'
     unknown = set(entry) - {'name', 'id', 'color', 'ignore'}
     if unknown:
-        raise ValueError(f'{where} has unknown keys {sorted(unknown)}; known are name, id, color, ignore.')
+        raise ValueError(f'{where} has unknown keys {sorted(map(str, unknown))}; known are name, id, color, ignore.')
     if not isinstance(entry.get('ignore', False), bool):
         raise ValueError(f'{where}: ignore is {entry["ignore"]!r}; true or false was expected.')
     ids = entry.get('id', [])

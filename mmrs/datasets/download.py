@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -31,6 +34,23 @@ __all__ = ['ResumingDownloader', 'download', 'unpack']
 
 #: Seconds without a byte after which a connection counts as lost.
 TIMEOUT = 30
+
+#: How many times its size an archive may unpack to: images are compressed already.
+MOST_GROWTH = 10
+
+# What zipfile and tarfile raise about archives that are cut or changed; the last two of an unknown way of compression
+# and of encryption.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 # Small: what has arrived of a chunk when a connection is lost is lost too.
 _CHUNK = 1 << 16
@@ -220,7 +240,7 @@ def unpack(path: Path, archive: Archive, out: Path) -> None:
         out: Folder to unpack to.
 
     Raises:
-        DataError: The file is no whole archive, or lacks files.
+        DataError: The file is no whole archive, lacks files, or stands for far more than its size.
     """
     temporary = out / f'.{archive.top}.part'
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
@@ -228,16 +248,26 @@ def unpack(path: Path, archive: Archive, out: Path) -> None:
         with _opened(path) as found, _progress() as progress:
             members = {member.name: member for member in found if _is_wanted(member.name, archive)}
             _compare(path, archive, list(members))
+            size = sum(member.size for member in members.values())
+            if size > MOST_GROWTH * archive.size:
+                raise DataError(
+                    f'{path} would unpack to {size} bytes, where an archive of {archive.size} bytes was expected: it '
+                    'is another file. Remove it, and run the same command again'
+                )
             for folder in archive.folders:
                 (temporary / folder).mkdir(parents=True)
-            bar = progress.add_task(f'unpacking {path.name}', total=sum(member.size for member in members.values()))
+            bar = progress.add_task(f'unpacking {path.name}', total=size)
             for member in members.values():
                 # Reading a zip file's member to the end compares its checksum.
                 with member.open() as source, open(temporary / member.name, 'wb') as file:
                     shutil.copyfileobj(source, file)
                 progress.advance(bar, member.size)
         (temporary / archive.top).rename(out / archive.top)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+    except DataError:
+        raise
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # no room or no permission; those two are about the content
         raise DataError(
             f'{path} ({path.stat().st_size} bytes) is damaged: {error}. Expected: an archive of {archive.size} bytes. '
             'Remove it, and run the same command again'

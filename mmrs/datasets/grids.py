@@ -10,6 +10,8 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
 
+from mmrs.utils.errors import DataError
+
 #: Two grids are one where no corner is further apart than this, in pixels. Writers of GeoTIFFs differ by rounding.
 TOLERANCE = 1e-3
 
@@ -37,7 +39,13 @@ class RasterGrid:
 
     @classmethod
     def of(cls, raster: DatasetReader) -> 'RasterGrid':
-        """The grid of an open raster."""
+        """The grid of an open raster; raises DataError where its pixels have a place but no area."""
+        determinant = raster.transform.determinant
+        if raster.crs is not None and not 0 < abs(determinant) < math.inf:
+            raise DataError(
+                f'{raster.name} has the transform {tuple(raster.transform)[:6]}, by which its pixels have no area. '
+                'Correct it: gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM FILE'
+            )
         return cls(raster.crs, raster.transform, raster.width, raster.height)
 
     @property

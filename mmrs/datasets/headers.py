@@ -9,10 +9,14 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rich.progress import track
 
 from mmrs.datasets.grids import RasterGrid
-from mmrs.datasets.rasters import image_bands, open_raster, read_image, require_last_block
+from mmrs.datasets.rasters import colour_kinds, image_bands, open_raster, read_image
 from mmrs.datasets.windows import partition
+from mmrs.utils.errors import DataError
 
 _THREADS = 8  # opening files is mostly waiting, in particular on a network
+
+# A map of all land in pixels of 10 m has fewer. A list of the windows of many more would fill the memory.
+_MOST_PIXELS = 1 << 42
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,11 @@ def read_headers(paths: Sequence[str], find_empty: bool) -> list[RasterHeader]:
 
 def _read_header(path: str, find_empty: bool) -> RasterHeader:
     with open_raster(path, quiet=True) as raster:
-        require_last_block(path, raster)
+        if raster.width * raster.height > _MOST_PIXELS:
+            raise DataError(
+                f'{path} says that it has {raster.width} x {raster.height} pixels (width x height), more than any '
+                'raster. Restore the file from its source.'
+            )
         numbers = image_bands(raster)
         dtypes = sorted({raster.dtypes[number - 1] for number in numbers})
         declares = any(MaskFlags.all_valid not in flags for flags in raster.mask_flag_enums)
@@ -74,7 +82,7 @@ def _read_header(path: str, find_empty: bool) -> RasterHeader:
             path,
             RasterGrid.of(raster),
             raster.count,
-            3 if raster.colorinterp[0] == ColorInterp.palette else len(numbers),
+            3 if colour_kinds(raster)[0] == ColorInterp.palette else len(numbers),
             '/'.join(dtypes),
             raster.compression is not None and raster.block_shapes[0][1] == raster.width,
             find_empty and may_lack_data and not _has_data(path, raster.shape),

@@ -5,19 +5,21 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError  # what rasterio lets through of GDAL's errors
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from mmrs.datasets.handles import bound_block_cache, file_state, handles
+from mmrs.utils.errors import DataError
 
 PathLike = str | Path
 
@@ -26,6 +28,10 @@ RASTER_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.jp2')
 
 # These formats carry no geographic reference, so its absence is not worth a warning; in a GeoTIFF it is.
 _PLAIN_SUFFIXES = ('.png', '.jpg', '.jpeg')
+
+# What a file of such a suffix is read as, whichever of these formats it is in. GDAL would take its word for being a
+# virtual raster or the address of a map server, too, and read other files or ask the network in its place.
+_IMAGE_DRIVERS = ('GTiff', 'PNG', 'JPEG', 'JP2OpenJPEG', 'JP2KAK', 'JP2ECW', 'JP2MrSID', 'WEBP', 'BMP', 'GIF')
 
 _PNG_END = b'IEND\xaeB`\x82'
 
@@ -39,6 +45,8 @@ _OPTIONS = {
     'GDAL_DISABLE_READDIR_ON_OPEN': 'TRUE',
     # Otherwise what is missing from a cut JPEG is grey, and nothing is said.
     'GDAL_ERROR_ON_LIBJPEG_WARNING': 'TRUE',
+    # A virtual raster may bring code for its pixels.
+    'GDAL_VRT_ENABLE_PYTHON': 'NO',
 }
 
 
@@ -52,10 +60,10 @@ def open_raster(path: PathLike, quiet: bool = False) -> Iterator[DatasetReader]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        OSError: The file cannot be opened, or a read inside the `with` block fails.
+        OSError: The file cannot be opened, holds no pixels or is cut, or a read inside the `with` block fails.
     """
     path = os.fspath(path)
-    with reading(path), _open(path, quiet) as raster:
+    with reading(path), open_unmanaged(path, quiet) as raster:
         yield raster
 
 
@@ -73,18 +81,19 @@ def shared_raster(path: PathLike) -> Iterator[DatasetReader]:
 def _open_shared(path: str) -> DatasetReader:
     # Reads windows of uncompressed files as they are, without a detour over GDAL's block cache: twice as fast.
     with rasterio.Env(GTIFF_DIRECT_IO='YES'):
-        raster = _open(path)
-    require_last_block(path, raster)  # that way of reading does not notice what is missing
-    return raster
+        return open_unmanaged(path)
 
 
-def _open(path: str, quiet: bool = True) -> DatasetReader:
+def open_unmanaged(path: str, quiet: bool = True) -> DatasetReader:
+    """Opens a raster for reading, without the care for GDAL's errors that `reading` around it takes."""
     with warnings.catch_warnings():
         if quiet or os.path.splitext(path)[1].lower() in _PLAIN_SUFFIXES:
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
         bound_block_cache()
-        raster = rasterio.open(path)
+        drivers = _IMAGE_DRIVERS if path.lower().endswith(RASTER_SUFFIXES) else None
+        raster = DatasetReader(path, driver=drivers)  # `rasterio.open` takes one driver only
     _kinds_of[raster] = raster.colorinterp
+    require_last_block(path, raster)
     return raster
 
 
@@ -99,7 +108,7 @@ def reading(path: str) -> Iterator[None]:
     try:
         with rasterio.Env(**options):
             yield
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError, UnicodeDecodeError) as error:
         if not path.startswith('/vsi') and not os.path.exists(path):
             raise FileNotFoundError(f'{path}: no such file') from error
         raise OSError(
@@ -109,20 +118,38 @@ def reading(path: str) -> Iterator[None]:
 
 
 def require_last_block(path: str, raster: DatasetReader) -> None:
-    """Raises OSError for a GeoTIFF that was cut while it was copied, without reading it."""
-    if raster.driver != 'GTiff' or not os.path.isfile(path):
+    """Raises OSError for a GeoTIFF that was cut, or has lost the table of its blocks, without reading its pixels.
+
+    Not all ways of reading notice the former. The latter is black to GDAL, for blocks without data need not be there; a
+    file that leaves all of them out on purpose declares what no data is.
+    """
+    if raster.driver != 'GTiff':
         return
     rows, columns = raster.block_shapes[-1]
-    block = f'{ceil(raster.width / columns) - 1}_{ceil(raster.height / rows) - 1}'
-    offset, size = (raster.get_tag_item(f'BLOCK_{key}_{block}', 'TIFF', raster.count) for key in ('OFFSET', 'SIZE'))
-    if offset is None or size is None:  # a block without data need not be there
-        return
-    end, length = int(offset) + int(size), os.path.getsize(path)
-    if end > length:
+    down, across = ceil(raster.height / rows), ceil(raster.width / columns)
+    length = os.path.getsize(path) if os.path.isfile(path) else None
+
+    def end(row: int, column: int) -> int | None:
+        keys = (f'BLOCK_{key}_{column}_{row}' for key in ('OFFSET', 'SIZE'))
+        offset, size = (raster.get_tag_item(key, 'TIFF', raster.count) for key in keys)
+        return None if offset is None or size is None else int(offset) + int(size)
+
+    last = end(down - 1, across - 1)
+    if last is not None and length is not None and last > length:
         raise OSError(
-            f'{path} is cut: it has {length} bytes, but its last block of pixels ends at byte {end}. Restore the file '
-            'from its source.'
+            f'{path} cannot be read as an image: it is cut: it has {length} bytes, but its last block of pixels ends '
+            f'at byte {last}. Restore the file from its source.'
         )
+    if last is None:
+        # The table of the blocks takes some bytes for each, with or without pixels.
+        lost = length is not None and down * across > length
+        if not lost and MaskFlags.all_valid in raster.mask_flag_enums[-1]:
+            lost = all(end(row, column) is None for row in range(down) for column in range(across))
+        if lost:
+            raise OSError(
+                f'{path} cannot be read as an image: its blocks of pixels are missing. Restore the file from its '
+                'source.'
+            )
 
 
 def require_all_blocks(raster: DatasetReader, length: int) -> None:
@@ -184,7 +211,7 @@ def read_image(
     """
     with open_raster(path) if window is None else shared_raster(path) as raster:
         part, shape = _part(raster, window, grid_shape, Resampling.average, Resampling.bilinear)
-        paletted = _kinds(raster)[0] == ColorInterp.palette
+        paletted = colour_kinds(raster)[0] == ColorInterp.palette
         count = 3 if paletted else raster.count
         if bands is not None and not all(1 <= band <= count for band in bands):
             raise ValueError(f'{path} has {count} bands, numbered from 1; bands {list(bands)} were asked for.')
@@ -195,7 +222,9 @@ def read_image(
         else:
             numbers = image_bands(raster) if bands is None else list(bands)
             whole_bytes = all(raster.dtypes[number - 1] == 'uint8' for number in numbers)
-            image = np.empty((*shape, len(numbers)), np.uint8 if whole_bytes else np.float32)
+            kind = np.dtype(np.uint8 if whole_bytes else np.float32)
+            _require_memory(path, shape, len(numbers) * kind.itemsize)
+            image = np.empty((*shape, len(numbers)), kind)
             # Straight into place: each further copy of a large window costs as much again, mostly for fresh memory.
             raster.read(numbers, out=image.transpose(2, 0, 1), **part)
         valid = shown_pixels(raster, numbers, out_shape=shape, **part)
@@ -207,6 +236,17 @@ def read_image(
         return image, None
     fill_missing(image, valid)
     return image, valid
+
+
+def _require_memory(path: PathLike, shape: tuple[int, int], size: int) -> None:
+    """Raises DataError where the pixels, of `size` bytes each, would take most of this machine's memory."""
+    needed, present = prod(shape) * size, os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    if needed > present / 2:
+        raise DataError(
+            f'{path} says that it has {shape[1]} x {shape[0]} pixels (width x height): {needed / 1e9:.1f} GB, of '
+            f'{present / 1e9:.1f} GB of memory. If that is true, read it by window: RasterDataset(crop_size=...) or '
+            'tools/predict.py; else restore the file from its source.'
+        )
 
 
 def fill_missing(image: np.ndarray, valid: np.ndarray) -> None:
@@ -228,7 +268,7 @@ def shown_pixels(raster: DatasetReader, numbers: Sequence[int], **part: Any) -> 
     # Plain images declare no mask, and shall pay nothing for one.
     flags = {flag for number in numbers for flag in raster.mask_flag_enums[number - 1]}
     masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-    masked |= MaskFlags.nodata in flags and _kinds(raster)[0] == ColorInterp.palette
+    masked |= MaskFlags.nodata in flags and colour_kinds(raster)[0] == ColorInterp.palette
     shown = raster.dataset_mask(**part) > 0 if masked else None
     alpha = _alpha(raster)
     if alpha is None or alpha in numbers:
@@ -242,12 +282,13 @@ def image_bands(raster: DatasetReader) -> list[int]:
     return [number for number in raster.indexes if number != _alpha(raster)] or list(raster.indexes)
 
 
-def _kinds(raster: DatasetReader) -> tuple[ColorInterp, ...]:
+def colour_kinds(raster: DatasetReader) -> tuple[ColorInterp, ...]:
+    """What the bands of an open raster stand for."""
     return _kinds_of.get(raster) or raster.colorinterp
 
 
 def _alpha(raster: DatasetReader) -> int | None:
-    kinds = _kinds(raster)
+    kinds = colour_kinds(raster)
     return kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
 
 
@@ -288,6 +329,8 @@ def _part(
     enlarging: Resampling,
 ) -> tuple[dict[str, Any], tuple[int, int]]:
     """What makes rasterio read a window of a resampled raster, and rows and columns of the result."""
+    if any(dtype.startswith('complex') for dtype in raster.dtypes):
+        raise DataError(f'{raster.name} has complex numbers ({raster.dtypes[0]}) as pixels. Make images of real ones.')
     if window is None:
         return {}, raster.shape
     x0, y0, x1, y1 = window
@@ -340,6 +383,7 @@ def require_one_band(path: PathLike, count: int) -> None:
 def read_ids(raster: DatasetReader, window: Sequence[int] | None, grid_shape: tuple[int, int] | None) -> np.ndarray:
     """Ids `(H, W)` in the first band of an open raster; see `read_label_map`."""
     part, shape = _part(raster, window, grid_shape, Resampling.mode, Resampling.nearest)
+    _require_memory(raster.name, shape, np.dtype(raster.dtypes[0]).itemsize)
     return raster.read(1, out_shape=shape, **part)
 
 

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from logging import WARNING
 from pathlib import Path
@@ -107,8 +105,7 @@ class StatisticsCache:
                     for own, part in zip(arrays, np.split(values, ends[:-1]), strict=True):
                         own[name] = part
                 return {key: (stamp, own) for key, stamp, own in zip(keys, stamps, arrays, strict=True)}
-        # Whatever a file may raise that was cut, filled with zeros or written by something else.
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # whatever a file may raise that was cut, filled with zeros or is another one's
             _warn(f'{self.path} cannot be read ({error}); the statistics are computed again')
             return {}
 

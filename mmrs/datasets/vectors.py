@@ -1,15 +1,16 @@
 """Labels that are drawn as polygons."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyogrio.errors
 import pyogrio.raw
 import shapely
 from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
 from rasterio.features import rasterize
 from rasterio.warp import transform
 
@@ -57,7 +58,7 @@ class VectorLayer:
         if not os.path.isfile(path):
             raise FileNotFoundError(f'{path}: no such file')
         self.path, self.attribute = path, attribute
-        try:
+        with _reading(path):
             # A table without geometry, such as QGIS's styles, is no layer to choose from.
             found = pyogrio.list_layers(path)
             layers = [name for name, kind in found if kind is not None] or found[:, 0].tolist()
@@ -70,8 +71,6 @@ class VectorLayer:
                 raise ValueError(f'{path} has no layer {name!r}; it has {", ".join(layers)}. Correct label_layer.')
             self.name = name or layers[0]
             info = pyogrio.read_info(path, layer=self.name, force_feature_count=True)
-        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-            raise _unreadable(path, error) from error
         fields = list(info['fields'])
         if attribute is not None and attribute not in fields:
             raise ValueError(
@@ -80,7 +79,8 @@ class VectorLayer:
             )
         if info['crs'] is None:
             raise ValueError(f'{path}: the layer {self.name} has no CRS, so that its place on an image is unknown.')
-        self.crs = CRS.from_user_input(info['crs'])
+        with _reading(path):
+            self.crs = CRS.from_user_input(info['crs'])
         self.count: int = info['features']
         kind = info['geometry_type'] or 'no geometry'
         if 'Polygon' not in kind and kind not in ('Unknown', 'GeometryCollection'):
@@ -97,7 +97,8 @@ class VectorLayer:
     @cached_property
     def bounds(self) -> Bounds:
         """Extent, in its CRS; NaN where there are no polygons."""
-        info = pyogrio.read_info(self.path, layer=self.name, force_total_bounds=True)
+        with _reading(self.path):
+            info = pyogrio.read_info(self.path, layer=self.name, force_total_bounds=True)
         return tuple(info['total_bounds']) if info['total_bounds'] is not None else (np.nan,) * 4
 
     def within(self, bounds: Bounds) -> Polygons:
@@ -114,7 +115,7 @@ class VectorLayer:
         return Polygons(self._all.shapes[found], [self._all.values[i] for i in found])
 
     def _read(self, bounds: Bounds | None, read_geometry: bool = True) -> Polygons:
-        try:
+        with _reading(self.path):
             _, ids, shapes, fields = pyogrio.raw.read(
                 self.path,
                 layer=self.name,
@@ -124,12 +125,11 @@ class VectorLayer:
                 force_2d=True,
                 return_fids=True,
             )
-        except (pyogrio.errors.DataSourceError, pyogrio.errors.FeatureError) as error:
-            raise _unreadable(self.path, error) from error
         values = [None] * len(ids) if self.attribute is None else [_plain(value) for value in fields[0].tolist()]
         if not read_geometry:
             return Polygons(np.empty(0, object), values)
-        shapes = shapely.from_wkb(shapes)
+        with _reading(self.path):
+            shapes = shapely.from_wkb(shapes)
         # A spatial index finds polygons in an order of its own.
         order = np.argsort(ids, kind='stable')
         order = order[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))[order]]
@@ -141,8 +141,15 @@ class VectorLayer:
         return Polygons(shapes[order], [values[i] for i in order])
 
 
-def _unreadable(path: str, error: Exception) -> OSError:
-    return OSError(f'{path} cannot be read as a vector file: {str(error).rstrip(".")}. Restore it from its source.')
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Raises OSError for what goes wrong with a file; pyogrio's errors are RuntimeErrors."""
+    try:
+        yield
+    except (RuntimeError, shapely.errors.ShapelyError, RasterioError, CRSError, UnicodeDecodeError) as error:
+        raise OSError(
+            f'{path} cannot be read as a vector file: {str(error).rstrip(".")}. Restore it from its source.'
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -1,25 +1,32 @@
 """Checkpoints: read without running foreign code, and never loaded in silence when they do not fit.
 
 Importing this module replaces the loaders of MMEngine's `CheckpointLoader`, which fall back to full unpickling, by ones
-that never do. Everything that loads through MMEngine (`load_from`, a resumed run, `init_cfg=dict(type='Pretrained')`)
-is then covered.
+that do not, unless :func:`trusting_checkpoints` says so. Everything that loads through MMEngine (`load_from`, a resumed
+run, `init_cfg=dict(type='Pretrained')`) is then covered.
 """
 
 from __future__ import annotations
 
 import codecs
 import difflib
+import functools
 import importlib
+import logging
 import pickle
 import re
-from collections.abc import Mapping
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
+import pooch
 import torch
 import torch.distributed as dist
 from mmengine.dist import get_rank, get_world_size
@@ -32,6 +39,7 @@ from mmengine.runner.checkpoint import (
     get_external_models,
     get_torchvision_models,
 )
+from packaging.version import Version
 from torch import Tensor, nn
 from torch._weights_only_unpickler import _get_allowed_globals
 
@@ -46,91 +54,231 @@ __all__ = [
     'read_checkpoint',
     'require_resumable',
     'state_dict_of',
+    'trusting_checkpoints',
 ]
 
 _REMOTE = ('http://', 'https://')
 
 
-def _history_buffer_method(owner: type, name: str) -> Any:
-    """What `getattr` may do while a checkpoint is read: name a method of MMEngine's log buffer."""
-    if owner is not HistoryBuffer:
+# What checkpoints may hold --------------------------------------------------------------------------------------------
+
+
+def _history_buffer_method(owner: Any, name: Any) -> Any:
+    """What `getattr` may do while a checkpoint is read: name a statistic of MMEngine's log buffer."""
+    # Any other attribute leads on: from `__getattribute__` to the globals of a function, and to everything.
+    known = {'min', 'max', 'current', 'mean', *HistoryBuffer._statistics_methods}
+    if owner is not HistoryBuffer or not isinstance(name, str) or name not in known:
         raise UnpicklingError(f'getattr on {owner!r} is refused')
-    return getattr(owner, name)
+    return getattr(HistoryBuffer, name)
 
 
-def _safe_globals() -> list[Any]:
-    # MMEngine's message hub holds HistoryBuffer objects: numpy arrays and references to the class's own methods.
+def _number_dtype(name: Any, align: Any = False, copy: Any = True) -> np.dtype:
+    """What `numpy.dtype` may do: name numbers. An array of objects is made of what bytes say are addresses."""
+    if not re.fullmatch(r'[?b]|[biuf]\d{1,2}', str(name)):
+        raise UnpicklingError(f'numpy.dtype {str(name)[:20]!r} is refused')
+    return np.dtype(name, bool(align), bool(copy))
+
+
+def _no_bytes() -> bytes:
+    """What `bytes` may do: stand for none, those of an empty array."""
+    return b''
+
+
+@functools.cache
+def _known_types() -> dict[str, Any]:
+    """What MMEngine's checkpoints hold besides tensors, by the name in the file: log buffers and numpy's numbers."""
     core = importlib.import_module('numpy._core' if int(np.__version__.split('.')[0]) >= 2 else 'numpy.core')
-    arrays = [(core.multiarray._reconstruct, '_reconstruct'), (core.multiarray.scalar, 'scalar')]
+    known: dict[str, Any] = {
+        f'{HistoryBuffer.__module__}.HistoryBuffer': HistoryBuffer,
+        'numpy.ndarray': np.ndarray,
+        'numpy.dtype': _number_dtype,
+        'builtins.getattr': _history_buffer_method,
+        '_codecs.encode': codecs.encode,  # bytes are pickled as text to encode
+        'builtins.bytes': _no_bytes,
+        'builtins.set': set,
+    }
     # numpy 2 moved these; a file names them as the numpy that wrote it did.
-    named = [(f, f'{package}.multiarray.{name}') for f, name in arrays for package in ('numpy._core', 'numpy.core')]
-    dtypes = {type(np.dtype(t)) for t in ('bool', 'uint8', 'int32', 'int64', 'uint32', 'float16', 'float32', 'float64')}
-    # Bytes are pickled as text to encode.
-    plain = [(_history_buffer_method, 'builtins.getattr'), (codecs.encode, '_codecs.encode')]
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *named, *plain]
+    for package in ('numpy._core', 'numpy.core'):
+        known[f'{package}.multiarray._reconstruct'] = core.multiarray._reconstruct
+        known[f'{package}.multiarray.scalar'] = core.multiarray.scalar
+    for dtype in map(np.dtype, ('bool', 'uint8', 'int32', 'int64', 'uint32', 'float16', 'float32', 'float64')):
+        known[f'numpy.dtypes.{type(dtype).__name__}'] = type(dtype)
+    return known
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
-    """What ``weights_only=True`` does, for torch before 2.5, where its list of classes cannot be added to."""
+#: From this version on torch takes names for what it may load besides tensors.
+_TAKES_NAMES = Version(torch.__version__) >= Version('2.7')
+
+_OPERATIONS = frozenset(
+    b'\x80.(t\x85\x86\x87)]}ea\x8fsuN\x88\x89JKMGX\x8aUTQhjqrc\x81Rb'  # those that pickle's protocol 2 writes
+)
+
+
+_PythonUnpickler: Any = vars(pickle)['_Unpickler']  # the one in C has no operations to restrict
+
+
+class _RestrictedUnpickler(_PythonUnpickler):
+    """What ``weights_only=True`` does, for torch before :data:`_TAKES_NAMES`.
+
+    Only what is on the list is named, called or given a state. That is more than to forbid other names: a state can
+    replace the attributes of a class, and a function can return what calls anything.
+    """
+
+    #: Bytes of the file; no storage can have more.
+    size = 0
+
+    dispatch = {key: load for key, load in _PythonUnpickler.dispatch.items() if key in _OPERATIONS}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._allowed = {**_get_allowed_globals(), **_known_types()}
+        self._allowed.update({str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)})
 
     def find_class(self, module: str, name: str) -> Any:
-        module = {'__builtin__': 'builtins'}.get(module, module)
-        allowed = dict(_get_allowed_globals())
-        for item in _safe_globals():
-            entry, key = item if isinstance(item, tuple) else (item, f'{item.__module__}.{item.__qualname__}')
-            allowed[key] = entry
-        if f'{module}.{name}' not in allowed:
-            raise UnpicklingError(f'Unsupported global: GLOBAL {module}.{name}')
-        return allowed[f'{module}.{name}']
+        path = f'{dict(__builtin__="builtins").get(module, module)}.{name}'
+        if path not in self._allowed:
+            raise UnpicklingError(f'Unsupported global: GLOBAL {path}')
+        return self._allowed[path]
+
+    def _require(self, value: Any) -> None:
+        if not any(value is allowed for allowed in self._allowed.values()):
+            raise UnpicklingError(f'an object of {value!r} is refused')
+
+    def load_reduce(self) -> None:
+        self._require(self.stack[-2])
+        super().load_reduce()
+
+    def load_newobj(self) -> None:
+        self._require(self.stack[-2])
+        super().load_newobj()
+
+    def load_build(self) -> None:
+        self._require(type(self.stack[-2]))
+        super().load_build()
+
+    def load_binpersid(self) -> None:
+        kind, storage, _, _, number = self.stack[-1][:5]
+        if kind != 'storage' or not 0 <= number * torch._utils._element_size(storage.dtype) <= self.size:
+            raise UnpicklingError(f'a storage of {number} values is more than the file has')
+        super().load_binpersid()
+
+    dispatch.update({b'R'[0]: load_reduce, 0x81: load_newobj, b'b'[0]: load_build, b'Q'[0]: load_binpersid})
 
 
-class _RestrictedPickle:
-    """The part of the `pickle` module that ``torch.load`` uses, restricted."""
-
-    Unpickler = _RestrictedUnpickler
-
-    @staticmethod
-    def load(file: Any, **kwargs: Any) -> Any:
-        return _RestrictedUnpickler(file, **kwargs).load()
-
-
-def _torch_load(path: Path, map_location: Any) -> Any:
-    if hasattr(torch.serialization, 'safe_globals'):
-        with torch.serialization.safe_globals(_safe_globals()):
+def _load_weights(path: Path, map_location: Any) -> Any:
+    if _TAKES_NAMES:
+        with torch.serialization.safe_globals([(value, name) for name, value in _known_types().items()]):
             return torch.load(path, map_location=map_location, weights_only=True)
-    return torch.load(path, map_location=map_location, pickle_module=_RestrictedPickle, weights_only=False)
+
+    class Unpickler(_RestrictedUnpickler):
+        size = path.stat().st_size
+
+    def load(file: Any, **kwargs: Any) -> Any:
+        return Unpickler(file, **kwargs).load()
+
+    # The part of the module `pickle` that torch uses.
+    restricted = SimpleNamespace(Unpickler=Unpickler, load=load, __name__='restricted')
+    return torch.load(path, map_location=map_location, pickle_module=restricted, weights_only=False)
+
+
+def _require_weights(path: Path) -> None:
+    """Raise UnpicklingError for formats that hold programs, and CheckpointError for those of others.
+
+    `torch.load` itself does not refuse the former in all versions, ``weights_only=True`` or not.
+    """
+    with open(path, 'rb') as file:
+        head = file.read(512)
+    what = ''
+    if not head:
+        what = 'is empty: what was to write it has failed'
+    elif head.lstrip()[:1] == b'<':
+        what = 'is a web page (HTML or XML), not the file itself. Download it again'
+    elif re.match(rb'.{8}\{"', head, re.DOTALL):
+        what = 'is in the format safetensors. Convert it: torch.save(safetensors.torch.load_file(FILE), "FILE.pth")'
+    elif path.suffix.lower() == '.onnx':
+        what = 'is a model in ONNX format; only predict.py takes it, with --backend onnx'
+    if what:
+        raise CheckpointError(f'checkpoint {path} {what}')
+    if head.startswith(b'PK\x03\x04'):
+        # Torch's own reader: another one might see other members.
+        if 'constants.pkl' in torch._C.PyTorchFileReader(str(path)).get_all_records():
+            raise UnpicklingError('it is a TorchScript archive, which holds a program')
+        return
+    with suppress(tarfile.TarError), tarfile.open(path, 'r:'):
+        raise UnpicklingError('it is in the tar format of torch before 0.1.10, which is not read safely')
+
+
+_trusting: ContextVar[bool] = ContextVar('trusting', default=False)
+
+
+@contextmanager
+def trusting_checkpoints(trust: bool = True) -> Iterator[None]:
+    """Unpickle a local checkpoint fully inside of the `with` block where the safe way is refused: it may run any code.
+
+    Args:
+        trust: Off: as if the block were not there, inside of a trusting one too.
+    """
+    token = _trusting.set(trust)
+    try:
+        yield
+    finally:
+        _trusting.reset(token)
 
 
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a local checkpoint with ``weights_only=True``.
 
-    Besides tensors, only what MMEngine's own checkpoints hold is allowed: log buffers and numpy arrays.
+    Besides tensors, only what MMEngine's own checkpoints hold is allowed: log buffers and numpy arrays of numbers. See
+    :func:`trusting_checkpoints` for the others.
 
     Raises:
         CheckpointError: The file is missing, is no checkpoint, or holds objects of other classes.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.pth')], n=3, cutoff=0.4)
-        hint = f'; that folder has {", ".join(near)}' if near else ''
-        raise CheckpointError(f'checkpoint {path} does not exist{hint}')
+        folder = path if path.is_dir() else path.parent
+        names = [p.name for p in folder.glob('*.pth')]
+        near = names if path.is_dir() else difflib.get_close_matches(path.name, names, n=3, cutoff=0.4)
+        hint = f'; that folder has {some(sorted(near), 3)}' if near else ''
+        problem = 'is a folder, where a file was expected' if path.is_dir() else 'does not exist'
+        raise CheckpointError(f'checkpoint {path} {problem}{hint}')
     try:
-        checkpoint = _torch_load(path, map_location)
+        _require_weights(path)
+        checkpoint = _load_weights(path, map_location)
+    except CheckpointError:
+        raise
     except UnpicklingError as error:
         reason = str(error.__context__ or error)  # torch puts a page of advice around it
         found = re.search(r'GLOBAL (\S+)', reason)
         what = f'it holds an object of {found.group(1)}' if found else reason.splitlines()[0]
-        raise CheckpointError(
-            f'checkpoint {path} is refused: {what}, and loading that could run foreign code. '
-            'Save its state_dict alone with torch.save, where you trust it, and use that file'
-        ) from error
-    except (EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f'{path} is no readable PyTorch checkpoint ({type(error).__name__}): is it complete, and a .pth file?'
-        ) from error
+        if not _trusting.get():
+            raise CheckpointError(
+                f'checkpoint {path} is refused: {what}, and loading that could run foreign code. If it is a checkpoint '
+                'and you trust those who made it, pass --trust-checkpoint (trust_checkpoint=True); or save its '
+                'state_dict alone with torch.save, and use that file'
+            ) from error
+        print_log(f'{path}: {what}. It is trusted, and loaded fully', logger='current', level=logging.WARNING)
+        checkpoint = _load_everything(path, map_location)
+    except Exception as error:  # of any class: nothing says what the bytes of a broken file lead to
+        raise _unreadable(path, error) from error
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f'{path} holds a {type(checkpoint).__name__}, where a dict of weights is expected')
     return dict(checkpoint)
+
+
+def _load_everything(path: Path, map_location: Any) -> Any:
+    try:
+        return torch.load(path, map_location=map_location, weights_only=False)
+    except Exception as error:  # whatever the classes in it raise, and those that cannot be imported
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    lines = str(error).splitlines() or ['']
+    return CheckpointError(
+        f'{path} is no readable PyTorch checkpoint ({type(error).__name__}: {lines[0][:200]}): is it complete, and a '
+        '.pth file?'
+    )
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], source: str | Path) -> dict[str, Tensor]:
@@ -170,22 +318,27 @@ def resolve_url(name: str) -> str:
 def download(url: str, key: str = 'model.backbone.init_cfg.checkpoint') -> Path:
     """Download a checkpoint into torch's hub cache, unless it is there; with several processes, once per node.
 
+    The part of its SHA-256 checksum that a name such as ``resnet50-0676ba61.pth`` holds is compared, of a file in the
+    cache too.
+
     Args:
         url: ``https://...``, or a name that :func:`resolve_url` knows.
         key: Where the configuration names it, for the message.
 
     Raises:
-        CheckpointError: It cannot be had; the message says how to go on without.
+        CheckpointError: It cannot be had, or is another file; the message says how to go on without.
     """
     resolved = resolve_url(url)
     cached = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(resolved).path).name
+    checksum = _checksum_in(cached.name)
     problem = ''
     if not cached.is_file() and get_rank() % max(torch.cuda.device_count(), 1) == 0:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        print_log(f'downloading {resolved} to {cached}', logger='current')
+        unchecked = '' if checksum else '; its name holds no checksum to compare'
+        print_log(f'downloading {resolved} to {cached}{unchecked}', logger='current')
         try:
-            torch.hub.download_url_to_file(resolved, str(cached))
-        except OSError as error:  # urllib's errors and time-outs are OSErrors
+            torch.hub.download_url_to_file(resolved, str(cached), checksum)
+        except (OSError, RuntimeError) as error:  # urllib's errors and time-outs are OSErrors, the other a checksum's
             problem = str(error)
     if get_world_size() > 1:
         dist.barrier()
@@ -196,7 +349,20 @@ def download(url: str, key: str = 'model.backbone.init_cfg.checkpoint') -> Path:
             f'  - use a file you have: --cfg-options {key}=FILE\n'
             f'  - or put the file in the cache by hand: {resolved} -> {cached}'
         )
+    if checksum and not (found := pooch.file_hash(str(cached))).startswith(checksum):
+        raise CheckpointError(
+            f'{cached} has the SHA-256 checksum {found}, but by its name it begins with {checksum}: it is cut short or '
+            f'another file. Remove it, and run the same command again to download {url}'
+        )
     return cached
+
+
+def _checksum_in(name: str) -> str | None:
+    """The first digits of the SHA-256 checksum in a file's name, as torchvision and OpenMMLab write them."""
+    match = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)
+    if match is None or re.fullmatch(r'(19|20)\d{6}', match[1]):  # a date
+        return None
+    return match[1]
 
 
 # MMEngine logs these functions' names, less `load_from_`.
@@ -205,7 +371,8 @@ def load_from_file(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
 
 
 def load_from_cache(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
-    return read_checkpoint(download(filename), map_location)
+    with trusting_checkpoints(False):  # who says so names a file that they have
+        return read_checkpoint(download(filename), map_location)
 
 
 CheckpointLoader.register_scheme('', load_from_file, force=True)
@@ -286,7 +453,7 @@ def load_matching(
             f'{source} does not fit the model: {match}' + (f' [{"; ".join(examples)}]' if examples else '')
         )
     if missing or misshapen or (unexpected and not partial_source):
-        print_log(f'{source} fits the model in part: {match}', logger='current', level=30)
+        print_log(f'{source} fits the model in part: {match}', logger='current', level=logging.WARNING)
     else:
         print_log(f'{source}: {match}', logger='current')
     return match

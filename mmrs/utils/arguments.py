@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from mmengine.config import DictAction
 
-__all__ = ['add_cfg_options', 'add_launcher']
+__all__ = ['Options', 'add_cfg_options', 'add_launcher', 'add_trust']
+
+
+class Options(DictAction):
+    """MMEngine's action for ``KEY=VALUE``, with a message where an argument is none. Nothing is evaluated."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Parse the values, and add them to the dict."""
+        try:
+            super().__call__(*args, **kwargs)
+        except (ValueError, AssertionError, RecursionError) as error:
+            raise argparse.ArgumentError(self, f'KEY=VALUE with closed brackets was expected ({error})') from error
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +26,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Options,
         metavar='KEY=VALUE',
         help='override the config: a.b=1, list="[1,2]" or list=1,2 (no blanks inside, quotes around brackets)',
     )
@@ -23,3 +35,12 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 def add_launcher(parser: argparse.ArgumentParser) -> None:
     """Add ``--launcher``."""
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-checkpoint``."""
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load local checkpoints that hold other objects than weights and logs, too: they can run any code',
+    )

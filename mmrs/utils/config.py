@@ -1,12 +1,21 @@
-"""What command-line options do to a configuration, and messages for the mistakes made in one."""
+"""What command-line options do to a configuration, and messages for the mistakes made in one.
+
+Importing this module takes from MMEngine's registries that they import, and call, what a `type` names by its path: a
+configuration file is a program, but a value in it, which an option can change, shall only name what is registered.
+"""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
+import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 from mmengine import registry as mmengine_registry
@@ -33,7 +42,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     """Read a configuration file and apply ``--cfg-options``.
 
     Raises:
-        ConfigError: The file or one of its `_base_` is missing or no valid Python, or an option is misspelt.
+        ConfigError: The file or one of its `_base_` is missing, no valid Python or fails, or an option is misspelt.
     """
     path = Path(path)
     if path.suffix != '.py':
@@ -51,6 +60,11 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         raise ConfigError(f'config {path}: {error}; check its _base_') from error
     except OSError as error:
         raise ConfigError(f'config {path} cannot be read: {error}') from error
+    except Exception as error:  # it is a program, which can raise anything
+        frames, own = traceback.extract_tb(error.__traceback__), str(path.absolute())
+        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == own]
+        where = f', line {lines[-1]}' if lines else ''
+        raise ConfigError(f'config {path}{where}: {type(error).__name__}: {error}') from error
     if options:
         merge_options(config, options)
     return config
@@ -60,8 +74,15 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
     """Merge dotted options into a configuration. New keys are welcome, misspelt ones are not.
 
     Raises:
-        ConfigError: A part of a key is not there, but something very similar is.
+        ConfigError: A part of a key is not there, but something very similar is; or the key is no name, or one that
+            makes a configuration file run code.
     """
+    for key in options:
+        # The configuration is written down as a program, in which a key stands as it is.
+        if not all(part.isidentifier() or part.isdecimal() for part in key.split('.')):
+            raise ConfigError(f'--cfg-options {key!r}: names or numbers joined by dots were expected')
+        if (first := key.split('.')[0]) in ('_base_', 'custom_imports'):
+            raise ConfigError(f'--cfg-options {key}: {first} names code to run; write it into the configuration file')
     top_level = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
     for key in options:
         node: Any = config
@@ -88,7 +109,7 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
             break
     try:
         config.merge_from_dict(dict(options))
-    except (KeyError, TypeError, IndexError, AssertionError) as error:
+    except (KeyError, TypeError, IndexError, AssertionError, AttributeError) as error:
         raise ConfigError(f'--cfg-options {" ".join(options)} cannot be merged: {error}') from error
 
 
@@ -147,6 +168,8 @@ def pretrained_files(node: Any, path: str = '') -> dict[str, str]:
 def enable_amp(config: Config) -> None:
     """Turn on automatic mixed precision, in each part of a joint optimizer.
 
+    A `dtype` in the configuration stays; by default it is bfloat16 on a CPU and float16 elsewhere.
+
     Raises:
         ConfigError: An optimizer wrapper has a type of its own.
     """
@@ -160,7 +183,6 @@ def enable_amp(config: Config) -> None:
                 f'--amp: {key}.type is {part["type"]}; only OptimWrapper can be turned into AmpOptimWrapper'
             )
         part['type'] = 'AmpOptimWrapper'
-        part.setdefault('loss_scale', 'dynamic')
 
 
 # Unknown types ------------------------------------------------------------------------------------------------------
@@ -185,14 +207,24 @@ def check_types(config: Config) -> None:
     """Look up the types in the usual places of a configuration, before anything is built.
 
     Raises:
-        ConfigError: One is unknown; the message says where the configuration has it and what is spelt like it.
+        ConfigError: One is unknown; the message says where the configuration has it and what is spelt like it. Or no
+            registry is of the `default_scope`.
     """
     registries = _registries()
+    scope = config.get('default_scope', 'mmrs')
+    if scope not in (known := {registry.scope for registry in _all_registries()}):
+        where = f'config {config.filename}: ' if config.filename else ''
+        raise ConfigError(
+            f'{where}default_scope is {scope!r}; one of {", ".join(sorted(known))} was expected. A package of your own '
+            'needs custom_imports = dict(imports=[MODULE]) in the configuration'
+        )
     for path, node in walk(config):
         name = node.get('type')
         kind = next((kind for place, kind in _PLACES.items() if re.fullmatch(place, path)), None)
-        if isinstance(name, str) and kind and registries[kind].get(name) is None:
-            raise _unknown_type(config, [f'{path}.type'], name, kind)
+        if name is None or kind is None or callable(name):
+            continue
+        if not isinstance(name, str) or registries[kind].get(name) is None:
+            raise _unknown_type(config, [f'{path}.type'], str(name), kind)
 
 
 _UNKNOWN = re.compile(r"'?([\w.]+)'? is not in the (?:(\w+)::)?([\w ]+) registry")
@@ -203,6 +235,37 @@ def _registries() -> dict[str, Registry]:
     for module in (mmengine_registry, mmrs.registry):  # the last one wins: it sees the most
         found.update({r.name: r for r in vars(module).values() if isinstance(r, Registry)})
     return found
+
+
+def _all_registries() -> Iterator[Registry]:
+    """MMEngine's registries and all below them, of packages of the user too."""
+    waiting = [value for value in vars(mmengine_registry).values() if isinstance(value, Registry)]
+    while waiting:
+        registry = waiting.pop()
+        yield registry
+        waiting.extend(registry.children.values())
+
+
+def _find_registered(path: str) -> Any:
+    """What a registry holds, by its path, which is how MMEngine writes down a class that a configuration imports."""
+    module, _, name = path.rpartition('.')
+    found = getattr(sys.modules.get(module), name, None)
+    held = (value for registry in _all_registries() for value in registry.module_dict.values())
+    return found if any(found is value for value in held) else None
+
+
+def _import_registry(name: str) -> ModuleType:
+    """Import a module of a package that is in use, or one of OpenMMLab's."""
+    package = name.partition('.')[0]
+    if package not in sys.modules and package not in _registering.MODULE2PACKAGE:
+        raise ImportError(f'{package} is not imported because a `type` names it')
+    return import_module(name)
+
+
+# `Registry.get` imports `SCOPE.registry` for a type SCOPE.NAME, and at last whatever module has that path.
+_registering: Any = import_module('mmengine.registry.registry')
+_registering.get_object_from_string = _find_registered
+_registering.import_module = _import_registry
 
 
 def _known_types(registry: Registry | None) -> set[str]:

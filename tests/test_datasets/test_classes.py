@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from mmrs.datasets.classes import load_classes, parse_classes
+from mmrs.datasets.converters.recipe import load_recipe
 
 TABLE = """
 classes:
@@ -75,3 +76,38 @@ def test_bad_tables(tmp_path, classes, message):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'none\.yaml: no such file; a table of classes'):
         load_classes(tmp_path / 'none.yaml')
+
+
+LAUGHS = 'a: &a [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
+    f'{new}: &{new} [{", ".join([f"*{old}"] * 10)}]\n' for old, new in zip('abcdefgh', 'bcdefghi')
+)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (
+            "classes: !!python/object/apply:os.system ['touch attacked']",
+            'is not YAML: could not determine a constructor',
+        ),
+        ('classes: !!python/name:os.system', 'is not YAML'),
+        ('classes: !!python/object/new:subprocess.Popen [[touch, attacked]]', 'is not YAML'),
+        (LAUGHS + 'classes: *i', r'has an alias \(\*name\)'),
+        ('classes: &a [*a]', 'alias'),
+        ('classes: ' + '[' * 2000, 'is not YAML'),
+        ('classes: 2001-99-99', 'is not YAML: month must be in'),
+        ('classes: !!bool maybe', 'is not YAML'),
+        ('{[a]: b}', 'is not YAML'),
+        ('classes: [{1: a, x: b, name: c}]', 'unknown keys'),
+        ('classes: ' + '1' * 10000, 'is not YAML'),
+    ],
+)
+def test_yaml_is_plain_data(text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'classes.yaml'
+    path.write_text(text)
+    for load in (load_classes, load_recipe):
+        with pytest.raises(ValueError, match=message) as raised:
+            load(path)
+        assert len(str(raised.value)) < 2000
+    assert not (tmp_path / 'attacked').exists()

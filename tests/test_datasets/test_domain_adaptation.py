@@ -7,9 +7,8 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from mmseg.structures import SegDataSample
-from torch.utils.data import DataLoader
 
-from mmrs.datasets import DomainAdaptationDataset, domain_adaptation
+from mmrs.datasets import DomainAdaptationDataset
 from mmrs.registry import DATASETS
 
 CLASSES = dict(classes=('a', 'b', 'c'))

@@ -3,6 +3,7 @@ import io
 import tarfile
 import threading
 import zipfile
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -266,6 +267,73 @@ def test_tar_files(tmp_path):
     path.write_bytes(content)
     unpack(path, describe_archive(content), path.parent)
     assert contents(tmp_path) == {f'out/{name}': data for name, data in FILES.items()} | {'out/Val.tar': content}
+
+
+def test_links_in_a_zip_file_are_not_made(tmp_path):
+    """A link to a folder outside, through which a later member is to be written."""
+    (tmp_path / 'outside').mkdir()
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        for name in ('Val', 'Val/Rural', 'Val/Rural/images_png', 'Val/Rural/link.png', 'Val/Rural/images_png/0.png'):
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr = 3, 0o120777 << 16  # Unix, a symbolic link
+            archive.writestr(info, str(tmp_path / 'outside'))
+        for name, content in FILES.items():
+            archive.writestr(name, content)
+    content = file.getvalue()
+    (tmp_path / 'Val.zip').write_bytes(content)
+    unpack(tmp_path / 'Val.zip', describe_archive(content), tmp_path)
+    assert contents(tmp_path) == {**FILES, 'Val.zip': content}
+    assert not [path for path in tmp_path.rglob('*') if path.is_symlink()]
+    assert not list((tmp_path / 'outside').iterdir())
+
+
+@pytest.mark.parametrize('name', ['C:/evil.png', 'C:evil.png', '..\\evil.png', 'Val/Rural/images_png/..\\..\\evil.png'])
+def test_names_of_other_systems_stay_in_the_folder(name, tmp_path):
+    content = zipped({**FILES, name: b'evil'})
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / 'Val.zip').write_bytes(content)
+    with suppress(DataError):  # of one file too many, where this system takes it for a name
+        unpack(out / 'Val.zip', describe_archive(content), out)
+    assert {path.name for path in tmp_path.iterdir()} == {'out'}
+    assert {path.name for path in out.iterdir()} <= {'Val', 'Val.zip'}
+
+
+@pytest.mark.parametrize('kind', [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_a_tar_file_makes_files_only(kind, tmp_path):
+    (tmp_path / 'secret').write_text('mine')
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode='w') as archive:
+        for name in ('Val/Rural/link', 'Val/Rural/images_png', 'Val/Rural/images_png/9.png', *FILES):
+            info = tarfile.TarInfo(name)
+            if name not in FILES:
+                info.type, info.linkname = kind, str(tmp_path / 'secret')
+                archive.addfile(info)
+            else:
+                info.size = len(FILES[name])
+                archive.addfile(info, io.BytesIO(FILES[name]))
+    path = tmp_path / 'out' / 'Val.tar'
+    path.parent.mkdir()
+    path.write_bytes(file.getvalue())
+    unpack(path, describe_archive(file.getvalue()), path.parent)
+    assert contents(tmp_path) == {
+        **{f'out/{name}': data for name, data in FILES.items()},
+        'out/Val.tar': file.getvalue(),
+        'secret': b'mine',
+    }
+
+
+def test_an_archive_that_stands_for_far_more_than_its_size(tmp_path):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name in FILES:
+            archive.writestr(name, bytes(10**7))
+    path = tmp_path / 'Val.zip'
+    path.write_bytes(file.getvalue())
+    with pytest.raises(DataError, match=r'Val\.zip would unpack to 60000000 bytes'):
+        unpack(path, describe_archive(file.getvalue()), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['Val.zip']
 
 
 def test_voc_is_described_as_published():

@@ -402,7 +402,8 @@ def test_cut_file_is_found_at_the_start(root, folder):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(
         OSError,
-        match=rf'a\.tif is cut: it has {length - 100} bytes, but its last block of pixels ends at byte {length}',
+        match=rf'a\.tif cannot be read as an image: it is cut: it has {length - 100} bytes, but its last block of '
+        rf'pixels ends at byte {length}',
     ):
         make(root)
 

@@ -1,3 +1,5 @@
+import resource
+import struct
 import warnings
 
 import numpy as np
@@ -8,7 +10,15 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
 from mmrs.datasets.headers import read_headers
-from mmrs.datasets.rasters import list_rasters, open_raster, read_image, read_label_map, require_all_blocks
+from mmrs.datasets.rasters import (
+    RASTER_SUFFIXES,
+    list_rasters,
+    open_raster,
+    read_image,
+    read_label_map,
+    require_all_blocks,
+)
+from mmrs.utils.errors import DataError
 
 PALETTE = {0: (10, 20, 30), 1: (40, 50, 60), 2: (0, 0, 0)}
 
@@ -345,3 +355,97 @@ def test_blocks_of_a_file_that_was_just_written(tmp_path):
         file.write(values[:, :256], window=((0, 256), (0, 700)))
     with rasterio.open(path) as file, pytest.raises(OSError, match='not complete'):
         require_all_blocks(file, path.stat().st_size)
+
+
+@pytest.mark.parametrize('suffix', RASTER_SUFFIXES)
+def test_no_image_is_a_pointer_to_other_files_or_to_the_network(suffix, tmp_path, write):
+    """GDAL goes by the content, and a virtual raster is a text that names files and addresses."""
+    write(tmp_path / 'secret.png', np.full((8, 8, 1), 7, np.uint8))
+    virtual = (
+        '<VRTDataset rasterXSize="8" rasterYSize="8"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        f'<SourceFilename>{tmp_path}/secret.png</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+        '</VRTRasterBand></VRTDataset>'
+    )
+    server = (
+        '<GDAL_WMS><Service name="TMS"><ServerUrl>http://127.0.0.1:9/${z}/${x}/${y}.png</ServerUrl></Service>'
+        '<DataWindow><UpperLeftX>0</UpperLeftX><UpperLeftY>1</UpperLeftY><LowerRightX>1</LowerRightX><LowerRightY>0'
+        '</LowerRightY><TileLevel>1</TileLevel></DataWindow><BandsCount>3</BandsCount></GDAL_WMS>'
+    )
+    for text in (virtual, server):
+        path = tmp_path / f'image{suffix}'
+        path.write_text(text)
+        for read in (read_image, read_label_map, lambda path: read_image(path, window=(0, 0, 2, 2))):
+            with pytest.raises(OSError, match=rf'image{suffix} cannot be read as an image'):
+                read(path)
+    # Who names one by its own suffix wants one.
+    (tmp_path / 'mosaic.vrt').write_text(virtual)
+    assert (read_image(tmp_path / 'mosaic.vrt')[0] == 7).all()
+
+
+def test_formats_are_known_by_their_content(tmp_path, write):
+    image = np.full((8, 8, 3), 7, np.uint8)
+    write(tmp_path / 'a.png', image).rename(tmp_path / 'a.tif')
+    assert np.array_equal(read_image(tmp_path / 'a.tif')[0], image)
+
+
+def test_pixels_of_a_virtual_raster_are_no_code(tmp_path, monkeypatch):
+    monkeypatch.setenv('GDAL_VRT_ENABLE_PYTHON', 'YES')
+    (tmp_path / 'a.vrt').write_text(
+        '<VRTDataset rasterXSize="2" rasterYSize="2"><VRTRasterBand dataType="Byte" band="1" '
+        'subClass="VRTDerivedRasterBand"><PixelFunctionType>f</PixelFunctionType><PixelFunctionLanguage>Python'
+        "</PixelFunctionLanguage><PixelFunctionCode><![CDATA[\ndef f(*args, **kwargs):\n    open('"
+        f"{tmp_path}/attacked', 'w')\n]]></PixelFunctionCode></VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(OSError, match='cannot be read as an image'):
+        read_image(tmp_path / 'a.vrt')
+    assert not (tmp_path / 'attacked').exists()
+
+
+def tiff(width, height, *, strip=(0, 0), rows=None, bits=8):
+    """The bytes of a TIFF of one band: its header, and one strip that is said to be at (place, length)."""
+    entries = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, strip[0])]
+    entries += [(277, 3, 1), (278, 4, rows or height), (279, 4, strip[1])]
+    table = b''.join(struct.pack('<HHII', tag, kind, 1, value) for tag, kind, value in entries)
+    return b'II*\0' + struct.pack('<IH', 8, len(entries)) + table + bytes(4)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        tiff(2**31 - 1, 2**31 - 1),
+        tiff(2**31 - 1, 2, strip=(8, 100)),
+        tiff(2**20, 2**20, strip=(8, 2**31), rows=1),
+        tiff(2**17, 2**17, strip=(0, 0), bits=64),
+        tiff(60000, 60000, strip=(8, 114)),
+    ],
+)
+def test_a_small_file_that_says_it_is_huge(content, tmp_path):
+    path = tmp_path / 'huge.tif'
+    path.write_bytes(content)
+    for read in (read_image, read_label_map, lambda path: read_headers([str(path)], True)):
+        with pytest.raises((OSError, DataError), match=r'huge\.tif'):
+            read(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4e6  # kB
+
+
+def test_more_pixels_than_memory(tmp_path, monkeypatch):
+    path = tmp_path / 'a.tif'
+    with rasterio.open(path, 'w', driver='GTiff', width=64, height=50, count=3, dtype='int16') as raster:
+        raster.write(np.ones((3, 50, 64), np.int16))
+    monkeypatch.setattr('os.sysconf', lambda name: {'SC_PAGE_SIZE': 1, 'SC_PHYS_PAGES': 2 * 50 * 64 * 3 * 4 - 1}[name])
+    with pytest.raises(DataError, match=r'a\.tif says that it has 64 x 50 pixels .* read it by window'):
+        read_image(path)
+    assert read_image(path, window=(0, 0, 64, 49))[0].shape == (49, 64, 3)
+
+
+def test_a_geotiff_that_has_lost_the_table_of_its_blocks(tmp_path):
+    """GDAL reads zeros from it; which are fine where the file says that they are no data."""
+    path = tmp_path / 'a.tif'
+    path.write_bytes(tiff(16, 16))
+    for read in (read_image, read_label_map, lambda path: read_image(path, window=(0, 0, 4, 4))):
+        with pytest.raises(OSError, match=r'a\.tif cannot be read as an image: its blocks of pixels are missing'):
+            read(path)
+    profile = dict(driver='GTiff', width=16, height=16, count=1, dtype='uint8', nodata=0, SPARSE_OK=True)
+    with rasterio.open(tmp_path / 'b.tif', 'w', **profile):
+        pass
+    assert not read_image(tmp_path / 'b.tif')[1].any()

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from mmrs.datasets import stream
-from mmrs.datasets.stream import ATTEMPTS, Draw, SampleStream, StreamedDataset, SplitUnreadable, stream_of, streamed
+from mmrs.datasets.stream import ATTEMPTS, Draw, SampleStream, SplitUnreadable, StreamedDataset, stream_of, streamed
 from mmrs.utils import random_states
 from mmrs.utils.errors import ConfigError, DataError
 

@@ -1,3 +1,5 @@
+import argparse
+import inspect
 import json
 import shutil
 import zipfile
@@ -14,8 +16,12 @@ from mmrs.apis.evaluate import without_labels
 from mmrs.datasets.loveda import LoveDADataset
 from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.evaluation.submission import SubmissionFormat
+from mmrs.utils import CheckpointError, ConfigError
 from tests.tiny_runs import write_clips, write_config
+from tools import predict
 from tools import test as test_tool
+from tools.deployment import export_onnx
+from tools.model_converters import stdasegnet2mmrs
 
 TRANSFORM = from_origin(500000, 5400000, 0.09, 0.09)
 
@@ -61,6 +67,44 @@ def test_scores_label_maps_and_pictures(finished, clips, tmp_path):
     log = next(tmp_path.glob('work/*/*.log')).read_text()
     assert 'confusion matrix' in log
     assert 'low_vegetation' in log
+
+
+def test_a_checkpoint_with_other_objects_needs_the_switch(finished, tmp_path, capsys):
+    state = dict(read_checkpoint(finished.checkpoint), args=argparse.Namespace(lr=1))
+    torch.save(state, tmp_path / 'theirs.pth')
+    arguments = [str(finished.config), str(tmp_path / 'theirs.pth'), '--work-dir', str(tmp_path / 'work')]
+    assert test_tool.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert 'argparse.Namespace' in error
+    assert '--trust-checkpoint' in error
+    assert test_tool.main([*arguments, '--trust-checkpoint']) == 0
+    with pytest.raises(CheckpointError, match='Namespace'):
+        SegInferencer(finished.config, tmp_path / 'theirs.pth', device='cpu')
+    assert SegInferencer(finished.config, tmp_path / 'theirs.pth', device='cpu', trust_checkpoint=True).classes
+    with pytest.raises(CheckpointError, match='Namespace'):
+        read_checkpoint(tmp_path / 'theirs.pth')
+
+
+@pytest.mark.parametrize(
+    ('tool', 'function', 'arguments'),
+    [
+        (test_tool, 'evaluate', ['CONFIG', 'FILE']),
+        (predict, 'SegInferencer', ['CONFIG', 'FILE', 'INPUT', '-o', 'OUT']),
+        (export_onnx, 'export_onnx', ['CONFIG', 'FILE', '-o', 'OUT']),
+        (stdasegnet2mmrs, 'convert_st_dasegnet', ['FILE', 'OUT', '--config', 'CONFIG']),
+    ],
+)
+def test_every_tool_that_reads_checkpoints_has_the_switch(tool, function, arguments, monkeypatch):
+    given = []
+
+    def record(*args, **kwargs):
+        given.append(inspect.signature(real).bind(*args, **kwargs).arguments['trust_checkpoint'])
+        raise ConfigError('that is enough')
+
+    real = getattr(tool, function)
+    monkeypatch.setattr(tool, function, record)
+    assert tool.main(arguments) == tool.main([*arguments, '--trust-checkpoint']) == 2
+    assert given == [False, True]
 
 
 def test_the_training_folder_is_left_alone(finished, tmp_path):

@@ -1,7 +1,14 @@
+import argparse
+import sys
+
 import pytest
+import torch
+from mmengine import registry as mmengine_registry
 from mmengine.config import Config
 
+from mmrs.registry import FUNCTIONS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 from mmrs.utils import ConfigError
+from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.config import (
     check_types,
     enable_amp,
@@ -57,6 +64,100 @@ def test_new_keys_are_welcome():
     assert cfg.randomness.seed == 3
     assert cfg.custom_hooks[0] == dict(type='A', decay=0.9)
     assert cfg.init.type == 'Pretrained'
+
+
+@pytest.mark.parametrize(
+    'key',
+    [
+        "a': __import__('os').system('touch attacked'), 'b",
+        'model.x=1)\nimport os#',
+        'model. x',
+        'model.',
+        '',
+        '.',
+        'a.b-c',
+    ],
+)
+def test_a_key_is_a_name(key):
+    """The configuration that a run writes down is a program."""
+    cfg = config()
+    with pytest.raises(ConfigError, match='names or numbers joined by dots'):
+        merge_options(cfg, {key: 1})
+    assert cfg._cfg_dict == config()._cfg_dict
+
+
+@pytest.mark.parametrize('option', ['custom_imports.imports', 'custom_imports', '_base_'])
+def test_options_do_not_name_code(option):
+    with pytest.raises(ConfigError, match='names code to run'):
+        merge_options(config(), {option: 'evil'})
+
+
+@pytest.mark.parametrize('name', ['subprocess.Popen', 'os.system', 'builtins.eval', 'antigravity.fly', 'antigravity'])
+@pytest.mark.parametrize(
+    'key', ['model.type', 'model.backbone.type', 'train_dataloader.collate_fn.type', 'optim_wrapper.constructor']
+)
+def test_types_are_registered_ones(key, name):
+    """MMEngine would import and call whatever has that path."""
+    cfg = config(train_dataloader=dict(dataset=dict(type='PotsdamDataset')), optim_wrapper=dict(type='OptimWrapper'))
+    merge_options(cfg, {key: name})
+    for registry in (MODELS, FUNCTIONS, OPTIM_WRAPPER_CONSTRUCTORS, mmengine_registry.MODELS, mmengine_registry.HOOKS):
+        assert registry.get(name) is None
+    assert 'antigravity' not in sys.modules
+    if key.startswith('model'):
+        with pytest.raises(ConfigError, match=rf"{key} is '{name}', which is no registered model"):
+            check_types(cfg)
+
+
+def test_registered_types_by_their_path():
+    """As MMEngine writes them down for a configuration that imports its classes."""
+    assert MODELS.get('mmrs.models.losses.gan_loss.GANLoss') is MODELS.get('GANLoss')
+    assert MODELS.get('mmseg.models.backbones.MixVisionTransformer') is MODELS.get('mmseg.MixVisionTransformer')
+    assert OPTIMIZERS.get('torch.optim.AdamW') is torch.optim.AdamW
+    assert MODELS.get('mmrs.utils.config.load_config') is None
+
+
+def test_a_scope_is_one_of_a_registry():
+    with pytest.raises(ConfigError, match=r"default_scope is 'antigravity'; one of .*mmrs.* was expected"):
+        check_types(Config(dict(default_scope='antigravity')))
+    assert 'antigravity' not in sys.modules
+
+
+def test_types_of_the_users_own(tmp_path, monkeypatch):
+    """Code that a configuration file imports is the user's; that is what such a file is for."""
+    (tmp_path / 'own_package.py').write_text(
+        'from mmrs.registry import MODELS\n\n\n@MODELS.register_module()\nclass OwnLoss:\n    pass\n'
+    )
+    (tmp_path / 'own.py').write_text(
+        "custom_imports = dict(imports=['own_package'])\n"
+        "model = dict(type='OwnLoss', inner=dict(type='own_package.OwnLoss'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = load_config(tmp_path / 'own.py')
+    check_types(cfg)
+    assert MODELS.get(cfg.model.inner.type) is MODELS.get('OwnLoss')
+
+
+def test_a_configuration_that_fails_names_its_line(tmp_path):
+    (tmp_path / 'a.py').write_text('x = 1\ny = x / 0\n')
+    with pytest.raises(ConfigError, match=r'a\.py, line 2: ZeroDivisionError: division by zero'):
+        load_config(tmp_path / 'a.py')
+
+
+@pytest.mark.parametrize('argument', ['model.type', 'a=[1,2', 'a=1,(2', 'a=' + '(' * 1200 + ')' * 1200])
+def test_arguments_that_are_no_options(argument, capsys):
+    parser = argparse.ArgumentParser()
+    add_cfg_options(parser)
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(['--cfg-options', argument])
+    assert end.value.code == 2
+    assert 'KEY=VALUE with closed brackets was expected' in capsys.readouterr().err
+
+
+def test_values_are_not_evaluated():
+    parser = argparse.ArgumentParser()
+    add_cfg_options(parser)
+    text = "__import__('os').system('touch_attacked')"
+    assert parser.parse_args(['--cfg-options', f'a={text}']).cfg_options == dict(a=text)
 
 
 def test_remove_pretrained_goes_all_the_way_down():

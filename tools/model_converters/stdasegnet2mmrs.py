@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from mmrs.apis.convert import convert_st_dasegnet
+from mmrs.utils.arguments import add_trust
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -29,8 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('dst', help='file to write')
     parser.add_argument('--config', required=True, help='configuration of the model')
     parser.add_argument('--overwrite', action='store_true', help='replace DST')
+    add_trust(parser)
     args = parser.parse_args(argv)
-    counts = convert_st_dasegnet(args.src, args.dst, args.config, args.overwrite)
+    counts = convert_st_dasegnet(args.src, args.dst, args.config, args.overwrite, args.trust_checkpoint)
     for part, count in counts.items():
         print(f'{part:24} {count:5} tensors')
     print(f'{args.dst}: {sum(counts.values())} tensors')

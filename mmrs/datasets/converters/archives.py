@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+# Bytes; a few thousand in a zip file can stand for all of memory.
+_MOST_TEXT = 1 << 26
+
 
 class Member(NamedTuple):
     """A file of a data set.
@@ -32,8 +35,10 @@ class Member(NamedTuple):
             if self.inside is None:
                 return self.file.read_text(encoding='utf-8-sig')
             with zipfile.ZipFile(self.file) as archive:
+                if (size := archive.getinfo(self.inside).file_size) > _MOST_TEXT:
+                    raise ValueError(f'it has {size} bytes, and no text file of a data set has more than {_MOST_TEXT}')
                 return archive.read(self.inside).decode('utf-8-sig')
-        except (UnicodeDecodeError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile has a dozen classes for what a damaged file can lead to
             raise OSError(f'{self.gdal_path} cannot be read as text: {error}. Restore it from its source.') from error
 
 
@@ -90,5 +95,5 @@ def _inside(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # see above
         raise OSError(f'{path} is no whole zip file: {error}. Download it again.') from error

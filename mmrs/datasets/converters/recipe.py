@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from mmrs.datasets.classes import ClassTable, parse_classes
+from mmrs.datasets.classes import ClassTable, parse_classes, read_yaml
 from mmrs.datasets.converters.splits import SPLIT_NAME, deal
 from mmrs.datasets.rasters import RASTER_SUFFIXES
 
@@ -23,6 +21,8 @@ class PathPattern:
     """
 
     def __init__(self, pattern: str) -> None:
+        if not isinstance(pattern, str):
+            raise ValueError(f'The path pattern is {pattern!r}; text was expected: {{group}}/images/{{name}}')
         self.pattern = pattern
         self.fields = tuple(re.findall(r'{(\w+)}', pattern))
         if not self.fields or len(set(self.fields)) != len(self.fields):
@@ -61,9 +61,9 @@ class Split(NamedTuple):
         """From YAML: a group, a list of groups, or a mapping with `groups` and `share`."""
         value = value if isinstance(value, dict) else {'groups': value}
         if unknown := set(value) - {'groups', 'share'}:
-            raise ValueError(f'{where} has unknown keys {sorted(unknown)}; known are groups, share.')
+            raise ValueError(f'{where} has unknown keys {sorted(map(str, unknown))}; known are groups, share.')
         groups, share = value.get('groups', '*'), value.get('share')
-        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
+        if share is not None and not (isinstance(share, (int, float)) and share is not True and 0 < share <= 1):
             raise ValueError(f'{where}: share is {share!r}; a number above 0 and up to 1 was expected.')
         return cls(tuple(map(str, groups if isinstance(groups, list) else [groups])), share)
 
@@ -101,6 +101,8 @@ class Recipe:
     allow_overlap: bool = False
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f'seed is {self.seed}; 0 or more was expected.')
         if self.masks is not None and set(self.masks.fields) != set(self.images.fields):
             raise ValueError(
                 f'The patterns of images ({self.images.pattern}) and masks ({self.masks.pattern}) must have the same '
@@ -126,16 +128,15 @@ def load_recipe(
         FileNotFoundError: There is no such file.
         ValueError: Something in it is not as it should be; the message says what.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such file; a YAML file with the classes was expected there')
-    try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except yaml.YAMLError as error:
-        raise ValueError(f'{path} is not YAML: {error}') from error
+    content = read_yaml(path)
     classes = parse_classes(content, str(path))
     known = {'classes', 'images', 'masks', 'encoding', 'splits', 'seed', 'allow_overlap'}
     if unknown := set(content) - known:
-        raise ValueError(f'{path} has unknown keys {sorted(unknown)}; known are {", ".join(sorted(known))}.')
+        raise ValueError(f'{path} has unknown keys {sorted(map(str, unknown))}; known are {", ".join(sorted(known))}.')
+    expected = dict(splits=(dict, 'a mapping'), seed=(int, 'a whole number'), allow_overlap=(bool, 'true or false'))
+    for key, (kind, words) in expected.items():
+        if not isinstance(content.get(key) or kind(), kind):
+            raise ValueError(f'{path}: {key} is {content[key]!r}; {words} was expected.')
     if splits is None:
         splits = {
             str(k): Split.parse(v, f'{path}: split {k}') for k, v in (content.get('splits') or {'train': '*'}).items()
@@ -147,8 +148,8 @@ def load_recipe(
         classes=classes,
         encoding='' if masks is None else _encoding(content.get('encoding'), classes, str(path)),
         splits=splits,
-        seed=content.get('seed', 0) if seed is None else seed,
-        allow_overlap=allow_overlap or content.get('allow_overlap', False),
+        seed=(content.get('seed') or 0) if seed is None else seed,
+        allow_overlap=allow_overlap or bool(content.get('allow_overlap')),
     )
 
 
@@ -164,7 +165,7 @@ def _encoding(value: Any, classes: ClassTable, where: str) -> str:
         if not possible:
             raise ValueError(f'{where}: give every class a `color`, or every class an `id`, as the masks hold it.')
         return possible[0]
-    if value not in lacking:
+    if value not in list(lacking):
         raise ValueError(f'{where}: encoding is {value!r}; color or id was expected.')
     if lacking[value]:
         raise ValueError(

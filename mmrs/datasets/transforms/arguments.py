@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -34,6 +34,30 @@ def require_positive(owner: object, name: str, value: Any) -> float:
     if require_number(owner, name, value) == 0:
         raise ConfigError(f'{type(owner).__name__}: {name} is 0; a number above 0 was expected')
     return float(value)
+
+
+def require_whole(owner: object, name: str, value: Any) -> int:
+    """The value itself.
+
+    Raises:
+        ConfigError: It is no whole number above 0.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ConfigError(f'{type(owner).__name__}: {name} is {value!r}; a whole number above 0 was expected')
+    return value
+
+
+def require_text(owner: object, name: str, value: Any, several: bool = False) -> None:
+    """Nothing, unless a text, or with `several` one or more, was expected and something else is there.
+
+    Raises:
+        ConfigError: The value is neither that nor None.
+    """
+    texts = [value] if isinstance(value, str) or not several else value
+    if value is None or (isinstance(texts, Sequence) and texts and all(isinstance(text, str) for text in texts)):
+        return
+    wanted = 'a text, or a list of texts,' if several else 'a text'
+    raise ConfigError(f'{type(owner).__name__}: {name} is {value!r}; {wanted} was expected')
 
 
 def require_seed(owner: object, seed: Any) -> int | None:

@@ -8,6 +8,7 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.datasets.transforms import PackSegInputs
 
+from mmrs.datasets.transforms.arguments import require_text
 from mmrs.registry import TRANSFORMS
 
 _META_KEYS = (
@@ -29,7 +30,8 @@ class PackRasterInputs(PackSegInputs):
     """
 
     def __init__(self, meta_keys: Sequence[str] = _META_KEYS) -> None:
-        super().__init__(meta_keys)
+        require_text(self, 'meta_keys', meta_keys, several=True)
+        super().__init__((meta_keys,) if isinstance(meta_keys, str) else meta_keys or ())
 
     def transform(self, results: dict) -> dict:
         """Packs a sample.

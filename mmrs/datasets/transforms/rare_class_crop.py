@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 from mmseg.datasets.transforms import RandomCrop
 
+from mmrs.datasets.transforms.arguments import require_number, require_whole
 from mmrs.registry import TRANSFORMS
 
 
@@ -28,9 +29,11 @@ class RareClassCrop(RandomCrop):
     def __init__(
         self, crop_size: int | tuple[int, int], min_pixels: int = 1500, tries: int = 10, **kwargs: Any
     ) -> None:
+        for side in crop_size if isinstance(crop_size, (list, tuple)) and len(crop_size) == 2 else (crop_size,):
+            require_whole(self, 'crop_size', side)
         super().__init__(crop_size, **kwargs)
-        self.min_pixels = min_pixels
-        self.tries = tries
+        self.min_pixels = require_number(self, 'min_pixels', min_pixels)
+        self.tries = require_whole(self, 'tries', tries)
 
     def crop_bbox(self, results: dict) -> tuple[int, int, int, int]:
         """Top, bottom, left and right of the crop in pixels; bottom and right are outside."""
