@@ -6,10 +6,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmengine.config import DictAction
-
 from mmrs.apis import train
-from mmrs.utils.arguments import add_cfg_options, add_launcher
+from mmrs.utils.arguments import Options, add_cfg_options, add_launcher, add_trust
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -44,9 +42,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='PATH',
-        help='continue from this checkpoint, or, without PATH, from the latest one in the work dir if there is one',
+        help='continue from this checkpoint, or the newest whole one of this folder; without PATH, of the work dir, if '
+        'there is one',
     )
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (GPU)')
+    parser.add_argument(
+        '--amp', action='store_true', help='automatic mixed precision: float16 on a GPU, bfloat16 on a CPU'
+    )
     parser.add_argument(
         '--no-pretrained', dest='pretrained', action='store_false', help='ignore the pretrained weights of the config'
     )
@@ -59,8 +60,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'in the folder reference of the work dir',
     )
     parser.add_argument(
-        '--reference-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the reference_config'
+        '--reference-options', nargs='+', action=Options, metavar='KEY=VALUE', help='override the reference_config'
     )
+    add_trust(parser)
     add_launcher(parser)
     return parser.parse_args(argv)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -21,7 +20,7 @@ from mmrs.apis.reference import (
     takes_reference,
 )
 from mmrs.apis.statistics import fill_statistics
-from mmrs.engine.checkpoint import download
+from mmrs.engine.checkpoint import download, trusting_checkpoints
 from mmrs.engine.distributed import launcher_environment
 from mmrs.engine.runner import AdaptationRunner
 from mmrs.engine.saved_runs import newest_checkpoint, own_checkpoints, remove_unfinished
@@ -93,6 +92,7 @@ def train(
     overwrite: bool = False,
     reference: str | Path | None = None,
     reference_options: Mapping[str, Any] | None = None,
+    trust_checkpoint: bool = False,
 ) -> Runner:
     """Train a model.
 
@@ -105,13 +105,15 @@ def train(
         work_dir: Folder for logs and checkpoints; else the configuration's, else ``work_dirs/NAME``.
         resume: A checkpoint to continue from, or the folder of a run for the newest whole one in it; ``'auto'`` stands
             for `work_dir`, where there may be none yet.
-        amp: Automatic mixed precision.
+        amp: Automatic mixed precision: float16 on a GPU, bfloat16 on a CPU.
         cfg_options: Dotted keys and values that override the configuration.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
         pretrained: Off: ignore the pretrained weights that the configuration names.
         overwrite: Start anew in a folder that holds a run already.
         reference: Checkpoint of the reference, instead of training one. A resumed run needs none.
         reference_options: Dotted keys and values that override the reference's configuration.
+        trust_checkpoint: Load local checkpoints that hold other objects than weights and logs, too, which can run any
+            code.
 
     Returns:
         The runner, after training.
@@ -132,19 +134,20 @@ def train(
             f'{cfg.work_dir} holds a training run already. Continue it with --resume, choose another --work-dir, '
             'or write over it with --overwrite'
         )
-    _prepare(cfg, amp, pretrained)
-    if takes_reference(cfg):
-        remove_pretrained(cfg.model)  # all weights are the reference's
-        resumed = cfg.get('resume') and (cfg.get('load_from') or newest_checkpoint(cfg.work_dir))
-        if not resumed:  # a checkpoint of the run holds the reference
-            given = cfg.model.get('reference') if reference is None else reference
-            cfg.model.reference = _find_reference(cfg, given, reference_options, amp, pretrained, overwrite)
-    elif reference is not None or reference_options:
-        raise ConfigError(
-            f'config {cfg.filename}: its model, {cfg.model.type}, starts from no reference; leave --reference and '
-            '--reference-options out, or take a configuration of configs/feature_regression'
-        )
-    return _run(cfg, lambda: _remove_earlier(cfg) if overwrite else None)
+    with trusting_checkpoints(trust_checkpoint):
+        _prepare(cfg, amp, pretrained)
+        if takes_reference(cfg):
+            remove_pretrained(cfg.model)  # all weights are the reference's
+            resumed = cfg.get('resume') and (cfg.get('load_from') or newest_checkpoint(cfg.work_dir))
+            if not resumed:  # a checkpoint of the run holds the reference
+                given = cfg.model.get('reference') if reference is None else reference
+                cfg.model.reference = _find_reference(cfg, given, reference_options, amp, pretrained, overwrite)
+        elif reference is not None or reference_options:
+            raise ConfigError(
+                f'config {cfg.filename}: its model, {cfg.model.type}, starts from no reference; leave --reference and '
+                '--reference-options out, or take a configuration of configs/feature_regression'
+            )
+        return _run(cfg, lambda: _remove_earlier(cfg) if overwrite else None)
 
 
 def _prepare(cfg: Config, amp: bool, pretrained: bool) -> None:
@@ -152,8 +155,6 @@ def _prepare(cfg: Config, amp: bool, pretrained: bool) -> None:
         if cfg.get(key) is None:
             raise ConfigError(f'config {cfg.filename}: training needs {key}, which is not set')
     if amp:
-        if get_device() == 'cpu':
-            raise ConfigError('--amp needs a GPU; leave it out on this machine')
         enable_amp(cfg)
     if not pretrained:
         remove_pretrained(cfg.model)

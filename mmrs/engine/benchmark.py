@@ -1,4 +1,4 @@
-"""Time and memory of a configuration's model in training and inference, beside the same model in its stock form."""
+"""Time and memory of a configuration's model in training and inference, beside another form of it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from mmseg.structures import SegDataSample
 from rich.progress import track
 from torch import Tensor
 
+from mmrs.engine.compilation import compile_backbones
 from mmrs.engine.release_step import ReleaseStep
 from mmrs.models.adaptors import STDASegNet
 from mmrs.registry import MODELS
@@ -37,6 +38,7 @@ __all__ = ['BenchmarkSettings', 'Measurement', 'benchmark', 'format_report', 'st
 STOCK_TYPES = {
     'EfficientMiT': 'mmseg.MixVisionTransformer',
     'EfficientSegformerHead': 'mmseg.SegformerHead',
+    'ResNetV1c': 'mmseg.ResNetV1c',
 }
 #: Largest difference of the logits, relative to the largest logit or 1.
 TOLERANCE = 1e-5
@@ -119,6 +121,7 @@ class _Subject:
         torch.manual_seed(0)
         self.device = get_device()
         self.model: Any = revert_sync_batchnorm(MODELS.build(cfg.model)).to(self.device).train()
+        compile_backbones(self.model, cfg.get('compile'))
         parts = [getattr(self.model, part, None) for part in ('teacher', 'discriminator')]
         bands, classes = len(cfg.model.data_preprocessor.mean), self.model.num_classes
         self.batch = _random_batch(settings, bands, classes, two_domains=parts != [None, None])
@@ -219,15 +222,22 @@ def _peak_memory(settings: BenchmarkSettings, stock: bool, steps: int = 3) -> in
         return peak if sys.platform == 'darwin' else 1024 * peak
 
 
-def benchmark(settings: BenchmarkSettings, stock: bool = False) -> dict[str, Measurement]:
-    """Measure a model, and with `stock` the same model in its stock form.
+def benchmark(
+    settings: BenchmarkSettings, stock: bool = False, against: Mapping[str, Any] | None = None
+) -> dict[str, Measurement]:
+    """Measure a model, and perhaps a second form of it.
 
-    The stock form is built of MMSegmentation's modules with torch's plain optimizers, and an ST-DASegNet trains by
-    :class:`ReleaseStep`. Both forms are timed alternately, so that what else the machine does meets both alike. Images
-    and weights are random.
+    Both forms are timed alternately, so that what else the machine does meets both alike. Images and weights are
+    random.
+
+    Args:
+        settings: What to measure.
+        stock: The second form is built of MMSegmentation's modules with torch's plain optimizers, and an ST-DASegNet
+            trains by :class:`ReleaseStep`.
+        against: Dotted keys and values that make the second form out of the configuration.
 
     Returns:
-        Measurements under ``mmrs`` and ``stock``.
+        Measurements under ``mmrs`` and ``stock``, or ``changed`` and ``mmrs``: the first is compared with the second.
 
     Raises:
         ConfigError: Something in the configuration cannot work.
@@ -236,16 +246,23 @@ def benchmark(settings: BenchmarkSettings, stock: bool = False) -> dict[str, Mea
     settings = settings.resolved()
     if settings.iters < 1:
         raise ConfigError(f'iters is {settings.iters}: at least 1 repetition is needed')
-    names = ['mmrs', 'stock'] if stock else ['mmrs']
-    results = {name: Measurement() for name in names}
-    for name in names:
+    if stock and against:
+        raise ConfigError('the stock form and changed options are measured one at a time')
+    forms = {'mmrs': settings}
+    if stock:
+        forms['stock'] = settings
+    elif against:
+        changed = replace(settings, cfg_options={**(settings.cfg_options or {}), **against})
+        forms = {'changed': changed, **forms}
+    results = {name: Measurement() for name in forms}
+    for name, form in forms.items():
         with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as process:
-            results[name].peak_memory = process.submit(_peak_memory, settings, name == 'stock').result()
+            results[name].peak_memory = process.submit(_peak_memory, form, name == 'stock').result()
 
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads or threads)
     try:
-        subjects = {name: _Subject(settings, name == 'stock') for name in names}
+        subjects = {name: _Subject(form, name == 'stock') for name, form in forms.items()}
         for i in track(range(-2, settings.iters), 'training'):
             for name, subject in subjects.items():
                 seconds = _seconds(subject.train_step)
@@ -279,7 +296,7 @@ def check_agreement(logits: Tensor, expected: Tensor) -> None:
 
 
 def format_report(results: dict[str, Measurement]) -> str:
-    """A table of the measurements; with a stock form also their ratios."""
+    """A table of the measurements; those of two forms with their ratios."""
     rows = [
         ('training step, median', 's', lambda m: statistics.median(m.training)),
         ('training step, fastest', 's', lambda m: min(m.training)),
@@ -287,9 +304,9 @@ def format_report(results: dict[str, Measurement]) -> str:
         ('inference, median', 'ms', lambda m: 1e3 * statistics.median(m.inference)),
         ('inference, fastest', 'ms', lambda m: 1e3 * min(m.inference)),
     ]
-    lines = [f'{"":30}' + ''.join(f'{name:>10}' for name in results) + ('     ratio' if 'stock' in results else '')]
+    lines = [f'{"":30}' + ''.join(f'{name:>10}' for name in results) + ('     ratio' if len(results) == 2 else '')]
     for title, unit, value in rows:
         values = [value(measurement) for measurement in results.values()]
         line = f'{f"{title} ({unit})":30}' + ''.join(f'{v:10.3f}' if unit == 's' else f'{v:10.1f}' for v in values)
-        lines.append(line + (f'{values[0] / values[1]:10.2f}' if 'stock' in results else ''))
+        lines.append(line + (f'{values[0] / values[1]:10.2f}' if len(results) == 2 else ''))
     return '\n'.join(lines)

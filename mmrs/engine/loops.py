@@ -42,7 +42,8 @@ class _StreamedLoop:
 
     @property
     def _batch_size(self) -> int:
-        return int(self.dataloader.batch_size or getattr(self.dataloader.batch_sampler, 'batch_size', 1))
+        size: int | None = self.dataloader.batch_size or getattr(self.dataloader.batch_sampler, 'batch_size', None)
+        return size or 1
 
     @property
     def _samples_drawn(self) -> int:

@@ -17,6 +17,7 @@ from torch import nn
 
 from mmrs.datasets.stream import StreamedDataset
 from mmrs.engine.checkpoint import load_matching, require_resumable, state_dict_of
+from mmrs.engine.compilation import compile_backbones
 from mmrs.engine.distributed import CPUDistributedDataParallel, init_cpu_group, launcher_environment, on_cpu
 from mmrs.engine.saved_runs import damage, newest_checkpoint
 from mmrs.registry import RUNNERS
@@ -101,6 +102,10 @@ class AdaptationRunner(Runner):
             self._load_from, self._resume = str(newest) if newest else None, newest is not None
         if not self._resume:
             super()._init_model_weights()
+
+    def _maybe_compile(self, target: str) -> None:
+        for name in compile_backbones(self.model, self.cfg.get('compile')):
+            self.logger.info(f'{name} is compiled on its first batch')
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop; raises :class:`ConfigError` where classes of heads and data differ."""

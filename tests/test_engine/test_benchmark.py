@@ -113,6 +113,39 @@ def test_measures_both_forms(config_file):
     assert 'ratio' in report
 
 
+def test_measures_a_configuration_against_changed_options(config_file, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, '_peak_memory', _fake_peak)  # the processes of their own take seconds
+
+    class Subject:
+        def __init__(self, settings, stock):
+            seen.append((dict(settings.cfg_options or {}), stock))
+
+        def train_step(self):
+            pass
+
+        predict = train_step
+
+    monkeypatch.setattr(module, '_Subject', Subject)
+    settings = BenchmarkSettings(config_file, iters=1, cfg_options={'crop_size': 64})
+    results = benchmark(settings, against={'model.backbone.with_cp': True})
+    assert list(results) == ['changed', 'mmrs']
+    assert seen == [({'crop_size': 64, 'model.backbone.with_cp': True}, False), ({'crop_size': 64}, False)]
+    assert 'ratio' in format_report({name: Measurement([1.0], [1.0], 1) for name in results})
+    with pytest.raises(ConfigError, match='one at a time'):
+        benchmark(settings, stock=True, against={'compile': True})
+
+
+def _fake_peak(settings, stock):
+    return 1
+
+
+def test_backbones_are_compiled_where_the_configuration_says_so(config_file):
+    options = {'compile': dict(backend='eager')}
+    subject = module._Subject(BenchmarkSettings(config_file, cfg_options=options).resolved(), False)
+    assert all('forward' in vars(backbone) for backbone in subject.model.segmentor.backbone.values())
+
+
 def test_plain_segmentor_trains_by_its_own_step(config_file):
     config_file.write_text(
         CONFIG + "model.update(type='EncoderDecoder', neck=None)\n"

@@ -167,9 +167,7 @@ def write(source, tmp_path_factory):
     return write
 
 
-FORKSERVER = pytest.mark.skipif(
-    'forkserver' not in multiprocessing.get_all_start_methods(), reason='needs forkserver'
-)
+FORKSERVER = pytest.mark.skipif('forkserver' not in multiprocessing.get_all_start_methods(), reason='needs forkserver')
 
 
 @FORKSERVER

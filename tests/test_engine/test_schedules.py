@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -59,7 +60,9 @@ def test_parameter_groups_are_the_releases(golden, recording, config, changes):
     built = {part: options(joint[part].optimizer, names) for part in parts}
     compared = 0
     for part, recorded in golden('optim_groups.json')[recording].items():
-        own = built['discriminator' if part.startswith('discriminator') else 'segmentor']
+        own_part = 'discriminator' if part.startswith('discriminator') else 'segmentor'
+        own = built[own_part]
+        assert type(joint[own_part].optimizer).__name__ == recorded['type']
         for group in recorded['groups']:
             for name in group['params']:
                 value = own.get(rename_release(name))
@@ -95,3 +98,18 @@ def test_learning_rates_are_the_releases(golden, recording, config):
         for scheduler in schedulers:
             scheduler.step()
     assert max(recorded) == cfg.train_cfg.max_iters - 1
+
+
+@pytest.mark.parametrize(
+    ('config', 'students'),
+    [
+        ('st_dasegnet/potsdam2vaihingen.py', dict(betas=(0.9, 0.999))),
+        ('st_dasegnet/potsdam2vaihingen_r50.py', dict(momentum=0.9)),
+    ],
+)
+def test_moments_are_those_of_the_paper(config, students):
+    cfg = Config.fromfile(CONFIGS / config).optim_wrapper
+    for part, expected in dict(segmentor=students, discriminator=dict(betas=(0.9, 0.99))).items():
+        found = {key: value for key, value in cfg[part].optimizer.items() if key in ('betas', 'momentum')}
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[key], expected[key]) for key in expected)

@@ -8,7 +8,7 @@ import sys
 
 from mmrs.apis.prediction_benchmark import benchmark_prediction
 from mmrs.engine.benchmark import BenchmarkSettings, benchmark, format_report
-from mmrs.utils.arguments import add_cfg_options
+from mmrs.utils.arguments import Options, add_cfg_options
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -19,6 +19,9 @@ examples:
   # beside the same model of stock modules, trained as the authors' release does, on two CPU threads
   python tools/analysis_tools/benchmark.py configs/st_dasegnet/demo.py --stock --batch-size 2 --crop-size 256 \\
       --threads 2 --cfg-options model.decode_head.channels=256
+
+  # with activations that are computed again instead of kept, beside the same without
+  python tools/analysis_tools/benchmark.py configs/st_dasegnet/demo.py --against model.backbone.with_cp=True
 
   # from a raster to its map: megapixels per second, and how long the model waits for windows
   python tools/analysis_tools/benchmark.py configs/st_dasegnet/demo.py --predict 4096
@@ -33,8 +36,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('config', help='configuration file')
-    parser.add_argument(
+    beside = parser.add_mutually_exclusive_group()
+    beside.add_argument(
         '--stock', action='store_true', help='measure the model in its stock form too, alternately, and print ratios'
+    )
+    beside.add_argument(
+        '--against',
+        nargs='+',
+        action=Options,
+        metavar='KEY=VALUE',
+        help='measure the configuration with these options too, alternately, and print ratios of that to the rest',
     )
     parser.add_argument(
         '--predict',
@@ -59,12 +70,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 @report_errors
 def main(argv: list[str] | None = None) -> None:
     options = vars(parse_args(argv))
-    stock, size = options.pop('stock'), options.pop('predict')
+    stock, against, size = (options.pop(name) for name in ('stock', 'against', 'predict'))
     if size is not None:
         named = {key: options[key] for key in ('config', 'threads', 'cfg_options')}
         print(benchmark_prediction(size=size, batch_size=options['batch_size'] or 4, **named))
         return
-    print(format_report(benchmark(BenchmarkSettings(**options), stock)))
+    print(format_report(benchmark(BenchmarkSettings(**options), stock, against)))
 
 
 if __name__ == '__main__':

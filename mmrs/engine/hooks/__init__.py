@@ -1,4 +1,6 @@
 from .checkpoint import CheckpointHook
+from .divergence import DiscriminatorWatchHook
+from .non_finite import NonFiniteHook
 from .teacher_ema import TeacherEMAHook
 
-__all__ = ['CheckpointHook', 'TeacherEMAHook']
+__all__ = ['CheckpointHook', 'DiscriminatorWatchHook', 'NonFiniteHook', 'TeacherEMAHook']

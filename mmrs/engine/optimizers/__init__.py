@@ -1,4 +1,11 @@
 from .default import DefaultOptimWrapperConstructor
 from .joint import JointOptimWrapper, JointOptimWrapperConstructor
+from .wrappers import AmpOptimWrapper, OptimWrapper
 
-__all__ = ['DefaultOptimWrapperConstructor', 'JointOptimWrapper', 'JointOptimWrapperConstructor']
+__all__ = [
+    'AmpOptimWrapper',
+    'DefaultOptimWrapperConstructor',
+    'JointOptimWrapper',
+    'JointOptimWrapperConstructor',
+    'OptimWrapper',
+]

@@ -6,13 +6,15 @@ from typing import cast
 
 import torch
 from mmengine.model import is_model_wrapper
-from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmrs.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmrs.utils import ConfigError
 
 from .default import DefaultOptimWrapperConstructor
+from .wrappers import OptimWrapper
 
 
 class JointOptimWrapper(OptimWrapperDict):
@@ -23,8 +25,7 @@ class JointOptimWrapper(OptimWrapperDict):
     precision all parts share one gradient scaler, as there is one backward pass.
 
     Args:
-        **parts: The optimizer wrapper of each part; all plain or all :class:`AmpOptimWrapper`, with the same
-            ``accumulative_counts``.
+        **parts: The optimizer wrapper of each part, with the same ``accumulative_counts`` and precision.
 
     Raises:
         ConfigError: If parts disagree.
@@ -33,17 +34,27 @@ class JointOptimWrapper(OptimWrapperDict):
     def __init__(self, **parts: OptimWrapper) -> None:
         super().__init__(**parts)
         wrappers = list(parts.values())
+        foreign = [name for name, part in parts.items() if not isinstance(part, OptimWrapper)]
+        if foreign:
+            raise ConfigError(f'optim_wrapper.{foreign[0]}: its type must be OptimWrapper or AmpOptimWrapper of mmrs')
         self.lead = wrappers[0]
         counts = {name: part._accumulative_counts for name, part in parts.items()}
         if len(set(counts.values())) > 1:
             raise ConfigError(f'accumulative_counts differ between the parts of optim_wrapper: {counts}')
-        mixed = {name: isinstance(part, AmpOptimWrapper) for name, part in parts.items()}
-        if len(set(mixed.values())) > 1:
-            raise ConfigError(f'some parts of optim_wrapper use mixed precision and some do not: {mixed}')
-        self.scaler = self.lead.loss_scaler if isinstance(self.lead, AmpOptimWrapper) else None
-        if self.scaler is not None:
-            for wrapper in wrappers:
-                wrapper.loss_scaler = self.scaler
+        precisions = {name: str(getattr(part, 'cast_dtype', 'full')) for name, part in parts.items()}
+        if len(set(precisions.values())) > 1:
+            raise ConfigError(f'the parts of optim_wrapper differ in precision: {precisions}')
+        for wrapper in wrappers:
+            wrapper.loss_scaler = self.lead.loss_scaler
+
+    @property
+    def rejected(self) -> nn.Parameter | None:
+        """As :class:`OptimWrapper`'s."""
+        return self.lead.rejected
+
+    def should_update(self) -> bool:
+        """Whether the iteration is one that steps."""
+        return self.lead.should_update()
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -67,17 +78,8 @@ class JointOptimWrapper(OptimWrapperDict):
             wrapper._inner_count = self.lead._inner_count
 
     def step(self, **kwargs: object) -> None:
-        """Clip the gradients of each part as configured, and step its optimizer."""
-        if self.scaler is None:
-            for wrapper in self.values():
-                wrapper.step(**kwargs)
-            return
-        for wrapper in self.values():
-            if wrapper.clip_grad_kwargs:
-                self.scaler.unscale_(wrapper.optimizer)
-                wrapper._clip_grad()
-            self.scaler.step(wrapper.optimizer, **kwargs)
-        self.scaler.update(self.lead._scale_update_param)
+        """Clip the gradients of each part as configured and step all optimizers, or none: see :class:`OptimWrapper`."""
+        self.lead.step_together(list(self.values()), **kwargs)
 
     def zero_grad(self, **kwargs: object) -> None:
         """Clear the gradients of all parts."""
@@ -109,13 +111,18 @@ def _without_unsupported_fused(optimizer: dict) -> dict:
     return {key: value for key, value in optimizer.items() if not (old and key == 'fused')}
 
 
+#: What may be said once for all parts.
+SHARED = ('type', 'accumulative_counts', 'dtype', 'loss_scale')
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class JointOptimWrapperConstructor:
     """Builds a :class:`JointOptimWrapper` from one optimizer wrapper config per part of the model.
 
     A part is named after a submodule of the model: ``optim_wrapper=dict(constructor='JointOptimWrapperConstructor',
     segmentor=dict(type='OptimWrapper', optimizer=..., paramwise_cfg=...), discriminator=dict(...))``. Names in a part's
-    ``paramwise_cfg`` are relative to that submodule.
+    ``paramwise_cfg`` are relative to that submodule. ``type``, ``accumulative_counts``, ``dtype`` and ``loss_scale``
+    may stand beside the parts instead, for all of them.
 
     Raises:
         ConfigError: If the model has no such submodule, or trainable parameters would belong to no part.
@@ -126,7 +133,9 @@ class JointOptimWrapperConstructor:
             raise ConfigError(
                 'paramwise_cfg belongs into a part of optim_wrapper (e.g. segmentor), not beside the parts'
             )
-        self.parts = {key: value for key, value in optim_wrapper_cfg.items() if key != 'type' and value is not None}
+        given = {key: value for key, value in optim_wrapper_cfg.items() if value is not None}
+        self.shared = {key: given.pop(key) for key in SHARED if key in given}
+        self.parts = given
 
     def __call__(self, model: nn.Module) -> JointOptimWrapper:
         """Build the wrapper for a model, data-parallel or not."""
@@ -142,9 +151,15 @@ class JointOptimWrapperConstructor:
                     f'optim_wrapper.{name}: {type(model).__name__} has no such submodule (it has {children}); set '
                     f'optim_wrapper.{name}=None if it was switched off'
                 )
-            cfg = {'type': 'OptimWrapper', **cfg, 'optimizer': _without_unsupported_fused(cfg['optimizer'])}
+            cfg = {
+                'type': 'OptimWrapper',
+                **self.shared,
+                **cfg,
+                'optimizer': _without_unsupported_fused(cfg['optimizer']),
+            }
             paramwise_cfg = cfg.pop('paramwise_cfg', None)
-            wrappers[name] = DefaultOptimWrapperConstructor(cfg, paramwise_cfg)(part)
+            with DefaultScope.overwrite_default_scope('mmrs'):  # MMEngine's wrapper has the same name
+                wrappers[name] = DefaultOptimWrapperConstructor(cfg, paramwise_cfg)(part)
             owned |= {id(parameter) for parameter in part.parameters()}
         orphans = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
         if orphans:

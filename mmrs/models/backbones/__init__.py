@@ -1,3 +1,4 @@
 from .mit import EfficientMiT
+from .resnet import ResNetV1c
 
-__all__ = ['EfficientMiT']
+__all__ = ['EfficientMiT', 'ResNetV1c']

@@ -1,0 +1,45 @@
+"""`torch.compile` for the part of a training step where it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmrs.utils.errors import ConfigError
+
+__all__ = ['compile_backbones']
+
+
+def compile_backbones(model: nn.Module, options: bool | Mapping[str, Any] | None) -> list[str]:
+    """Compile the backbones of a model in place, on their first batch; the rest of the step stays as it is.
+
+    Losses, teachers, several optimizers and hooks on feature maps take more graphs than they are worth: MMEngine's own
+    `compile`, of the whole step, is still compiling after minutes.
+
+    Args:
+        model: Any module with submodules named ``backbone``; a wrapper of one serves too.
+        options: Arguments of `torch.compile`, or True for none; None or False compiles nothing.
+
+    Returns:
+        The names of the compiled modules.
+
+    Raises:
+        ConfigError: `options` is something else, or a backbone recomputes activations.
+    """
+    if options is None or options is False:
+        return []
+    if options is not True and not isinstance(options, Mapping):
+        raise ConfigError(f'compile is {options!r}; True, False or a dict of arguments of torch.compile is expected')
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        if name.rpartition('.')[2] == 'backbone':
+            domains = module.items() if isinstance(module, nn.ModuleDict) else ()  # ST-DASegNet has one for each
+            found.update({f'{name}.{domain}': part for domain, part in domains} or {name: module})
+    for name, backbone in found.items():
+        if any(getattr(part, 'recomputed', getattr(part, 'with_cp', False)) for part in backbone.modules()):
+            raise ConfigError(f'compile and with_cp of model.{name} do not go together: set one of them to False')
+        backbone.forward = torch.compile(backbone.forward, **({} if options is True else options))
+    return list(found)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmrs.registry import HOOKS
+from mmrs.utils import ConfigError
+
+#: Where MMEngine's message hub keeps the state, in checkpoints too.
+STREAKS = 'discriminator_streaks'
+PREFIX = 'disc_accuracy_'
+
+
+@HOOKS.register_module()
+class DiscriminatorWatchHook(Hook):
+    """Warns when a discriminator has told the two domains apart without fail, or never, for long.
+
+    It reads the logged ``disc_accuracy_*`` of the batches and does nothing for a model without them. Each such time
+    gives one warning, also across a resumed run; in several processes the accuracy is that of the first one.
+
+    Args:
+        margin: How near to 0 or 1 an accuracy counts as such, 0 to 0.5.
+        iterations: So many iterations in a row are long.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+
+    def __init__(self, margin: float = 0.01, iterations: int = 500) -> None:
+        if not 0 <= margin < 0.5:
+            raise ConfigError(f'margin is {margin}: expected a value in [0, 0.5)')
+        if iterations < 1:
+            raise ConfigError(f'iterations is {iterations}: expected at least 1')
+        self.margin, self.iterations = margin, iterations
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | Sequence[dict] | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Look at the accuracies of an iteration."""
+        hub = runner.message_hub
+        names = [name for name in outputs or () if name.startswith(PREFIX)]
+        if not names:
+            return
+        before = hub.get_info(STREAKS, {})
+        streaks = {}  # iterations in a row at 1, or, negative, at 0
+        for name in names:
+            # MMEngine's RuntimeInfoHook, which runs before, has read it from the device.
+            accuracy = hub.get_scalar(f'train/{name}').current()
+            side = int(accuracy >= 1 - self.margin) - int(accuracy <= self.margin)
+            streak = before.get(name, 0)
+            streaks[name] = side * (abs(streak) + 1 if streak * side > 0 else 1)
+            if abs(streaks[name]) == self.iterations:
+                self._warn(runner, name.removeprefix(PREFIX), side)
+        hub.update_info(STREAKS, streaks)
+
+    def _warn(self, runner: Runner, domain: str, side: int) -> None:
+        if side > 0:
+            meaning = (
+                'it tells the domains apart without fail, and what such a discriminator teaches the students is next '
+                'to nothing, or unstable. Try a lower optim_wrapper.discriminator.optimizer.lr, a smaller '
+                "model.discriminator.base_channels or num_conv, or model.gan_loss.gan_type='lsgan'"
+            )
+        else:
+            meaning = (
+                'it is always wrong: the students run away from it. Try a higher '
+                'optim_wrapper.discriminator.optimizer.lr or a lower model.gan_loss.loss_weight'
+            )
+        runner.logger.warning(
+            f'iteration {runner.iter + 1}: the discriminator of the {domain} student has had an accuracy of '
+            f'{"100" if side > 0 else "0"} % (within {100 * self.margin:g} %) for {self.iterations} iterations in a '
+            f'row: {meaning}'
+        )

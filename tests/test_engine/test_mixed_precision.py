@@ -1,0 +1,302 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+
+from mmrs.apis.train import train
+from mmrs.engine.optimizers import AmpOptimWrapper, JointOptimWrapperConstructor, OptimWrapper
+from mmrs.models.losses import make_pseudo_label
+from mmrs.models.necks.domain_disentangled import DomainUniversalModule
+from mmrs.utils import ConfigError
+from tests.tiny_runs import (  # noqa: F401
+    quick_start,
+    write_adaptation_config,
+    write_clips,
+    write_config,
+    write_regression_config,
+)
+
+needs_fp16 = pytest.mark.skipif(
+    not hasattr(torch.amp, 'GradScaler'), reason='float16 on a CPU needs the scaler of torch 2.3'
+)
+
+
+SCALE = 256.0
+
+
+class ToyGAN(BaseModel):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.segmentor = nn.Linear(3, 2)
+        self.discriminator = nn.Linear(2, 1)
+        self.dtypes = []
+
+    def forward(self, x, factor=1.0, mode='loss'):
+        fake = self.segmentor(x)
+        self.dtypes.append(fake.dtype)
+        score = self.discriminator(fake.detach())
+        return dict(loss_seg=factor * fake.float().square().mean(), loss_disc=(score.float() - 1).square().mean())
+
+
+def joint(model, lr=0.1, **kwargs):
+    part = dict(optimizer=dict(type='SGD', lr=lr))
+    cfg = dict(type='AmpOptimWrapper', dtype='float16', segmentor=part, discriminator=dict(part))
+    cfg['loss_scale'] = dict(init_scale=SCALE)
+    for name, value in kwargs.items():
+        cfg[name] = {**cfg[name], **value} if name in ('segmentor', 'discriminator') else value
+    return JointOptimWrapperConstructor(cfg)(model)
+
+
+def parameters(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def batch(seed=0, **kwargs):
+    return dict(x=torch.randn(8, 3, generator=torch.Generator().manual_seed(seed)), **kwargs)
+
+
+@needs_fp16
+def test_one_scaler_for_the_joint_step():
+    half, single = ToyGAN(), ToyGAN()
+    wrapper = joint(half)
+    plain = JointOptimWrapperConstructor(
+        {name: dict(optimizer=dict(type='SGD', lr=0.1)) for name in ('segmentor', 'discriminator')}
+    )(single)
+    start = parameters(half)
+    for seed in range(5):
+        half.train_step(batch(seed), wrapper)
+        single.train_step(batch(seed), plain)
+    assert set(half.dtypes) == {torch.float16}
+    assert set(single.dtypes) == {torch.float32}
+    assert wrapper['segmentor'].loss_scaler is wrapper['discriminator'].loss_scaler
+    assert wrapper.lead.loss_scaler.get_scale() == SCALE
+    moved = (parameters(single) - start).norm()
+    assert (parameters(half) - parameters(single)).norm() < 0.01 * moved
+
+
+@needs_fp16
+@pytest.mark.parametrize('part', ['segmentor', 'discriminator'])
+def test_an_overflow_in_one_part_stops_all_and_is_no_failure(part):
+    model = ToyGAN()
+    wrapper = joint(model)
+    start = parameters(model)
+    hook = getattr(model, part).bias.register_hook(lambda gradient: gradient * math.inf)
+    model.train_step(batch(), wrapper)
+    assert torch.equal(parameters(model), start)
+    assert wrapper.lead.loss_scaler.get_scale() == SCALE / 2
+    assert wrapper.rejected is None
+    hook.remove()
+    model.train_step(batch(), wrapper)
+    moved = [not torch.equal(p, q) for p, q in zip(parameters(model).split([8, 3]), start.split([8, 3]))]
+    assert moved == [True, True]
+
+
+@needs_fp16
+def test_a_bad_loss_is_a_failure():
+    model = ToyGAN()
+    wrapper = joint(model)
+    start = parameters(model)
+    model.train_step(batch(factor=math.nan), wrapper)
+    assert torch.equal(parameters(model), start)
+    assert wrapper.rejected is not None
+
+
+@needs_fp16
+def test_a_bad_loss_among_accumulated_ones_is_a_failure():
+    model = ToyGAN()
+    wrapper = joint(model, accumulative_counts=2)
+    model.train_step(batch(factor=math.nan), wrapper)
+    model.train_step(batch(), wrapper)
+    assert wrapper.rejected is not None
+
+
+@needs_fp16
+def test_gradients_that_no_scale_helps_are_a_failure():
+    model = ToyGAN()
+    wrapper = joint(model)
+    model.discriminator.bias.register_hook(lambda gradient: gradient * math.inf)
+    rejected = []
+    for _ in range(10):
+        model.train_step(batch(), wrapper)
+        rejected.append(wrapper.rejected is not None)
+    assert rejected == [False] * 9 + [True]  # 256, ..., 1, then 1 / 2
+
+
+@needs_fp16
+def test_an_overflow_at_a_fixed_scale_is_a_failure():
+    model = ToyGAN()
+    wrapper = joint(model, loss_scale=512.0)
+    model.discriminator.bias.register_hook(lambda gradient: gradient * math.inf)
+    model.train_step(batch(), wrapper)
+    assert wrapper.rejected is model.discriminator.bias
+    assert wrapper.lead.loss_scaler.get_scale() == 512.0
+
+
+@needs_fp16
+def test_clipping_sees_gradients_without_the_scale():
+    model = ToyGAN()
+    wrapper = joint(model, lr=1.0, segmentor=dict(clip_grad=dict(max_norm=1e-3)))
+    start = parameters(model.segmentor)
+    model.train_step(batch(), wrapper)
+    assert (parameters(model.segmentor) - start).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+@needs_fp16
+def test_accumulation_adds_scaled_gradients():
+    halves, whole = ToyGAN(), ToyGAN()
+    wrapper, once = joint(halves, accumulative_counts=2), joint(whole)
+    x = batch()['x']
+    for part in x.split(4):
+        halves.train_step(dict(x=part), wrapper)
+    whole.train_step(dict(x=x), once)
+    torch.testing.assert_close(parameters(halves), parameters(whole), rtol=0, atol=2e-4)
+
+
+@needs_fp16
+def test_the_scale_goes_into_the_state_and_out_again():
+    model = ToyGAN()
+    wrapper = joint(model, loss_scale=dict(init_scale=8.0, growth_interval=1))
+    model.train_step(batch(), wrapper)
+    other = joint(ToyGAN(), loss_scale=dict(init_scale=8.0, growth_interval=1))
+    other.load_state_dict(wrapper.state_dict())
+    assert other.lead.loss_scaler.get_scale() == 16.0
+    half = AmpOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=1.0), dtype='float16', loss_scale=4.0)
+    for state in (
+        AmpOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=1.0), dtype='bfloat16').state_dict(),
+        OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0)).state_dict(),
+    ):
+        half.load_state_dict(state)
+        assert half.loss_scaler.get_scale() == 4.0
+
+
+def test_a_cpu_takes_bfloat16_without_a_scale():
+    model = ToyGAN()
+    wrapper = joint(model, dtype=None)
+    model.train_step(batch(), wrapper)
+    assert model.dtypes == [torch.bfloat16]
+    assert not wrapper.lead.loss_scaler.is_enabled()
+
+
+def test_float16_on_a_cpu_says_which_torch_it_needs(monkeypatch):
+    monkeypatch.delattr(torch.amp, 'GradScaler', raising=False)
+    with pytest.raises(ConfigError, match=r'torch 2\.3 or newer.*bfloat16'):
+        joint(ToyGAN())
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(dtype='float64'), 'dtype is float64'),
+        (dict(loss_scale='static'), "loss_scale is 'static'"),
+        (dict(loss_scale=-1.0), r'loss_scale is -1\.0'),
+        (dict(dtype='bfloat16', segmentor=dict(type='OptimWrapper', dtype=None)), None),
+    ],
+)
+def test_bad_settings(changes, message):
+    part = dict(optimizer=dict(type='SGD', lr=0.1))
+    if message is None:
+        parts = dict(segmentor=part, discriminator=dict(part, type='AmpOptimWrapper'))
+        with pytest.raises(ConfigError, match=r'differ in precision.*full.*bfloat16'):
+            JointOptimWrapperConstructor(parts)(ToyGAN())
+        return
+    with pytest.raises(ConfigError, match=message):
+        joint(ToyGAN(), **changes)
+
+
+# What is computed from half precision --------------------------------------------------------------------------------
+
+
+def test_the_share_of_confident_pixels_is_not_computed_in_half_precision():
+    logits = (torch.randn(2, 6, 64, 64, generator=torch.Generator().manual_seed(0)) * 6 + 4).bfloat16()
+    expected = make_pseudo_label(logits.double())
+    with torch.autocast('cpu', torch.bfloat16):
+        found = make_pseudo_label(logits)
+    assert found.confident_share.item() == pytest.approx(expected.confident_share.item(), abs=1e-6)
+
+
+@needs_fp16
+def test_the_exponents_of_the_channel_affinity_do_not_overflow_in_float16():
+    torch.manual_seed(0)
+    module = DomainUniversalModule(64, 16)
+    maps = [60 * torch.randn(2, 64, 32, 32) for _ in range(2)]  # sums over pixels of up to 4e5
+    expected = module(*maps)
+    with torch.autocast('cpu', torch.float16):
+        found = module(*maps)
+    for a, b in zip(found, expected):
+        assert ((a.float() - b).norm() / b.norm()).item() < 0.05
+
+
+# Whole runs -----------------------------------------------------------------------------------------------------------
+
+EFFICIENT = {'model.backbone.type': 'EfficientMiT', 'model.decode_head.type': 'EfficientSegformerHead'}
+DEEPLAB = """
+model = dict(
+    backbone=dict(
+        _delete_=True, type='ResNetV1c', depth=18, stem_channels=8, base_channels=8, norm_cfg=dict(type='BN'),
+        strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), out_indices=(0, 1, 2, 3)),
+    neck=dict(in_channels=[8, 16, 32, 64], reduction=8, variant='ds2'),
+    decode_head=dict(
+        _delete_=True, type='DepthwiseSeparableASPPHead', in_channels=72, in_index=3, channels=16, dilations=(1, 6),
+        c1_in_channels=8, c1_channels=4, num_classes=6, norm_cfg=dict(type='BN'), align_corners=False,
+        loss_decode=dict(type='PixelMeanCrossEntropyLoss')),
+    discriminator=dict(in_channels=64))
+"""
+RUN = """
+train_cfg = dict(max_iters=20, val_interval=100)
+param_scheduler = None
+default_hooks = dict(checkpoint=dict(interval=20), non_finite=dict(type='NonFiniteHook', max_skipped=0))
+"""
+# One of six classes has 0.1667 by chance.
+CONFIDENT = {'model.self_training.threshold': 0.168, 'model.self_training.rare_threshold': 0.1675}
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp('runs')
+    source, target = write_clips(root / 'source'), write_clips(root / 'target', seed=1)
+
+    def config(name):
+        path = dict(
+            source_only=lambda: write_config(root / 'source_only.py', source),
+            st_dasegnet=lambda: write_adaptation_config(root / 'st.py', source),
+            deeplab=lambda: write_adaptation_config(root / 'deeplab.py', source),
+            regression=lambda: write_regression_config(root / 'regression.py', source, target),
+        )[name]()
+        leaf = root / f'{name}_leaf.py'
+        leaf.write_text(f"_base_ = './{path.name}'\n" + (DEEPLAB if name == 'deeplab' else '') + RUN)
+        return leaf
+
+    def losses(name, folder, **kwargs):
+        options = dict({} if name == 'deeplab' else EFFICIENT, **kwargs.pop('cfg_options', {}))
+        runner = train(config(name), root / folder, cfg_options=options, pretrained=False, overwrite=True, **kwargs)
+        scalars = runner.message_hub.log_scalars.items()
+        assert all(value.isfinite().all() for value in runner.model.state_dict().values())
+        return {key: np.array(buffer.data[0]) for key, buffer in scalars if 'loss' in key or 'share' in key}
+
+    losses.root = root
+    return losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['source_only', 'st_dasegnet', 'deeplab', 'regression'])
+def test_losses_of_a_run_in_bfloat16_are_close_to_those_in_float32(name, runs):
+    kwargs = dict(cfg_options=CONFIDENT if name in ('st_dasegnet', 'deeplab') else {})
+    if name == 'regression':
+        runs('source_only', 'reference')
+        kwargs['reference'] = runs.root / 'reference' / 'iter_20.pth'
+    expected = runs(name, 'float32', **kwargs)
+    kwargs['cfg_options'] = {**kwargs['cfg_options'], 'optim_wrapper.type': 'AmpOptimWrapper'}
+    found = runs(name, 'bfloat16', **kwargs)
+    assert found.keys() == expected.keys()
+    assert any(not np.array_equal(found[key], expected[key]) for key in found)
+    assert all(len(values) == 20 for key, values in found.items() if key.startswith('train/'))
+    for key, values in expected.items():
+        # Single iterations of a young network differ more than their mean.
+        near = 0.1 if 'share' in key else 1e-3
+        assert found[key].mean() == pytest.approx(values.mean(), rel=0.05, abs=near), key
+    if 'train/confident_share' in expected:
+        assert 0.01 < expected['train/confident_share'].mean() < 0.999
