@@ -26,7 +26,7 @@ export PYTHONUNBUFFERED := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format test-minimum test-openmmlab clean
+.PHONY: help install demo test lint format test-minimum test-openmmlab breakages soak clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -74,6 +74,12 @@ test-minimum:  ## Run the tests with the lowest versions that mmrs supports
 test-openmmlab:  ## Run the tests on the upstream OpenMMLab stack
 	$(MAKE) test VENV=.venv-openmmlab MM=requirements/mminstall-openmmlab.txt MM_OPS=--no-build-isolation \
 		TORCH=torch==2.1.2
+
+breakages: install  ## Break the method on purpose, line by line, and show that the tests notice
+	$(PY) tests/breakages.py --jobs $(JOBS) $(ARGS)
+
+soak: install  ## Kill runs, give them bad files and bad numbers, and show that they come through (15 minutes)
+	$(PY) tests/soak.py $(ARGS)
 
 clean:  ## Remove caches (not the environment, nor any result)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache mmrs.egg-info build

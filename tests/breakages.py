@@ -1,0 +1,593 @@
+"""Shows that the test suite notices when the method is broken on purpose.
+
+Each breakage changes one line of a scratch copy of the working tree (what git tracks or would track) and runs the tests
+that are expected to notice. The tree itself is never touched.
+
+Usage:
+    python tests/breakages.py                             all of them, a few minutes
+    python tests/breakages.py --list                      what there is, and why each matters
+    python tests/breakages.py --only teacher-swapped      this one; may be given several times
+    python tests/breakages.py --jobs 4 --all-tests        four at once, each with the whole suite until a test fails
+
+Exit status 1: a breakage went unnoticed, its text is no longer in its file, or tests fail without any breakage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mmrs.utils.progress import progress_bar
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class Breakage(NamedTuple):
+    """One change that the tests have to notice.
+
+    `old` stands exactly once in `file`; `tests` are files, or ids of tests, those that say most about it first; `why`
+    is what the change does to a training.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    why: str
+
+
+def _in_file(file: str, tests: tuple[str, ...], *changes: tuple[str, str, str, str]) -> list[Breakage]:
+    return [Breakage(name, file, old, new, tests, why) for name, why, old, new in changes]
+
+
+MODELS, MODEL_TESTS = 'mmrs/models', 'tests/test_models'
+DISENTANGLED = (f'{MODEL_TESTS}/test_adaptors/test_st_dasegnet.py',)
+REGRESSION = (f'{MODEL_TESTS}/test_adaptors/test_feature_regression.py',)
+
+BREAKAGES: list[Breakage] = [
+    # ST-DASegNet: adversarial part
+    *_in_file(
+        f'{MODELS}/adaptors/st_dasegnet.py',
+        DISENTANGLED,
+        (
+            'real-fake-swapped',
+            "D_s and D_t learn to take their own domain's features for fake",
+            'target_is_real=is_real',
+            'target_is_real=not is_real',
+        ),
+        (
+            'fake-not-detached',
+            "the discriminator's loss on fakes reaches the students and undoes the generator's",
+            'fake = fake.detach()',
+            'fake = 1 * fake',
+        ),
+        (
+            'real-not-detached',
+            "the discriminator's loss on real features reaches the students",
+            'spatial_softmax(real.detach())',
+            'spatial_softmax(real)',
+        ),
+        (
+            'generator-moves-discriminator',
+            "the generator's loss teaches the discriminator to be fooled",
+            'key: value.detach() for key, value in discriminator',
+            'key: value for key, value in discriminator',
+        ),
+        (
+            'generator-wants-fake',
+            'the students learn to keep the domains apart',
+            'gan_loss(fooled, target_is_real=True)',
+            'gan_loss(fooled, target_is_real=False)',
+        ),
+        (
+            'fake-of-the-other-student',
+            'discriminators compare two students on one image instead of two domains in one student',
+            'features[1 - i][i][-1]',
+            'features[i][1 - i][-1]',
+        ),
+        (
+            'no-spatial-softmax',
+            'discriminators see how strong features are, not where they are',
+            'spatial_softmax(real.detach()), spatial_softmax(fake)',
+            'real.detach(), fake',
+        ),
+        # ST-DASegNet: self-training
+        (
+            'teacher-swapped',
+            "each teacher reads the other student's half of the features",
+            'teacher.source(disentangled[0]) + teacher.target(disentangled[1])',
+            'teacher.target(disentangled[0]) + teacher.source(disentangled[1])',
+        ),
+        (
+            'teacher-of-the-wrong-head',
+            "the single-target teacher follows the source's head, which never learns the target's look",
+            "decode_head=self.segmentor.decode_head['target'])",
+            "decode_head=self.segmentor.decode_head['source'])",
+        ),
+        (
+            'borrowed-as-a-student',
+            'the source student teaches with dropout, and its running statistics see the target twice',
+            'with borrowed_as_teacher(student, teacher.batch_statistics):',
+            'if True:',
+        ),
+        (
+            'mask-of-the-source',
+            'target pixels without data are looked for where the source has none',
+            "valid_pixels(cast(dict, data_samples)['target']",
+            "valid_pixels(cast(dict, data_samples)['source']",
+        ),
+        (
+            'target-labels-leak',
+            'where the target happens to have labels, they are learnt from: scores that no user gets',
+            "labelled = cast(dict, data_samples)['source']",
+            "labelled = cast(dict, data_samples)['target' if 'gt_sem_seg' in data_samples['target'][0] else 'source']",
+        ),
+        (
+            'pseudo-loss-at-full-weight',
+            'wrong pseudo-labels count as much as labels',
+            'self.pseudo_weight * value',
+            'value',
+        ),
+        (
+            'target-student-alone-predicts',
+            'half of the network takes no part',
+            '(logits[0] + logits[1]) / 2',
+            'logits[1]',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/pseudo_label.py',
+        (f'{MODEL_TESTS}/test_losses/test_losses.py', *DISENTANGLED),
+        (
+            'class-weights-off-by-one',
+            'the weight of a rare class goes to its neighbour in the list',
+            'class_weight.to(logits.dtype)[label]',
+            'class_weight.to(logits.dtype).roll(1)[label]',
+        ),
+        (
+            'threshold-flipped',
+            'the less sure the teacher, the more it counts',
+            'confidence >= threshold',
+            'confidence < threshold',
+        ),
+        (
+            'rare-threshold-flipped',
+            'unsure pixels get the weight of their class, sure ones half',
+            'confidence >= rare_threshold',
+            'confidence < rare_threshold',
+        ),
+        (
+            'share-counts-nodata',
+            'images with a border of nothing weigh less',
+            'if valid is None:',
+            'if True:',
+        ),
+        (
+            'nodata-is-labelled',
+            'the students learn what the teacher sees in nothing',
+            'weight = weight * valid',
+            'pass',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/teacher.py',
+        (f'{MODEL_TESTS}/test_teacher.py', *DISENTANGLED),
+        (
+            'teacher-forgets',
+            'alpha and 1 - alpha exchanged: a copy of the student',
+            'theirs, 1 - alpha)',
+            'theirs, alpha)',
+        ),
+        ('teacher-drops-out', 'pseudo-labels with the noise of dropout', 'child.training = False', 'pass'),
+        (
+            'borrowed-student-keeps-a-trace',
+            "the source student's statistics move when it helps to teach",
+            'norm.track_running_stats = False',
+            'norm.track_running_stats = True',
+        ),
+    ),
+    *_in_file(
+        'mmrs/engine/hooks/teacher_ema.py',
+        ('tests/test_engine/test_teacher_ema.py',),
+        (
+            'teacher-after-the-step',
+            'the teacher of a step has seen it already',
+            'def before_train_iter(\n        self, runner: Runner, batch_idx: int, data_batch',
+            'def after_train_iter(\n        self, runner: Runner, batch_idx: int, outputs: object = None, data_batch',
+        ),
+        (
+            'teacher-counts-for-itself',
+            'a resumed run starts its teacher anew, with alpha 0',
+            '1 - 1 / (runner.iter + 1)',
+            '1 - 1 / (vars(self).update(n=vars(self).get("n", 0) + 1) or self.n)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/necks/domain_disentangled.py',
+        (f'{MODEL_TESTS}/test_necks/test_domain_disentangled.py', *DISENTANGLED),
+        (
+            'dsm-halves-swapped',
+            'published weights give other features',
+            'share * x_s, (1 - share) * x_t',
+            '(1 - share) * x_s, share * x_t',
+        ),
+        (
+            'dum-likes-instead-of-unlikes',
+            'channels are mixed with those they resemble',
+            '(-flat_s @ universal)',
+            '(flat_s @ universal)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/gan_loss.py',
+        (f'{MODEL_TESTS}/test_losses/test_losses.py', *DISENTANGLED),
+        (
+            'score-boundary-at-nought',
+            'with lsgan the logged accuracy says 50 % of a discriminator that is never wrong',
+            'if has_labels else 0.0',
+            'if False else 0.0',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/cross_entropy.py',
+        (f'{MODEL_TESTS}/test_losses/test_losses.py', *DISENTANGLED),
+        (
+            'mean-of-labelled-pixels',
+            'another balance between labels and pseudo-labels than the published one',
+            'loss / label.numel()',
+            'loss / (label != ignore_index).sum()',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/data_preprocessor.py',
+        (f'{MODEL_TESTS}/test_data_preprocessor.py',),
+        (
+            'statistics-swapped',
+            "each domain is normalised by the other's mean and deviation",
+            'self._prepare(batch, domain, training) for',
+            "self._prepare(batch, {'source': 'target', 'target': 'source'}[domain], training) for",
+        ),
+    ),
+    # Feature regression
+    *_in_file(
+        f'{MODELS}/adaptors/feature_regression.py',
+        REGRESSION,
+        (
+            'reference-learns',
+            'the reference is no fixed point any more',
+            'Network(**copied).requires_grad_(False)',
+            'Network(**copied)',
+        ),
+        (
+            'reference-in-training-mode',
+            "the reference's features depend on the batch, and its statistics move",
+            'parts_of(self.reference)}).eval()',
+            'parts_of(self.reference)}).train()',
+        ),
+        (
+            'frozen-head-in-training-mode',
+            'the frozen head follows the statistics of the target',
+            'self.decode_head.train(mode and self.train_decode_head)',
+            'self.decode_head.train(mode)',
+        ),
+        (
+            'student-sees-the-source',
+            'it learns to be what it is, and nothing of the target',
+            'extract_features(self, target,',
+            'extract_features(self, source,',
+        ),
+        (
+            'features-not-normalised',
+            'stages with large activations drown the others',
+            '(spread(student), spread(reference), valid',
+            '(student, reference, valid',
+        ),
+        (
+            'masks-swapped',
+            "what one image hides is looked for in the other's",
+            'valid[0], valid[1])',
+            'valid[1], valid[0])',
+        ),
+        (
+            'validation-moves-the-spread',
+            'how often one validates changes the training',
+            'if training:\n                spread',
+            'if True:\n                spread',
+        ),
+        ('feature-weights-ignored', 'all stages count alike', '= self.weights[name] * self.loss', '= self.loss'),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/feature_regression.py',
+        (f'{MODEL_TESTS}/test_losses/test_feature_regression_loss.py',),
+        (
+            'reference-gets-gradient',
+            'a head that both share learns to make the task easy',
+            'reference.detach()',
+            'reference',
+        ),
+        ('no-best-match', 'local tolerance forgives nothing', 'closer = candidate < best', 'closer = candidate > best'),
+    ),
+    # What both see
+    *_in_file(
+        'mmrs/datasets/domain_adaptation.py',
+        ('tests/test_datasets/test_domain_adaptation.py',),
+        (
+            'fixed-pairs',
+            'a source image always meets the same target image',
+            'np.random.randint(len(self.target))',
+            'index % len(self.target)',
+        ),
+        (
+            'target-labels-are-loaded',
+            'nobody is told that the target pipeline loads labels',
+            "if 'gt_sem_seg' in target['data_samples']",
+            'if False',
+        ),
+    ),
+    *_in_file(
+        'mmrs/datasets/samplers/rare_class.py',
+        ('tests/test_datasets/test_rare_class.py',),
+        ('rare-classes-avoided', 'the most frequent class is drawn', 'exponent = (1 - share)', 'exponent = share'),
+    ),
+    *_in_file(
+        'configs/_base_/schedules/joint_adamw_40k.py',
+        ('tests/test_engine/test_schedules.py',),
+        (
+            'norms-decay',
+            'normalisation layers shrink, which the published schedule spares them',
+            "'norm': dict(decay_mult=0.0)",
+            "'norm': dict(decay_mult=1.0)",
+        ),
+    ),
+    *_in_file(
+        'configs/_base_/schedules/joint_sgd_40k.py',
+        ('tests/test_engine/test_schedules.py',),
+        ('no-momentum', 'the published schedule with a tenth of its steps', 'momentum=0.9', 'momentum=0.0'),
+    ),
+    # Runs that can be trusted
+    *_in_file(
+        'mmrs/datasets/stream.py',
+        ('tests/test_datasets/test_stream.py',),
+        (
+            'samples-all-alike',
+            'every sample is augmented with the same random numbers',
+            'seeded(draw.seed, draw.position, attempt)',
+            'seeded(draw.seed, 0, attempt)',
+        ),
+    ),
+    *_in_file(
+        'mmrs/engine/loops.py',
+        ('tests/test_engine/test_resume.py',),
+        (
+            'resumed-data-from-the-start',
+            'a run that is resumed often sees the beginning of its data again and again',
+            'skipped = self._samples_drawn // get_world_size()',
+            'skipped = 0',
+        ),
+    ),
+    *_in_file(
+        'mmrs/engine/runner.py',
+        ('tests/test_engine/test_resume.py',),
+        ('resumed-random-numbers', 'dropout goes on with other numbers than it would have', '_restore(states)', 'pass'),
+    ),
+    *_in_file(
+        'mmrs/engine/saved_runs.py',
+        ('tests/test_engine/test_saved_runs.py',),
+        ('checksums-not-read', 'a run goes on with weights that a disk has changed', 'archive.testzip()', 'None'),
+    ),
+    *_in_file(
+        'mmrs/engine/optimizers/wrappers.py',
+        ('tests/test_engine/test_non_finite.py',),
+        ('steps-on-nan', 'one bad image, and all weights are NaN', 'if bad is None:', 'if True:'),
+        (
+            'statistics-of-nan',
+            'the step is skipped, but the running statistics are NaN for ever',
+            'buffer.copy_(before)',
+            'pass',
+        ),
+    ),
+    *_in_file(
+        'mmrs/engine/optimizers/joint.py',
+        ('tests/test_engine/test_joint_optimizer.py',),
+        (
+            'gradients-not-cleared',
+            'those of the discriminators add up over the whole run',
+            '            wrapper.zero_grad(**kwargs)',
+            '            self.lead.zero_grad(**kwargs)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/pseudo_label.py',
+        ('tests/test_engine/test_distributed.py::test_two_processes_equal_one_with_the_batch_of_both',),
+        (
+            'share-of-each-process',
+            'two processes train differently from one with the batch of both',
+            'all_reduce(counts)',
+            'pass',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/feature_regression.py',
+        ('tests/test_engine/test_distributed.py::test_two_processes_equal_one_with_the_batch_of_both',),
+        (
+            'mean-of-each-process',
+            'the process that sees fewer valid pixels counts as much as the other',
+            "all_reduce(share, 'mean')",
+            'pass',
+        ),
+    ),
+]
+
+
+class Outcome(NamedTuple):
+    """How the tests ended: with `noticed_by`, the first that failed, or with what else `happened`."""
+
+    noticed_by: str | None
+    happened: str
+    seconds: float
+
+
+def tree_of(root: Path) -> list[str]:
+    """Files of a repository that are tracked, or new and not ignored, as they are in the working tree."""
+    command = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
+    listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    return sorted({name for name in listed.split('\0') if name and (root / name).is_file()})
+
+
+def copy_tree(root: Path, target: Path) -> None:
+    """Copy what :func:`tree_of` lists."""
+    for name in tree_of(root):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, target / name)
+
+
+def broken(text: str, breakage: Breakage) -> str:
+    """The file's text with the breakage.
+
+    Raises:
+        ValueError: What it changes does not stand there exactly once.
+    """
+    if text.count(breakage.old) != 1:
+        raise ValueError(
+            f'{breakage.name}: {breakage.old!r} stands {text.count(breakage.old)} times in {breakage.file}, not once; '
+            'bring the breakage up to date in tests/breakages.py'
+        )
+    return text.replace(breakage.old, breakage.new)
+
+
+def run_tests(tree: Path, tests: Sequence[str], timeout: float) -> Outcome:
+    """Run tests of a copy until the first fails."""
+    command = [sys.executable, '-m', 'pytest', '-x', '-q', '-rfE', '--tb=no', '-p', 'no:cacheprovider', *tests]
+    environment = dict(
+        os.environ, PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE='1', OMP_NUM_THREADS='1', COLUMNS='500'
+    )
+    start = time.monotonic()
+    try:
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return Outcome(None, f'no end after {timeout:.0f} s', time.monotonic() - start)
+    seconds = time.monotonic() - start
+    # A file that cannot even be collected has no `::`, and shows nothing.
+    failed = re.search(r'^(?:FAILED|ERROR) (\S+::.+?)(?: - |$)', done.stdout, re.MULTILINE)
+    if done.returncode == 1 and failed:
+        return Outcome(failed[1], '', seconds)
+    last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+    return Outcome(None, 'passed' if done.returncode == 0 else f'pytest ended with {done.returncode}: {last}', seconds)
+
+
+def attempt(snapshot: Path, breakage: Breakage, tests: Sequence[str], timeout: float) -> Outcome:
+    """Run tests on a broken copy of a tree."""
+    with tempfile.TemporaryDirectory(prefix='mmrs-breakage-') as folder:
+        shutil.copytree(snapshot, folder, dirs_exist_ok=True)
+        path = Path(folder) / breakage.file
+        try:
+            path.write_text(broken(path.read_text(), breakage))
+        except ValueError as error:
+            return Outcome(None, str(error), 0)
+        return run_tests(Path(folder), tests, timeout)
+
+
+def run(
+    breakages: Sequence[Breakage], root: Path, jobs: int = 1, all_tests: bool = False, timeout: float = 600
+) -> dict[str, Outcome]:
+    """Outcome of each breakage by name; ``''`` is the tree as it is, and alone where its tests fail.
+
+    Args:
+        breakages: What to try.
+        root: The repository.
+        jobs: How many are tried at once.
+        all_tests: Run the whole suite instead of the tests that a breakage names.
+        timeout: Seconds for the tests of one.
+    """
+    named = list(dict.fromkeys(test for breakage in breakages for test in breakage.tests))
+    outcomes = {}
+    with (
+        tempfile.TemporaryDirectory(prefix='mmrs-unbroken-') as folder,
+        progress_bar() as bar,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        task = bar.add_task('unbroken', total=len(breakages) + 1)
+        snapshot = Path(folder)  # the tree may change meanwhile
+        copy_tree(root, snapshot)
+        # Tests that fail anyhow would notice everything.
+        outcomes[''] = run_tests(snapshot, ['tests'] if all_tests else named, 10 * timeout)
+        bar.advance(task)
+        if outcomes[''].happened != 'passed':
+            return outcomes
+
+        def one(breakage: Breakage) -> tuple[str, Outcome]:
+            outcome = attempt(snapshot, breakage, ['tests'] if all_tests else breakage.tests, timeout)
+            bar.update(task, advance=1, description=breakage.name)
+            return breakage.name, outcome
+
+        outcomes.update(pool.map(one, breakages))
+    return outcomes
+
+
+def listing(breakages: Sequence[Breakage]) -> Table:
+    """What the breakages are."""
+    table = Table('breakage', 'file', 'why it matters')
+    for breakage in breakages:
+        table.add_row(breakage.name, breakage.file, breakage.why)
+    return table
+
+
+def report(outcomes: dict[str, Outcome]) -> Table:
+    """What noticed each breakage."""
+    table = Table('breakage', 'noticed by', 'seconds')
+    for name, (noticed_by, happened, seconds) in outcomes.items():
+        if name:
+            said = noticed_by or f'NOT NOTICED: {happened}'
+        else:
+            said = f'FAILS WITHOUT A BREAKAGE: {noticed_by}' if noticed_by else happened
+        table.add_row(name or '(none)', escape(said), f'{seconds:.0f}')
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Try the breakages; 0 if all are noticed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--list', action='store_true', help='only list the breakages')
+    parser.add_argument(
+        '--only', action='append', metavar='NAME', help='try this one alone; may be given several times'
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=1, metavar='N', help='how many to try at once (default: %(default)s)'
+    )
+    parser.add_argument('--all-tests', action='store_true', help='run the whole suite on each')
+    parser.add_argument('--timeout', type=float, default=600, help='seconds for each (default: %(default)s)')
+    args = parser.parse_args(argv)
+    by_name = {breakage.name: breakage for breakage in BREAKAGES}
+    unknown = sorted(set(args.only or ()) - set(by_name))
+    if unknown:
+        parser.error(f'there is no breakage {", ".join(unknown)}; there are {", ".join(by_name)}')
+    chosen = [by_name[name] for name in args.only or by_name]
+    # In a pipe the table is not cut to the width of a terminal that is not there.
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    if args.list:
+        console.print(listing(chosen))
+        return 0
+    outcomes = run(chosen, REPOSITORY, args.jobs, args.all_tests, args.timeout)
+    console.print(report(outcomes))
+    noticed = sum(name != '' and outcome.noticed_by is not None for name, outcome in outcomes.items())
+    console.print(f'{noticed} of {len(chosen)} breakages noticed')
+    return int(noticed < len(chosen))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
