@@ -229,8 +229,8 @@ BREAKAGES: list[Breakage] = [
         (
             'dum-likes-instead-of-unlikes',
             'channels are mixed with those they resemble',
-            '(-flat_s @ universal)',
-            '(flat_s @ universal)',
+            '(-energy_s)',
+            'energy_s',
         ),
     ),
     *_in_file(

@@ -154,6 +154,11 @@ def _prepare(cfg: Config, amp: bool, pretrained: bool) -> None:
     for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ConfigError(f'config {cfg.filename}: training needs {key}, which is not set')
+    if cfg.get('activation_checkpointing'):
+        raise ConfigError(
+            f"config {cfg.filename}: MMEngine's activation_checkpointing would update running statistics twice and is "
+            'not used; set model.backbone.with_cp to True instead'
+        )
     if amp:
         enable_amp(cfg)
     if not pretrained:

@@ -331,6 +331,7 @@ print(f'rank {rank} is fine')
 """
 
 
+@pytest.mark.slow
 def test_a_bad_loss_on_one_of_two_processes_stops_both(tmp_path):
     script = tmp_path / 'ranks.py'
     script.write_text(RANKS)

@@ -288,9 +288,16 @@ def test_bands_differ_between_backbone_and_data(config, capsys, tmp_path, option
     assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
-def test_amp_needs_a_gpu(config, capsys, tmp_path):
-    assert '--amp needs a GPU' in fails(capsys, config, '--work-dir', tmp_path / 'run', '--amp')
+def test_mixed_precision(config, tmp_path):
+    assert train.main([str(config), '--work-dir', str(tmp_path / 'run'), '--amp', '--no-pretrained']) == 0
+    saved = torch.load(tmp_path / 'run' / 'iter_2.pth', weights_only=False)
+    assert 'loss_scaler' in saved['optimizer']
+
+
+def test_mmengines_activation_checkpointing_is_refused(config, capsys, tmp_path):
+    options = ['--cfg-options', 'activation_checkpointing=[backbone]']
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', *options)
+    assert 'set model.backbone.with_cp to True instead' in message
 
 
 def test_launcher_without_launch(config, capsys, tmp_path, monkeypatch):

@@ -39,6 +39,8 @@ def make_pseudo_label(
     Reference:
         Zhao et al., arXiv 2301.05526, section 3.4 (cross-domain separated self-training).
     """
+    # Half precision is too coarse for confidences near 1.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     top, label = logits.max(1)
     confidence = (top - logits.logsumexp(1)).exp()  # the softmax's maximum, without the softmax of the other classes
     confident = confidence >= threshold
@@ -47,9 +49,8 @@ def make_pseudo_label(
     else:
         counts = torch.stack(((confident & valid).sum(), valid.sum()))
     all_reduce(counts)
-    # Half precision holds no such numbers.
-    counted, number = counts.to(torch.promote_types(logits.dtype, torch.float32))
-    share = (counted / number.clamp(min=1)).to(logits.dtype)
+    counted, number = counts.to(logits.dtype)
+    share = counted / number.clamp(min=1)
     if class_weight is None or rare_threshold is None:
         weight = share.expand_as(confidence)
     else:

@@ -54,8 +54,12 @@ class DomainUniversalModule(nn.Module):
         """Map two ``(N, C, H, W)`` maps of the same images to two of ``(N, d, H, W)``."""
         universal = self.universal((x_s + x_t) / 2).flatten(2).transpose(1, 2)  # (N, HW, C)
         flat_s, flat_t = x_s.flatten(2), x_t.flatten(2)
-        # softmax(max - E) is softmax(-E): a softmax does not see what is the same for a whole row.
-        affinity = ((-flat_s @ universal).softmax(-1) + (-flat_t @ universal).softmax(-1)) / 2  # (N, C, C)
+        # Exponents that are sums over all pixels: in half precision they are off by whole units, or overflow.
+        precision = torch.promote_types(x_s.dtype, torch.float32)
+        with torch.autocast(x_s.device.type, enabled=False):
+            energy_s, energy_t = (flat.to(precision) @ universal.to(precision) for flat in (flat_s, flat_t))
+            # softmax(max - E) is softmax(-E): a softmax does not see what is the same for a whole row.
+            affinity = ((-energy_s).softmax(-1) + (-energy_t).softmax(-1)) / 2  # (N, C, C)
         out_s = self.project['source']((affinity @ flat_s).view_as(x_s))
         out_t = self.project['target']((affinity @ flat_t).view_as(x_t))
         return out_s, out_t
