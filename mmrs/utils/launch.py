@@ -8,7 +8,6 @@ mmrs.utils.launch --help`` has the options.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import signal
 import socket
@@ -25,6 +24,10 @@ __all__ = ['free_port', 'main', 'run_processes']
 
 #: Seconds between two looks at the processes, and seconds that they have to end in before they are killed.
 _INTERVAL, _GRACE = 0.1, 5.0
+
+# A launcher that is killed can end nothing: the kernel does it (PR_SET_PDEATHSIG). Not as a `preexec_fn`, in which a
+# process forked off one with threads may wait for ever.
+_END_WITH_PARENT = 'import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])'
 
 _HINTS = {
     signal.SIGKILL: 'often by the kernel because memory ran out (dmesg says so), or by a limit of the job or container',
@@ -65,20 +68,14 @@ def run_processes(command: Sequence[str], environments: Sequence[dict[str, str]]
         that has ended it.
     """
     before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    libc: Any = ctypes.CDLL(None) if sys.platform == 'linux' else None
-
-    def end_with_parent() -> None:
-        if libc is not None:
-            libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, for a launcher that is killed can end nothing
-
+    if sys.platform == 'linux':
+        command = [sys.executable, '-c', _END_WITH_PARENT, *command]
     running: dict[int, subprocess.Popen] = {}
     early: list[int] = []
     try:
         for i, environment in enumerate(environments):
             # In a session of its own, so that Ctrl-C comes here alone, and its data-loader workers end with it.
-            running[i] = subprocess.Popen(
-                command, env={**os.environ, **environment}, start_new_session=True, preexec_fn=end_with_parent
-            )
+            running[i] = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True)
         while running:
             ended = {i: process.returncode for i, process in running.items() if process.poll() is not None}
             for i in ended:
