@@ -20,7 +20,6 @@ default_hooks = dict(
     # are some, default_hooks.checkpoint.save_best=mIoU keeps the best one too.
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    batch_norm=dict(type='BatchNormSyncHook'),
     # A step with a NaN or an infinity is skipped; after this many of them the run stops.
     non_finite=dict(type='NonFiniteHook', max_skipped=10),
     discriminator=dict(type='DiscriminatorWatchHook'),

@@ -160,7 +160,10 @@ class ReferenceTraining:
             return []
         if not (self.folder / RECORD).is_file():
             return [f'there is no {RECORD} that would tell them']
-        before = flatten(json.loads((self.folder / RECORD).read_text(encoding='utf-8')))
+        try:
+            before = flatten(json.loads((self.folder / RECORD).read_text(encoding='utf-8')))
+        except ValueError as error:
+            return [f'{RECORD}, which would tell them, cannot be read: {error}']
         after = flatten(self.settings)
         differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
         return [f'{key} was {before.get(key)}, is {after.get(key)}' for key in differing]

@@ -51,18 +51,21 @@ class SampleStream(Sampler):
     """
 
     def __init__(self, dataset: 'StreamedDataset', sampler: dict, endless: bool, seed: int | None = None) -> None:
-        self.sampler: Any = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset.dataset, seed=seed))
+        self._config, self._dataset = sampler, dataset.dataset
         self.seed: Any = seed
+        self.sampler = self._built()
         self.endless = endless
         self.epoch = 0
         #: How many samples of this process to leave out at the beginning.
         self.skipped = 0
 
+    def _built(self) -> Any:
+        return DATA_SAMPLERS.build(self._config, default_args=dict(dataset=self._dataset, seed=self.seed))
+
     def reseed(self, seed: int) -> None:
         """Take the seed of the run that is continued, which a configuration without seed does not know."""
-        if getattr(self.sampler, 'seed', None) == self.seed:
-            self.sampler.seed = seed
         self.seed = seed
+        self.sampler = self._built()
 
     def set_epoch(self, epoch: int) -> None:
         """Begin the next iteration at an epoch."""
@@ -75,6 +78,8 @@ class SampleStream(Sampler):
             yield from self.sampler
 
     def __iter__(self) -> Iterator[Draw]:
+        # MMEngine's infinite sampler can be gone through but once, and upstream's loop begins that, to throw it away.
+        self.sampler = self._built()
         rank, processes = get_dist_info()
         numbers = count(rank + processes * self.epoch * len(self.sampler), processes)
         for position, index in islice(zip(numbers, self._indices()), self.skipped, None):

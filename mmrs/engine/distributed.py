@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
@@ -96,8 +96,6 @@ class BatchNormSyncHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | tuple | list | None = None, outputs: Any = None
     ) -> None:
         """Average what the step has changed."""
-        if get_world_size() == 1:
-            return
         statistics = [
             value
             for module in runner.model.modules()

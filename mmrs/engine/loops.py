@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import EpochBasedTrainLoop as MMEngineEpochBasedTrainLoop
 from mmengine.runner import IterBasedTrainLoop as MMEngineIterBasedTrainLoop
 from mmengine.runner import ValLoop as MMEngineValLoop
@@ -44,6 +44,12 @@ class _StreamedLoop:
     def _batch_size(self) -> int:
         size: int | None = self.dataloader.batch_size or getattr(self.dataloader.batch_sampler, 'batch_size', None)
         return size or 1
+
+    @property
+    def _seed(self) -> int:
+        """The seed of the stream, one for all processes."""
+        apart = self.runner._randomness_cfg.get('diff_rank_seed', False)
+        return int(self.runner.seed) - (get_rank() if apart else 0)
 
     @property
     def _samples_drawn(self) -> int:
@@ -108,7 +114,7 @@ class IterBasedTrainLoop(_StreamedLoop, MMEngineIterBasedTrainLoop):
             return super().run()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        self.stream.reseed(self.runner.seed)
+        self.stream.reseed(self._seed)
         # The run that is resumed may have had other batches, or another number of processes.
         self.stream.skipped = self._samples_drawn // get_world_size()
         self.dataloader_iterator = iter(self.dataloader)
@@ -158,7 +164,7 @@ class EpochBasedTrainLoop(_StreamedLoop, MMEngineEpochBasedTrainLoop):
     def run_epoch(self) -> None:
         """One epoch."""
         if self.stream is not None:
-            self.stream.reseed(self.runner.seed)
+            self.stream.reseed(self._seed)
             self.stream.set_epoch(self._epoch)
         self.runner.restore_random_states()
         super().run_epoch()

@@ -18,7 +18,13 @@ from torch import nn
 from mmrs.datasets.stream import StreamedDataset
 from mmrs.engine.checkpoint import load_matching, require_resumable, state_dict_of
 from mmrs.engine.compilation import compile_backbones
-from mmrs.engine.distributed import CPUDistributedDataParallel, init_cpu_group, launcher_environment, on_cpu
+from mmrs.engine.distributed import (
+    BatchNormSyncHook,
+    CPUDistributedDataParallel,
+    init_cpu_group,
+    launcher_environment,
+    on_cpu,
+)
 from mmrs.engine.saved_runs import damage, newest_checkpoint
 from mmrs.registry import RUNNERS
 from mmrs.utils import random_states
@@ -95,6 +101,12 @@ class AdaptationRunner(Runner):
                 type=CPUDistributedDataParallel.__name__,
             )
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        """Register hooks; several processes have one more."""
+        super().register_hooks(*args, **kwargs)
+        if self.distributed:
+            self.register_hook(BatchNormSyncHook())
 
     def _init_model_weights(self) -> None:
         if self._resume and self._load_from is None:

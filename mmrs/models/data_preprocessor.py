@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,9 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
     ``dict(inputs=dict(source, target), data_samples=dict(source, target))``, which is what an adaptor's ``forward``
     takes. A plain one, ``dict(inputs, data_samples)`` (validation, test, prediction, and training on one domain), stays
     plain. Bands keep the order of the file.
+
+    In training the images of a batch are padded to one size, those of both domains together: a source image that was
+    scaled to less than a crop would else be too small for the layers that look at patches.
 
     Pixels without data, where the ``valid_map`` of a sample is False, become zero after normalisation. In training a
     padded image, too, has a ``valid_map``, whose padded pixels are False.
@@ -68,7 +72,7 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
                 raise ConfigError(f'{domain}: {len(values[0])} means but {len(values[1])} standard deviations')
             for name, value in zip(('mean', 'std'), values):
                 self.register_buffer(f'{domain}_{name}', torch.tensor(value).float().view(-1, 1, 1), persistent=False)
-        self.padding = dict(size=size) if size else dict(size_divisor=size_divisor or 1)
+        self.size, self.size_divisor = size, size_divisor or 1
         self.pad_values = dict(pad_val=pad_val, seg_pad_val=seg_pad_val)
         self.test_cfg = test_cfg
 
@@ -76,16 +80,20 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
         """Prepare a collated batch; see the class for its two forms."""
         data = self.cast_data(data)
         if 'inputs' in data:
-            return self._prepare(data, 'target', training)
-        domains = {domain: self._prepare(batch, domain, training) for domain, batch in data.items()}
+            return self._prepare(data, 'target', training, data['inputs'])
+        images = [image for batch in data.values() for image in batch['inputs']]
+        domains = {domain: self._prepare(batch, domain, training, images) for domain, batch in data.items()}
         return {key: {d: batch[key] for d, batch in domains.items()} for key in ('inputs', 'data_samples')}
 
-    def _prepare(self, data: dict, domain: str, training: bool) -> dict:
+    def _prepare(self, data: dict, domain: str, training: bool, together: Sequence[Tensor]) -> dict:
+        """Prepare the batch of a domain; in training it is padded to the size of images that it goes together with."""
         mean, std = getattr(self, f'{domain}_mean'), getattr(self, f'{domain}_std')
         samples = data.get('data_samples')
         inputs = [self._normalize(image, mean, std, samples, i) for i, image in enumerate(data['inputs'])]
         if training:
-            batch, samples = stack_batch(inputs, samples, **self.padding, **self.pad_values)
+            largest = [max(image.shape[axis] for image in together) for axis in (-2, -1)]
+            size = self.size or tuple(math.ceil(side / self.size_divisor) * self.size_divisor for side in largest)
+            batch, samples = stack_batch(inputs, samples, size=size, **self.pad_values)
             for image, sample in zip(inputs, samples or ()):
                 _pad_valid_map(sample, image, batch)
         elif self.test_cfg:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from mmengine.config import DictAction
+
+from mmrs.utils.errors import wait_for_turn
 
 __all__ = ['Options', 'add_cfg_options', 'add_launcher', 'add_trust']
 
@@ -35,6 +39,12 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 def add_launcher(parser: argparse.ArgumentParser) -> None:
     """Add ``--launcher``."""
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.error = functools.partial(_error_of_one, parser.error)  # type: ignore[method-assign]
+
+
+def _error_of_one(report: Callable[[str], NoReturn], message: str) -> NoReturn:
+    wait_for_turn()  # all processes have the same command line
+    report(message)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

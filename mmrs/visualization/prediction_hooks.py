@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -154,7 +155,9 @@ class OverlayHook(_OutputHook):
     ) -> None:
         """Write the pictures of a batch."""
         for sample in outputs or ():
-            if self._seen % self.interval == 0:
+            # Its place in the data set; the last ones are there a second time, to share them evenly.
+            place = self._seen * get_world_size() + get_rank()
+            if place % self.interval == 0 and place < len(runner.test_dataloader.dataset):
                 image, valid = read_image(sample.img_path, None, *_window(sample))
                 path = self._path(runner, sample, '.png')
                 meta = runner.test_dataloader.dataset.metainfo

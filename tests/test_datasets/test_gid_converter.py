@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import Affine
+from rasterio.windows import Window
 
 from mmrs.datasets.converters.gid import GID, LABEL_OF_COLOUR, GIDConversion
 from mmrs.datasets.converters.splits import RandomSplits, SplitLists
@@ -51,7 +52,8 @@ def sparse(path, count, dtype):
     profile = dict(
         driver='GTiff', count=count, dtype=dtype, sparse_ok=True, tiled=True, blockxsize=1024, blockysize=1024
     )
-    rasterio.open(path, 'w', width=7200, height=6800, transform=Affine(2, 0, 0, 0, -2, 0), **profile).close()
+    with rasterio.open(path, 'w', width=7200, height=6800, transform=Affine(2, 0, 0, 0, -2, 0), **profile) as raster:
+        raster.write(np.ones((count, 1, 1), dtype), window=Window(0, 0, 1, 1))  # one without any has lost its pixels
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import Affine
+from rasterio.windows import Window
 
 from mmrs.datasets.converters.isprs import LABEL_OF_COLOUR, POTSDAM, VAIHINGEN, Conversion
 from mmrs.datasets.rasters import open_raster, read_image, read_label_map
@@ -63,7 +64,8 @@ def sparse(path, width, height):
     profile = dict(
         driver='GTiff', count=3, dtype='uint8', sparse_ok=True, tiled=True, transform=Affine(2, 0, 0, 0, -2, 0)
     )
-    rasterio.open(path, 'w', width=width, height=height, **profile).close()
+    with rasterio.open(path, 'w', width=width, height=height, **profile) as raster:
+        raster.write(np.ones((3, 1, 1), np.uint8), window=Window(0, 0, 1, 1))  # one without any has lost its pixels
 
 
 @pytest.mark.parametrize(('edge', 'train', 'val'), [('drop', 2904, 1694), ('shift', 24 * 144, 14 * 144)])

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import rasterio
+from rasterio._err import CPLE_AppDefinedError
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
@@ -449,3 +450,39 @@ def test_a_geotiff_that_has_lost_the_table_of_its_blocks(tmp_path):
     with rasterio.open(tmp_path / 'b.tif', 'w', **profile):
         pass
     assert not read_image(tmp_path / 'b.tif')[1].any()
+
+
+@pytest.mark.parametrize(
+    'error', [CPLE_AppDefinedError(3, 1, 'no such key'), UnicodeDecodeError('utf-8', b'a', 0, 1, 'no')]
+)
+def test_errors_that_rasterio_lets_through(error, tmp_path, write, monkeypatch):
+    """Of GDAL's own, and about names that are no text; arbitrary bytes lead to both, see tests/test_fuzz."""
+
+    def fail(*_, **__):
+        raise error
+
+    path = write(tmp_path / 'a.tif', np.ones((8, 8, 1), np.uint8))
+    monkeypatch.setattr('mmrs.datasets.rasters.DatasetReader', fail)
+    with pytest.raises(OSError, match=r'a\.tif cannot be read as an image: .*no.*Restore the file'):
+        read_image(path)
+
+
+def test_complex_numbers_are_no_image(tmp_path):
+    path = tmp_path / 'a.tif'
+    for dtype in ('complex64', 'complex_int16'):
+        with rasterio.open(path, 'w', driver='GTiff', width=8, height=8, count=1, dtype=dtype) as raster:
+            raster.write(np.ones((1, 8, 8), np.complex64))
+        for read in (read_image, read_label_map):
+            with pytest.raises(DataError, match=rf'a\.tif has complex numbers \({dtype}\)'):
+                read(path)
+
+
+def test_pixels_without_an_area(tmp_path):
+    path = tmp_path / 'a.tif'
+    profile = dict(driver='GTiff', width=8, height=8, count=1, dtype='uint8')
+    with rasterio.open(
+        path, 'w', **profile, crs='EPSG:25832', transform=Affine(0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+    ) as raster:
+        raster.write(np.ones((1, 8, 8), np.uint8))
+    with pytest.raises(DataError, match=r'a\.tif has the transform \(0\.5, .*its pixels have no area'):
+        read_headers([str(path)], False)

@@ -186,3 +186,13 @@ def test_lines_in_a_layer_of_any_type(tmp_path):
     path = write_layer(tmp_path / 'mixed.gpkg', shapes, ['building', 'road'], kind='Unknown')
     with pytest.raises(ValueError, match=r'mixed\.gpkg: feature 2 is a LineString, but labels are polygons'):
         burn_labels(path, GRID, INDEX, 255, attribute='class')
+
+
+def test_a_field_whose_name_is_no_text(tmp_path):
+    path = tmp_path / 'areas.geojson'
+    path.write_bytes(
+        b'{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"k\x80": 1}, "geometry": '
+        b'{"type": "Polygon", "coordinates": [[[0, 0], [0, 1], [1, 1], [0, 0]]]}}]}'
+    )
+    with pytest.raises(OSError, match=r'areas\.geojson cannot be read as a vector file: .*utf-8'):
+        VectorLayer(str(path))

@@ -56,6 +56,17 @@ def test_training_pads_images_and_labels():
     assert (label[:, :5, :9] == 1).all()
 
 
+def test_both_domains_are_padded_to_one_size():
+    preprocessor = DomainAdaptationDataPreprocessor([0.0], [1.0])
+    batch = dict(source=domain(1, [(5, 9), (8, 3)]), target=domain(1, [(7, 11), (7, 11)], labelled=False))
+    out = preprocessor(batch, training=True)
+    assert out['inputs']['source'].shape == out['inputs']['target'].shape == (2, 1, 8, 11)
+    first = out['data_samples']['source'][0]
+    assert (first.gt_sem_seg.data[:, :5, :9] == 1).all()
+    assert (first.gt_sem_seg.data == 1).sum() == first.valid_map.data.sum() == 5 * 9
+    assert out['data_samples']['target'][0].valid_map.data.sum() == 7 * 11
+
+
 def test_test_batches_of_one_size_only():
     preprocessor = DomainAdaptationDataPreprocessor([0.0], [1.0])
     with pytest.raises(ConfigError, match=r'different sizes \[\(5, 9\), \(8, 3\)\]'):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from mmcv.cnn import ConvModule
+from mmengine.device import get_device
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -56,7 +57,7 @@ class DomainUniversalModule(nn.Module):
         flat_s, flat_t = x_s.flatten(2), x_t.flatten(2)
         # Exponents that are sums over all pixels: in half precision they are off by whole units, or overflow.
         precision = torch.promote_types(x_s.dtype, torch.float32)
-        with torch.autocast(x_s.device.type, enabled=False):
+        with torch.autocast(get_device(), enabled=False):
             energy_s, energy_t = (flat.to(precision) @ universal.to(precision) for flat in (flat_s, flat_t))
             # softmax(max - E) is softmax(-E): a softmax does not see what is the same for a whole row.
             affinity = ((-energy_s).softmax(-1) + (-energy_t).softmax(-1)) / 2  # (N, C, C)
