@@ -362,7 +362,7 @@ BREAKAGES: list[Breakage] = [
     # Runs that can be trusted
     *_in_file(
         'mmrs/datasets/stream.py',
-        ('tests/test_datasets/test_stream.py',),
+        ('tests/test_datasets/test_sample_stream.py',),
         (
             'samples-all-alike',
             'every sample is augmented with the same random numbers',
