@@ -259,8 +259,8 @@ BREAKAGES: list[Breakage] = [
         (
             'statistics-swapped',
             "each domain is normalised by the other's mean and deviation",
-            'self._prepare(batch, domain, training) for',
-            "self._prepare(batch, {'source': 'target', 'target': 'source'}[domain], training) for",
+            'self._prepare(batch, domain, training, images) for',
+            "self._prepare(batch, {'source': 'target', 'target': 'source'}[domain], training, images) for",
         ),
     ),
     # Feature regression
