@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import os
@@ -365,7 +364,6 @@ def _join_processes() -> None:
             'torchrun, or unset WORLD_SIZE'
         )
     init_cpu_group(_PATIENCE, join_timeout=_JOINING)  # it is for messages; no tensor of the model is sent
-    atexit.register(torch.distributed.destroy_process_group)  # its threads must have ended when the process does
 
 
 def _own_device() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 import socket
@@ -54,12 +55,15 @@ def launcher_environment(launcher: str) -> dict[str, str]:
 
 
 def init_cpu_group(timeout: float | None = None, join_timeout: float | None = None) -> None:
-    """Join the process group that the environment describes with gloo. MMEngine would call for a CUDA device first.
+    """Join the process group that the environment describes with gloo, and leave it when the process ends.
+
+    MMEngine would call for a CUDA device first, and leaves no group.
 
     Args:
         timeout: Seconds that a collective operation may take.
         join_timeout: Seconds to wait for the other processes to come; by default as many.
     """
+    atexit.register(_leave_group)
     limit = default_pg_timeout if timeout is None else datetime.timedelta(seconds=timeout)
     if join_timeout is None:
         dist.init_process_group('gloo', timeout=limit)
@@ -67,6 +71,12 @@ def init_cpu_group(timeout: float | None = None, join_timeout: float | None = No
     joining = datetime.timedelta(seconds=join_timeout)
     store, rank, processes = next(dist.rendezvous('env://', timeout=joining))
     dist.init_process_group('gloo', store=store, rank=rank, world_size=processes, timeout=limit)
+
+
+def _leave_group() -> None:
+    # A thread of gloo that lets go of its last message's tensors while the interpreter ends would abort the process.
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def on_cpu() -> bool:

@@ -103,6 +103,21 @@ def test_slurm_master_is_the_first_node(monkeypatch, tmp_path):
     assert (found['RANK'], found['LOCAL_RANK'], found['MASTER_ADDR']) == ('3', '1', 'node7')
 
 
+@several
+def test_the_group_is_left_before_the_interpreter_ends(tmp_path):
+    program = tmp_path / 'program.py'
+    program.write_text(
+        'import atexit, torch.distributed as dist\n'
+        'from mmrs.engine.distributed import init_cpu_group\n'
+        "atexit.register(lambda: print('still in a group:', dist.is_initialized()))\n"  # runs last
+        'init_cpu_group(60)\n'
+        "print('in a group:', dist.is_initialized())\n"
+    )
+    own = environment(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()))
+    done = subprocess.run([sys.executable, program], env=own, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == ['in a group: True', 'still in a group: False']
+
+
 @pytest.mark.parametrize('script', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
 def test_scripts_say_how_they_are_used(script):
     done = subprocess.run(['bash', str(REPOSITORY / 'tools' / f'{script}.sh'), 'x'], capture_output=True, text=True)
