@@ -110,6 +110,35 @@ def test_a_state_between_two_steps_keeps_the_gradients(build, stop, monkeypatch)
     assert said == []  # MMEngine's warning of lost gradients
 
 
+@pytest.mark.parametrize('build', [single, joint])
+def test_a_step_with_a_bad_loss_before_the_stop_is_skipped_after_it(build):
+    """The running statistics are then those from before the step, which the stopped run alone has seen."""
+
+    class Normalising(ToyAdaptor):
+        def __init__(self):
+            super().__init__()
+            self.segmentor = nn.Sequential(self.segmentor, nn.BatchNorm2d(4)).double()
+
+    init_default_scope('mmrs')
+    before, bad, after = batches(3)
+    bad['images'][0, 0, 0, 0] = torch.nan
+    stopped, resumed = Normalising(), Normalising()
+    wrapper, again = build(stopped, 2), build(resumed, 2)
+    wrapper.initialize_count_status(stopped, 0, 4)
+    for batch in (before, before):
+        stopped.train_step(batch, wrapper)
+    expected = copy.deepcopy(stopped.state_dict())
+    stopped.train_step(bad, wrapper)
+    assert stopped.segmentor[1].running_mean.isnan().any()
+    resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))
+    again.load_state_dict(copy.deepcopy(wrapper.state_dict()))
+    again.initialize_count_status(resumed, 3, 4)
+    resumed.train_step(after, again)
+    assert again.rejected is not None
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
 @pytest.mark.parametrize('write', [write_config, write_adaptation_config])
 def test_a_run_is_resumed_between_two_steps(tmp_path, write):
     config = write(tmp_path / 'config.py', write_clips(tmp_path / 'data'))
@@ -128,7 +157,7 @@ def test_a_run_is_resumed_between_two_steps(tmp_path, write):
     checkpoint = torch.load(tmp_path / 'steady' / 'iter_4.pth', weights_only=False)
     states = checkpoint['optimizer']
     parts = [states] if 'param_groups' in states else list(states.values())
-    assert all(any(gradient is not None for gradient in part['gradients']) for part in parts)
+    assert all(any(gradient is not None for gradient in part['step_so_far']['gradients']) for part in parts)
     resumed = run('stopped', 4, resume=str(tmp_path / 'steady' / 'iter_4.pth'))
     for (name, value), expected in zip(resumed.model.state_dict().items(), steady.model.state_dict().values()):
         assert torch.equal(value, expected), name

@@ -35,7 +35,8 @@ class OptimWrapper(MMEngineOptimWrapper):
 
     rejected: nn.Parameter | None = None
     _loss_is_finite: Tensor | None = None
-    _buffers_before: list[tuple[Tensor, Tensor]] | None = None
+    _buffers: Sequence[Tensor] = ()
+    _buffers_before: list[Tensor] | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -45,8 +46,9 @@ class OptimWrapper(MMEngineOptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """The context of the forward pass: mixed precision and, between accumulated batches, no synchronisation."""
+        self._buffers = list(model.buffers())
         if self._buffers_before is None:
-            self._buffers_before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+            self._buffers_before = [buffer.clone() for buffer in self._buffers]
         with MMEngineOptimWrapper.optim_context(self, model), self.autocast():
             yield
 
@@ -83,7 +85,7 @@ class OptimWrapper(MMEngineOptimWrapper):
                     part._clip_grad()
                 part.optimizer.step(**kwargs)
         else:
-            for buffer, before in self._buffers_before or ():
+            for buffer, before in zip(self._buffers, self._buffers_before or ()):
                 buffer.copy_(before)
             self.rejected = None if self._scale_was_too_large() else bad
         self._buffers_before = self._loss_is_finite = None
@@ -102,19 +104,24 @@ class OptimWrapper(MMEngineOptimWrapper):
     # Resuming between two steps -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state, with the gradients where some are accumulated."""
+        """The optimizer's state, with the gradients and what else the step has so far where some are accumulated."""
         state = super().state_dict()
         if not self.should_update() and get_world_size() == 1:  # elsewhere each process has its own
-            state['gradients'] = [parameter.grad for parameter in self.parameters]
+            state['step_so_far'] = dict(
+                gradients=[parameter.grad for parameter in self.parameters],
+                buffers_before=self._buffers_before,
+                loss_is_finite=self._loss_is_finite,
+            )
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned."""
         state_dict = dict(state_dict)
-        gradients = state_dict.pop('gradients', None)
+        begun = state_dict.pop('step_so_far', None)
         super().load_state_dict(state_dict)
-        if gradients is not None and get_world_size() == 1:
-            for parameter, gradient in zip(self.parameters, gradients):
+        if begun is not None and get_world_size() == 1:
+            self._buffers_before, self._loss_is_finite = begun['buffers_before'], begun['loss_is_finite']
+            for parameter, gradient in zip(self.parameters, begun['gradients']):
                 parameter.grad = None if gradient is None else gradient.to(parameter, copy=True)
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
