@@ -50,8 +50,10 @@ class SampleStream(Sampler):
         endless: Go on with the next epoch where one ends, as iteration-based training needs it.
     """
 
-    def __init__(self, dataset: 'StreamedDataset', sampler: dict, endless: bool, seed: int | None = None) -> None:
+    def __init__(self, dataset: Any, sampler: dict, endless: bool, seed: int | None = None) -> None:
         self._config, self._dataset = sampler, dataset.dataset
+        if len(dataset) != len(self._dataset):  # `num_batch_per_epoch` has wrapped it
+            self._dataset = type(dataset)(self._dataset, len(dataset))
         self.seed: Any = seed
         self.sampler = self._built()
         self.endless = endless

@@ -86,6 +86,14 @@ def test_processes_share_one_stream(monkeypatch):
     assert [sample for pair in zip(*parts) for sample in pair] == whole
 
 
+@pytest.mark.parametrize('sampler', ['InfiniteSampler', 'DefaultSampler'])
+def test_the_first_batches_of_an_epoch_alone(sampler):
+    config = dict(dataset=Numbers(), sampler=dict(type=sampler, shuffle=False), batch_size=2, num_batch_per_epoch=2)
+    built = Runner.build_dataloader(dict(streamed(config, sampler == 'InfiniteSampler'), num_workers=0), seed=5)
+    drawn = [draw.index for draw, _ in zip(built.sampler, range(8))]
+    assert drawn == [0, 1, 2, 3] * (2 if sampler == 'InfiniteSampler' else 1)
+
+
 def test_epochs_of_their_own():
     built = loader(endless=False, sampler='DefaultSampler')
     epochs = []
