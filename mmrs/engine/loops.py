@@ -25,6 +25,17 @@ UNREADABLE = 'unreadable'
 DRAWN = 'samples_drawn'
 
 
+def _built(runner: Any, dataloader: Any, endless: bool) -> Any:
+    """The data loader of a config, with a numbered stream of samples; a data loader as it is."""
+    if not isinstance(dataloader, dict):
+        return dataloader
+    apart = runner._randomness_cfg.get('diff_rank_seed', False)
+    built = runner.build_dataloader(streamed(dataloader, endless), seed=runner.seed, diff_rank_seed=apart)
+    # Before upstream's loop over iterations gets it, which starts the worker processes at once.
+    built.collate_fn = SplitUnreadable(built.collate_fn)
+    return built
+
+
 class _StreamedLoop:
     """What both kinds of training loop do with a numbered stream of samples, see :mod:`mmrs.datasets.stream`."""
 
@@ -32,13 +43,14 @@ class _StreamedLoop:
     dataloader: DataLoader
     max_unreadable: float
 
-    def _begin(self, max_unreadable: float) -> None:
+    def _begin(self, max_unreadable: float, **at_least_one: int) -> None:
+        for key, value in at_least_one.items():
+            if value < 1:
+                raise ConfigError(f'train_cfg.{key} is {value}; at least 1 was expected')
         if not 0 <= max_unreadable <= 1:
             raise ConfigError(f'train_cfg.max_unreadable is {max_unreadable}; a share from 0 to 1 was expected')
         self.max_unreadable = max_unreadable
         self.stream = stream_of(self.dataloader)
-        if self.stream is not None:
-            self.dataloader.collate_fn = SplitUnreadable(self.dataloader.collate_fn)
 
     @property
     def _batch_size(self) -> int:
@@ -78,7 +90,7 @@ class _StreamedLoop:
         self.runner.message_hub.update_info(UNREADABLE, known)
         number = sum(known.values())
         # Each process counts its own share. In the first epoch, it is of the samples that it will have.
-        drawn = max(self._samples_drawn // get_world_size(), len(self.stream or ()))
+        drawn = max(self._samples_drawn, len(self.dataloader.dataset)) // get_world_size()  # type: ignore[arg-type]
         if number > self.max_unreadable * drawn:
             raise DataError(
                 f'{number} of {drawn} samples could not be read, more than train_cfg.max_unreadable='
@@ -103,10 +115,8 @@ class IterBasedTrainLoop(_StreamedLoop, MMEngineIterBasedTrainLoop):
     """
 
     def __init__(self, runner: Any, dataloader: Any, max_unreadable: float = 0.01, **kwargs: Any) -> None:
-        super().__init__(
-            runner, streamed(dataloader, endless=True) if isinstance(dataloader, dict) else dataloader, **kwargs
-        )
-        self._begin(max_unreadable)
+        super().__init__(runner, _built(runner, dataloader, endless=True), **kwargs)
+        self._begin(max_unreadable, max_iters=self._max_iters, val_interval=self.val_interval)
 
     def run(self) -> torch.nn.Module:
         """Train."""
@@ -156,10 +166,8 @@ class EpochBasedTrainLoop(_StreamedLoop, MMEngineEpochBasedTrainLoop):
     """
 
     def __init__(self, runner: Any, dataloader: Any, max_unreadable: float = 0.01, **kwargs: Any) -> None:
-        super().__init__(
-            runner, streamed(dataloader, endless=False) if isinstance(dataloader, dict) else dataloader, **kwargs
-        )
-        self._begin(max_unreadable)
+        super().__init__(runner, _built(runner, dataloader, endless=False), **kwargs)
+        self._begin(max_unreadable, max_epochs=self._max_epochs, val_interval=self.val_interval)
 
     def run_epoch(self) -> None:
         """One epoch."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_distributed, master_only
+from mmengine.dist import all_gather_object, is_distributed, master_only
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -28,7 +28,7 @@ from mmrs.engine.distributed import (
 from mmrs.engine.saved_runs import damage, newest_checkpoint
 from mmrs.registry import RUNNERS
 from mmrs.utils import random_states
-from mmrs.utils.errors import CheckpointError, ConfigError
+from mmrs.utils.errors import CheckpointError, ConfigError, some
 from mmrs.utils.files import atomic_path
 
 __all__ = ['AdaptationRunner', 'check_num_classes']
@@ -112,6 +112,12 @@ class AdaptationRunner(Runner):
         if self._resume and self._load_from is None:
             newest = newest_checkpoint(self.work_dir)
             self._load_from, self._resume = str(newest) if newest else None, newest is not None
+        start = Path(str(self._load_from)).name if self._resume else 'the beginning'
+        if len(starts := sorted(set(all_gather_object(start)))) > 1:
+            raise CheckpointError(
+                f'the processes would go on from different checkpoints, {some(starts)}: their machines do not see the '
+                'same ones. Put the work dir where all see it, or copy a checkpoint to all and name it with --resume'
+            )
         if not self._resume:
             super()._init_model_weights()
 
@@ -158,7 +164,7 @@ class AdaptationRunner(Runner):
         self._resume = True
         try:
             super().resume(filename, *args, **kwargs)
-        except (AssertionError, IndexError, KeyError, ValueError) as error:
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f'cannot resume from {filename}: its optimizers or schedules are not those of this configuration '
                 f'({error}). To start a new run from its weights: --cfg-options load_from={filename}'
@@ -177,10 +183,20 @@ class AdaptationRunner(Runner):
             super().save_checkpoint(str(temporary.parent), temporary.name, *args, meta=meta, **kwargs)
 
     def restore_random_states(self) -> None:
-        """Set the random generators to the states of the resumed checkpoint, if there is one."""
+        """Set the random generators to the states of the resumed checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: They are none.
+        """
         states, self._saved_states = self._saved_states, None
-        if states is not None and (self.rank == 0 or not self._randomness_cfg.get('diff_rank_seed', False)):
+        if states is None or (self.rank > 0 and self._randomness_cfg.get('diff_rank_seed', False)):
+            return
+        try:
             _restore(states)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f'cannot resume: meta.random_states of the checkpoint are of no use ({error})'
+            ) from error
 
     @contextmanager
     def aside(self) -> Iterator[None]:

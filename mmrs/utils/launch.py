@@ -67,7 +67,10 @@ def run_processes(command: Sequence[str], environments: Sequence[dict[str, str]]
         0 where all have succeeded, else the exit status of the first that failed, or 128 and the number of the signal
         that has ended it.
     """
-    before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, _leave) for number in numbers}
     if sys.platform == 'linux':
         command = [sys.executable, '-c', _END_WITH_PARENT, *command]
     running: dict[int, subprocess.Popen] = {}

@@ -42,6 +42,7 @@ LONGER = ['train_cfg.max_iters=20', 'train_cfg.val_interval=20', 'default_hooks.
 def test_a_corrupt_image_is_reported_once_and_replaced(config, clips, tmp_path, workers):
     broken = cut(clips / 'img_dir' / 'train' / 'clip3.png')
     options = [*LONGER, f'train_dataloader.num_workers={workers}', 'train_cfg.max_unreadable=0.3']
+    options.append(f'train_dataloader.persistent_workers={workers > 0}')
     assert run(config, tmp_path / 'run', *options) == 0
     log = log_of(tmp_path / 'run')
     assert log.count('a sample cannot be read; another is drawn in its place') == 1
@@ -123,6 +124,52 @@ def test_a_folder_to_resume_from(config, tmp_path, capsys):
     capsys.readouterr()
     assert run(config, tmp_path / 'run', *options, flags=['--resume', str(tmp_path / 'empty')]) == 2
     assert 'empty: that folder has no checkpoint' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('key', ['max_iters', 'val_interval'])
+def test_numbers_of_iterations(config, tmp_path, capsys, key):
+    assert run(config, tmp_path / 'run', f'train_cfg.{key}=0') == 2
+    assert f'train_cfg.{key} is 0; at least 1 was expected' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'expected'),
+    [
+        ('param_schedulers', 5, 'its optimizers or schedules are not those'),
+        ('random_states', 5, 'meta.random_states of the checkpoint are of no use'),
+        ('random_states', dict(host=(1, (2, 3), b''), device=None), 'meta.random_states of the checkpoint are of no'),
+    ],
+)
+def test_a_checkpoint_of_odd_parts(config, tmp_path, capsys, key, value, expected):
+    assert run(config, tmp_path / 'run') == 0
+    state = read_checkpoint(tmp_path / 'run' / 'iter_2.pth')
+    (state['meta'] if key in state['meta'] else state)[key] = value
+    torch.save(state, tmp_path / 'odd.pth')
+    assert run(config, tmp_path / 'new', 'train_cfg.max_iters=4', flags=['--resume', str(tmp_path / 'odd.pth')]) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert 'Traceback' not in message
+
+
+def test_processes_that_see_other_checkpoints(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('mmrs.engine.runner.all_gather_object', lambda start: [start, 'the beginning'])
+    assert run(config, tmp_path / 'run') == 0
+    assert run(config, tmp_path / 'run', 'train_cfg.max_iters=3', flags=['--resume']) == 2
+    assert 'would go on from different checkpoints, iter_2.pth, the beginning' in capsys.readouterr().err
+
+
+def test_the_best_checkpoint_of_another_folder_stays(config, tmp_path):
+    options = ['default_hooks.checkpoint.save_best=mIoU']
+    assert run(config, tmp_path / 'whole', *options) == 0
+    (best,) = (tmp_path / 'whole').glob('best_*.pth')
+    state = read_checkpoint(tmp_path / 'whole' / 'iter_2.pth')
+    assert state['message_hub']['runtime_info']['best_ckpt'] == str(best)
+    state['message_hub']['runtime_info']['best_score'] = -1.0  # so that the next one is better
+    torch.save(state, tmp_path / 'whole' / 'iter_2.pth')
+    options += ['train_cfg.max_iters=4']
+    assert run(config, tmp_path / 'run', *options, flags=['--resume', str(tmp_path / 'whole')]) == 0
+    assert best.is_file()
+    assert [path.name for path in (tmp_path / 'run').glob('best_*.pth')] == ['best_mIoU_iter_4.pth']
 
 
 def test_a_run_written_over_leaves_no_checkpoint_that_could_be_resumed(config, tmp_path):

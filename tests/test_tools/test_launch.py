@@ -148,6 +148,20 @@ def test_the_launcher_leaves_nothing_behind(start, number, status, message):
     assert all(ended(pid) for pid in pids)
 
 
+@pytest.mark.parametrize(('handler', 'status'), [(signal.SIG_DFL, 129), (signal.SIG_IGN, 0)])
+def test_the_end_of_the_terminal_stops_all_but_under_nohup(start, handler, status):
+    before = signal.signal(signal.SIGHUP, handler)  # is inherited
+    try:
+        launcher = start('say(os.getpid())\ntime.sleep(1)')
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    for _ in range(2):
+        launcher.stdout.readline()
+    launcher.send_signal(signal.SIGHUP)
+    launcher.communicate(timeout=30)
+    assert launcher.returncode == status
+
+
 def test_mistakes(start, capsys):
     with socket.socket() as taken:
         taken.bind(('', 0))

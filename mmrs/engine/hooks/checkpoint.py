@@ -38,9 +38,15 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Find out where checkpoints go, and what a resumed run has there."""
         super().before_train(runner)
-        latest = runner.message_hub.runtime_info.get('last_ckpt')
-        if latest is not None:  # the folder may have moved since
-            self.last_ckpt = self.file_backend.join_path(self.out_dir, os.path.basename(latest))
+        # The folder may have moved since, or be another run's, whose checkpoints are not to be removed.
+        self.last_ckpt = self._here(runner.message_hub.runtime_info.get('last_ckpt'))
+        if self.save_best is not None:
+            self.best_ckpt_path = self._here(getattr(self, 'best_ckpt_path', None))
+            best = getattr(self, 'best_ckpt_path_dict', {})
+            self.best_ckpt_path_dict = {key: self._here(path) for key, path in best.items()}
+
+    def _here(self, path: str | None) -> Any:
+        return None if path is None else self.file_backend.join_path(self.out_dir, os.path.basename(path))
 
     @contextmanager
     def _removing_later(self) -> Iterator[None]:
