@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from mmrs.prediction.stream import Task, stream
 from mmrs.prediction.window_grid import WindowGrid
 from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import check_types, load_config, remove_pretrained
-from mmrs.utils.errors import CheckpointError, ConfigError, UserError, some
+from mmrs.utils.errors import CheckpointError, ConfigError, some
 from mmrs.version import __version__
 
 __all__ = ['Prediction', 'SegInferencer', 'init_model']
@@ -83,20 +84,14 @@ def init_model(
     fill_statistics(cfg)
     init_default_scope(cfg.get('default_scope', 'mmrs'))
     remove_pretrained(cfg.model)
-    try:
-        with explained_errors(cfg):
-            model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    except UserError:
-        raise
-    except Exception as error:  # whatever classes of other packages raise about their arguments
-        reason = f'{type(error).__name__}: {error}'
-        raise ConfigError(f'config {cfg.filename}: the model cannot be built: {reason}') from error
+    with explained_errors(cfg):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
     meta: Mapping[str, Any] = {}
     if checkpoint is not None:
         with trusting_checkpoints(trust_checkpoint):
             state = read_checkpoint(checkpoint)
         _require_what_predicts(load_matching(model, state_dict_of(state, checkpoint), checkpoint), checkpoint)
-        meta = state.get('meta', {}).get('dataset_meta') or {}
+        meta = _dataset_meta(state, checkpoint)
     if not meta and cfg.get('test_dataloader'):
         dataset = DATASETS.get(cfg.test_dataloader.dataset.type)
         meta = {**getattr(dataset, 'METAINFO', {}), **cfg.test_dataloader.dataset.get('metainfo', {})}
@@ -105,6 +100,24 @@ def init_model(
         return model.to(device or get_device()).eval()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f'the model cannot be put on the device {device!r}: {error}') from error
+
+
+def _dataset_meta(state: Mapping[str, Any], source: str | Path) -> Mapping[str, Any]:
+    """Classes and palette that a checkpoint names; empty if it names none."""
+    meta = state.get('meta')
+    known = (meta.get('dataset_meta') or {}) if isinstance(meta, Mapping) else {}
+    try:
+        names, colours = known.get('classes') or (), known.get('palette') or ()
+        valid = all(isinstance(name, str) for name in names)
+        valid &= all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in colours)
+    except (AttributeError, TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise CheckpointError(
+            f'{source}: meta.dataset_meta is {textwrap.shorten(repr(known), 100)}; names (classes) and colours '
+            '(palette) were expected. Save its state_dict alone with torch.save; the configuration has the names'
+        )
+    return dict(known)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from mmrs.registry import MODELS, RUNNERS
 from mmrs.utils.config import (
     check_types,
     enable_amp,
-    explain_type_error,
+    explain_error,
     load_config,
     pretrained_files,
     remove_pretrained,
@@ -52,11 +52,11 @@ def build_runner(config: Config) -> Runner:
 
 @contextmanager
 def explained_errors(config: Config) -> Iterator[None]:
-    """Turn the failed look-up of a `type` into a :class:`ConfigError` that says where the configuration has it."""
+    """Turn what building from a configuration raises into a :class:`ConfigError` that says where the mistake is."""
     try:
         yield
     except Exception as error:
-        explained = explain_type_error(error, config)
+        explained = explain_error(error, config)
         if explained is None:
             raise
         raise explained from error

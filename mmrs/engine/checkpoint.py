@@ -287,8 +287,9 @@ def state_dict_of(checkpoint: Mapping[str, Any], source: str | Path) -> dict[str
     Raises:
         CheckpointError: There are none.
     """
-    weights = checkpoint.get('state_dict', checkpoint)
-    weights = {re.sub(r'^module\.', '', str(k)): v for k, v in weights.items() if isinstance(v, Tensor)}
+    inner = checkpoint.get('state_dict', checkpoint)
+    named = inner.items() if isinstance(inner, Mapping) else ()
+    weights = {re.sub(r'^module\.', '', str(k)): v for k, v in named if isinstance(v, Tensor)}
     if not weights:
         raise CheckpointError(f'{source} holds no weights; its keys are {", ".join(map(str, list(checkpoint)[:8]))}')
     return weights
@@ -465,8 +466,9 @@ def require_resumable(checkpoint: Mapping[str, Any], source: str | Path) -> None
     Raises:
         CheckpointError: Optimizer, iteration or log state is not there.
     """
-    lacking = [key for key in ('meta', 'state_dict', 'optimizer', 'message_hub') if key not in checkpoint]
-    if not lacking and 'iter' not in checkpoint['meta']:
+    keys = ('meta', 'state_dict', 'optimizer', 'message_hub')
+    lacking = [key for key in keys if not isinstance(checkpoint.get(key), Mapping)]
+    if not lacking and not isinstance(checkpoint['meta'].get('iter'), int):
         lacking = ['meta.iter']
     if lacking:
         raise CheckpointError(

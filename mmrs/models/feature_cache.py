@@ -3,11 +3,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
+from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.utils import CheckpointError, OutputError
 from mmrs.utils.files import atomic_path
 
@@ -50,8 +50,8 @@ class FeatureCache:
         if not path.is_file():
             return None
         try:
-            return torch.load(path, map_location='cpu', weights_only=True)
-        except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
+            return read_checkpoint(path)
+        except CheckpointError as error:
             raise CheckpointError(f'{path} holds no feature maps ({error}); delete it, it will be made anew') from error
 
     def put(self, key: str, features: Mapping[str, Tensor]) -> None:

@@ -60,11 +60,13 @@ class OnnxPredictor:
         if device is not None and self.session.get_providers()[0] != providers[0][0]:
             raise ConfigError(f'onnxruntime could not open {path} on {device}: its CUDA libraries are missing')
 
-        metadata = self._metadata()
-        self.classes = tuple(metadata['classes'])
-        self.palette: list[tuple[int, int, int]] = [(red, green, blue) for red, green, blue in metadata['palette']]
-        self.mean: list[float] = metadata['mean']
-        self.std: list[float] = metadata['std']
+        try:
+            metadata = self._metadata()
+            self.classes = tuple(str(name) for name in metadata['classes'])
+            self.palette = [(int(red), int(green), int(blue)) for red, green, blue in metadata['palette']]
+            self.mean, self.std = ([float(value) for value in metadata[key]] for key in ('mean', 'std'))
+        except (TypeError, ValueError) as error:
+            raise DataError(f'{path}: its metadata {METADATA_KEY!r} are of no use ({error}); {_EXPORT}') from error
         self.bands = len(self.mean)
 
     def _metadata(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import inspect
 import os
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -24,12 +25,12 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 
 import mmrs.registry
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, is_user_error, lost_others
 
 __all__ = [
     'check_types',
     'enable_amp',
-    'explain_type_error',
+    'explain_error',
     'flatten',
     'load_config',
     'merge_options',
@@ -75,14 +76,17 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: A part of a key is not there, but something very similar is; or the key is no name, or one that
-            makes a configuration file run code.
+            makes a configuration file run code; or a value would, in the configuration that the run writes down.
     """
-    for key in options:
+    for key, value in options.items():
         # The configuration is written down as a program, in which a key stands as it is.
         if not all(part.isidentifier() or part.isdecimal() for part in key.split('.')):
             raise ConfigError(f'--cfg-options {key!r}: names or numbers joined by dots were expected')
         if (first := key.split('.')[0]) in ('_base_', 'custom_imports'):
             raise ConfigError(f'--cfg-options {key}: {first} names code to run; write it into the configuration file')
+        # Where MMEngine reads a file, it replaces {{...}} in its text before it runs it, by any program if need be.
+        if '{{' in str(value):
+            raise ConfigError(f'--cfg-options {key}: {{{{ is for configuration files, where it stands for other text')
     top_level = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
     for key in options:
         node: Any = config
@@ -160,7 +164,7 @@ def pretrained_files(node: Any, path: str = '') -> dict[str, str]:
     for key, found in walk(node, path):
         if isinstance(found.get('pretrained'), str):
             files[f'{key}.pretrained'] = found['pretrained']
-        if _is_pretrained(found):
+        if _is_pretrained(found) and 'checkpoint' in found:
             files[f'{key}.checkpoint'] = found['checkpoint']
     return files
 
@@ -208,17 +212,26 @@ def check_types(config: Config) -> None:
 
     Raises:
         ConfigError: One is unknown; the message says where the configuration has it and what is spelt like it. Or no
-            registry is of the `default_scope`.
+            registry is of the `default_scope`, the model or a data set is no dict, or images would be unpickled.
     """
     registries = _registries()
+    where = f'config {config.filename}: ' if config.filename else ''
+    parts = {'model': config.get('model')}
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        parts[f'{key}.dataset'] = loader.get('dataset') if isinstance(loader := config.get(key), Mapping) else None
+    for key, part in parts.items():
+        if part is not None and not (isinstance(part, Mapping) and 'type' in part):
+            raise ConfigError(f'{where}{key} is {textwrap.shorten(repr(part), 100)}; a dict with a type was expected')
     scope = config.get('default_scope', 'mmrs')
     if scope not in (known := {registry.scope for registry in _all_registries()}):
-        where = f'config {config.filename}: ' if config.filename else ''
         raise ConfigError(
             f'{where}default_scope is {scope!r}; one of {", ".join(sorted(known))} was expected. A package of your own '
             'needs custom_imports = dict(imports=[MODULE]) in the configuration'
         )
     for path, node in walk(config):
+        # What mmsegmentation's loaders of biomedical images can be told to do.
+        if node.get('decode_backend') == 'pickle':
+            raise ConfigError(f"{where}{path}.decode_backend is 'pickle', which can run foreign code; 'numpy' cannot")
         name = node.get('type')
         kind = next((kind for place, kind in _PLACES.items() if re.fullmatch(place, path)), None)
         if name is None or kind is None or callable(name):
@@ -277,22 +290,41 @@ def _known_types(registry: Registry | None) -> set[str]:
     return names
 
 
-def explain_type_error(error: BaseException, config: Config) -> ConfigError | None:
-    """The message for a type that no registry knows: where the configuration has it and what is spelt like it.
+def explain_error(error: BaseException, config: Config) -> ConfigError | None:
+    """The message for what building from a configuration has raised: where it has that, and what is wrong with it.
 
     Args:
-        error: What building raised.
-        config: The configuration that was built.
+        error: A type that no registry knows, say, or a value that some class does not take.
+        config: The configuration.
 
     Returns:
-        None if `error` is about something else.
+        None if nothing was being built, or `error` says enough itself.
     """
     match = _UNKNOWN.search(str(error))
-    if match is None:
+    if match is not None:
+        name, _, kind = match.groups()
+        keys = [f'{path}.{key}' if path else key for path, node in walk(config) for key in _type_keys(node, name)]
+        return _unknown_type(config, keys, name, kind)
+    if (part := _being_built(error, config)) is None or is_user_error(error) or lost_others(error):
         return None
-    name, _, kind = match.groups()
-    keys = [f'{path}.{key}' if path else key for path, node in walk(config) for key in _type_keys(node, name)]
-    return _unknown_type(config, keys, name, kind)
+    where = f'config {config.filename}: ' if config.filename else ''
+    return ConfigError(f'{where}{part} cannot be built: {type(error).__name__}: {textwrap.shorten(str(error), 300)}')
+
+
+def _being_built(error: BaseException, config: Config) -> str | None:
+    """The innermost part of a configuration that MMEngine was building when an exception was raised."""
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = frame.f_code.co_name
+        if name.startswith('build_') and str(frame.f_globals.get('__name__')).startswith('mmengine.'):
+            part = frame.f_locals.get('cfg')
+            kind = part.get('type') if name == 'build_from_cfg' and isinstance(part, Mapping) else None
+            keys = [path for path, node in walk(config) if kind is not None and path and node.get('type') == kind]
+            if keys:
+                found = f'{" or ".join(keys[:3])} ({kind})'
+            elif name != 'build_from_cfg':
+                found = f'the {name.removeprefix("build_").removesuffix("_from_cfg").replace("_", " ")}'
+    return found
 
 
 def _unknown_type(config: Config, keys: list[str], name: str, kind: str) -> ConfigError:

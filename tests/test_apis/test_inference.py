@@ -66,6 +66,19 @@ def test_checkpoint_that_lacks_weights_that_predict(run, tmp_path):
     init_model(run[0], tmp_path / 'more.pth', 'cpu')
 
 
+@pytest.mark.parametrize(
+    'meta', [5, dict(classes=5), dict(classes=('a', 1)), dict(classes=('a',), palette='x'), dict(palette=[[1, 2, 300]])]
+)
+def test_classes_of_a_checkpoint_that_are_none(run, tmp_path, meta):
+    config, checkpoint, _ = run
+    state = read_checkpoint(checkpoint)
+    torch.save({**state, 'meta': dict(dataset_meta=meta)}, tmp_path / 'other.pth')
+    with pytest.raises(CheckpointError, match=r'other\.pth: meta\.dataset_meta is .*were expected'):
+        init_model(config, tmp_path / 'other.pth', 'cpu')
+    torch.save({**state, 'meta': [meta]}, tmp_path / 'none.pth')
+    assert init_model(config, tmp_path / 'none.pth', 'cpu').dataset_meta['classes'][1] == 'building'
+
+
 def test_configurations_that_are_none(run, tmp_path):
     with pytest.raises(ConfigError, match=r'ends in \.py was expected'):
         init_model(run[1], run[1], 'cpu')

@@ -98,6 +98,8 @@ def test_state_dict_of():
     assert list(state_dict_of(weights, 'x')) == ['a']
     with pytest.raises(CheckpointError, match='x holds no weights; its keys are epoch'):
         state_dict_of(dict(epoch=3), 'x')
+    with pytest.raises(CheckpointError, match='x holds no weights; its keys are state_dict'):
+        state_dict_of(dict(state_dict=3), 'x')
 
 
 @pytest.fixture
@@ -162,6 +164,14 @@ def test_weights_of_a_file_only_need_no_warning_when_expected(model, logged):
 def test_require_resumable():
     with pytest.raises(CheckpointError, match=r'no optimizer, message_hub.*load_from=w\.pth'):
         require_resumable(dict(meta=dict(iter=1), state_dict={}), 'w.pth')
+    whole = dict(meta=dict(iter=1), state_dict={}, optimizer={}, message_hub={})
+    require_resumable(whole, 'w.pth')
+    for key in whole:
+        for value in (None, 3, [1]):
+            with pytest.raises(CheckpointError, match=f'it has no {key}'):
+                require_resumable({**whole, key: value}, 'w.pth')
+    with pytest.raises(CheckpointError, match=r'it has no meta\.iter'):
+        require_resumable({**whole, 'meta': dict(iter='x')}, 'w.pth')
 
 
 class Backbone(BaseModule):

@@ -14,11 +14,12 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmrs.apis import init_model
+from mmrs.apis.train import build_runner, explained_errors
 from mmrs.registry import DATASETS, TRANSFORMS
 from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.config import check_types, flatten, load_config, merge_options
 from tests.fuzzing import ours, values
-from tests.tiny_runs import write_adaptation_config, write_clips, write_regression_config
+from tests.tiny_runs import started_quickly, write_adaptation_config, write_clips, write_regression_config
 
 STEPS = [
     dict(type='ColourMatrix', matrix=[[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]),
@@ -122,6 +123,30 @@ def test_models(models, draw):
     config.model = model
     with ours():
         init_model(config, device='cpu')
+
+
+BUILT = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'default_hooks', 'randomness', 'val_cfg')
+
+
+@pytest.mark.filterwarnings('ignore')
+@given(draw=st.data())
+def test_trainings(models, draw, tmp_path_factory):
+    """What is built for one, down to the first batch."""
+    config = copy.deepcopy(draw.draw(st.sampled_from(models)))
+    key = draw.draw(st.sampled_from(BUILT))
+    value = config.get(key, {}).to_dict() if isinstance(config.get(key), dict) else copy.deepcopy(config.get(key))
+    path = place(draw, {key: value})
+    whole = {key: value}
+    put(whole, path, draw.draw(values))
+    config[key] = whole[key]
+    config.work_dir = str(tmp_path_factory.mktemp('run'))
+    with started_quickly(), ours():
+        runner = build_runner(config)
+        with explained_errors(config):
+            runner._train_loop = runner.build_train_loop(runner._train_loop)
+            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+            if runner.param_schedulers is not None:
+                runner.build_param_scheduler(runner.param_schedulers)
 
 
 @given(st.lists(st.text(max_size=30) | st.sampled_from(['model.type=os.system', 'a=[[', 'a=1,(2', '=', 'a.0.b=inf'])))

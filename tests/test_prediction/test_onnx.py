@@ -1,5 +1,6 @@
 """Models as ONNX files: what onnxruntime computes is what PyTorch does."""
 
+import json
 import sys
 
 import numpy as np
@@ -255,6 +256,12 @@ def test_files_that_are_no_export(smallest, tmp_path):
     onnx.save(model, tmp_path / 'short.onnx')
     with pytest.raises(DataError, match="'mmrs' lacks mean, std; export it"):
         OnnxPredictor(tmp_path / 'short.onnx')
+    whole = dict(classes=['a'], palette=[[0, 0, 0]], mean=[0.0], std=[1.0])
+    for text in ('no JSON', '3', *(json.dumps({**whole, key: 'x'}) for key in ('palette', 'mean', 'std'))):
+        model.metadata_props[0].value = text
+        onnx.save(model, tmp_path / 'odd.onnx')
+        with pytest.raises(DataError, match="its metadata 'mmrs' are of no use"):
+            OnnxPredictor(tmp_path / 'odd.onnx')
     del model.metadata_props[:]
     onnx.save(model, tmp_path / 'foreign.onnx')
     with pytest.raises(DataError, match=rf'has no metadata {METADATA_KEY!r}.*tools/deployment/export_onnx.py'):

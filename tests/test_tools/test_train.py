@@ -250,6 +250,25 @@ def test_typo_in_a_type(config, capsys, tmp_path, option, expected):
     assert message.count('\n') == 1
 
 
+@pytest.mark.parametrize(
+    ('option', 'expected'),
+    [
+        ('train_cfg.max_iters=abc', 'train_cfg (IterBasedTrainLoop) cannot be built: ValueError: '),
+        ('train_dataloader.batch_size=0', 'the dataloader cannot be built: ValueError: batch_size should be'),
+        ('optim_wrapper.optimizer.foo=1', 'optim_wrapper.optimizer (AdamW) cannot be built: TypeError: '),
+        ('model.decode_head.num_classes=x', 'model.decode_head (mmseg.SegformerHead) cannot be built: '),
+        ('val_evaluator=None', 'the runner cannot be built: ValueError: val_dataloader, val_cfg, and val_evaluator'),
+        ('randomness.seed=abc', 'the runner cannot be built: TypeError: '),
+        ('model=3', 'model is 3; a dict with a type was expected'),
+        ('model.init_cfg.type=Pretrained', 'model.init_cfg (Pretrained) cannot be built: '),
+    ],
+)
+def test_values_that_cannot_be(config, capsys, tmp_path, option, expected):
+    message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--cfg-options', option)
+    assert message.startswith(f'error: config {config}: {expected}')
+    assert message.count('\n') == 1
+
+
 @pytest.mark.parametrize('workers', [0, 1])
 def test_data_errors_are_reported_without_traceback(workers, capsys, tmp_path):
     bad = write_clips(tmp_path / 'bad', train=1)

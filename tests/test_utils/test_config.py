@@ -1,4 +1,5 @@
 import argparse
+import re
 import sys
 
 import pytest
@@ -12,7 +13,7 @@ from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.config import (
     check_types,
     enable_amp,
-    explain_type_error,
+    explain_error,
     load_config,
     merge_options,
     pretrained_files,
@@ -84,6 +85,21 @@ def test_a_key_is_a_name(key):
     with pytest.raises(ConfigError, match='names or numbers joined by dots'):
         merge_options(cfg, {key: 1})
     assert cfg._cfg_dict == config()._cfg_dict
+
+
+ATTACK = '{{$NOT_SET:__import__("os").mkdir("attacked")#|.*}}'
+
+
+@pytest.mark.parametrize('value', [ATTACK, [1, [ATTACK]], '{{ fileDirname }}'])
+def test_a_value_is_not_replaced_when_the_written_configuration_is_read(value, tmp_path, monkeypatch):
+    """What takes the place of a variable is part of the program."""
+    monkeypatch.chdir(tmp_path)
+    cfg = config()
+    with pytest.raises(ConfigError, match=r'--cfg-options a\.b: \{\{ is for configuration files'):
+        merge_options(cfg, {'a.b': value})
+    (tmp_path / 'written.py').write_text(cfg.pretty_text)
+    load_config(tmp_path / 'written.py')
+    assert not (tmp_path / 'attacked').exists()
 
 
 @pytest.mark.parametrize('option', ['custom_imports.imports', 'custom_imports', '_base_'])
@@ -207,7 +223,11 @@ def test_amp_of_one_optimizer_and_of_several():
         (dict(optim_wrapper=dict(a=dict(optimizer=dict(type='AdmW')))), r"a\.optimizer\.type is 'AdmW'.*AdamW"),
         (dict(train_dataloader=dict(dataset=dict(type='Potsdam'))), r'dataset\.type.*did you mean PotsdamDataset'),
         (
-            dict(train_dataloader=dict(dataset=dict(source=dict(pipeline=[dict(type='LoadRasterImages')])))),
+            dict(
+                train_dataloader=dict(
+                    dataset=dict(type='PairedDataset', source=dict(pipeline=[dict(type='LoadRasterImages')]))
+                )
+            ),
             r'source\.pipeline\.0\.type.*no registered transform.*LoadRasterImage',
         ),
         (dict(default_hooks=dict(logger=dict(type='LogerHook'))), r'default_hooks\.logger\.type.*LoggerHook'),
@@ -224,10 +244,56 @@ def test_known_types_pass():
     check_types(config(optim_wrapper=dict(optimizer=dict(type='AdamW')), train_cfg=dict(type='IterBasedTrainLoop')))
 
 
-def test_explain_type_error_searches_the_whole_config():
+def test_unknown_types_are_looked_for_in_the_whole_config():
     cfg = config(model2=dict(loss=[dict(type='CrosEntropyLoss')]))
     error = KeyError('CrosEntropyLoss is not in the mmrs::model registry. Please check ...')
-    message = str(explain_type_error(error, cfg))
+    message = str(explain_error(error, cfg))
     assert "model2.loss.0.type is 'CrosEntropyLoss'" in message
     assert 'did you mean CrossEntropyLoss' in message
-    assert explain_type_error(KeyError('num_classes'), cfg) is None
+    assert explain_error(KeyError('num_classes'), cfg) is None
+
+
+def raised(build):
+    try:
+        build()
+    except Exception as error:
+        return error
+    raise AssertionError('nothing was raised')
+
+
+def test_what_cannot_be_built_is_named():
+    cfg = config(custom_hooks=[dict(type='LoggerHook', intervall=1)])
+    hook = cfg.custom_hooks[0]
+    error = raised(lambda: mmengine_registry.HOOKS.build(hook))
+    message = str(explain_error(error, cfg))
+    assert re.match(r"custom_hooks\.0 \(LoggerHook\) cannot be built: TypeError: .*'intervall'", message)
+    assert explain_error(raised(lambda: int('x')), cfg) is None
+
+
+def test_a_lost_connection_is_no_mistake_in_a_configuration():
+    @FUNCTIONS.register_module(force=True)
+    def connects(message):
+        raise RuntimeError(message)
+
+    cfg = config(custom_hooks=[dict(type='connects', message='[gloo/pair.cc] Connection closed by peer')])
+    error = raised(lambda: FUNCTIONS.build(cfg.custom_hooks[0]))
+    assert explain_error(error, cfg) is None
+    cfg.custom_hooks[0].message = 'a mistake'
+    assert explain_error(raised(lambda: FUNCTIONS.build(cfg.custom_hooks[0])), cfg) is not None
+
+
+@pytest.mark.parametrize('key', ['model', 'train_dataloader.dataset', 'test_dataloader.dataset'])
+@pytest.mark.parametrize('value', [3, 'x', [1], {}])
+def test_parts_that_are_no_dicts(key, value):
+    cfg = config(train_dataloader=dict(dataset=dict(type='A')), test_dataloader=dict(dataset=dict(type='A')))
+    cfg.merge_from_dict({key: dict(_delete_=True) if value == {} else value})
+    with pytest.raises(ConfigError, match=rf'{key} is .*; a dict with a type was expected'):
+        check_types(cfg)
+
+
+def test_images_are_not_unpickled():
+    cfg = config(train_dataloader=dict(dataset=dict(type='PairedDataset', pipeline=[dict(type='LoadBiomedicalData')])))
+    check_types(cfg)
+    cfg.train_dataloader.dataset.pipeline[0].decode_backend = 'pickle'
+    with pytest.raises(ConfigError, match=r"dataset\.pipeline\.0\.decode_backend is 'pickle', .*foreign code"):
+        check_types(cfg)
