@@ -54,8 +54,17 @@ from rich.table import Table
 
 from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.registry import HOOKS
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where a script finds `tests`
+
 from tests.rank_recorder import digest
-from tests.tiny_runs import REPOSITORY, write_adaptation_config, write_clips, write_config, write_regression_config
+from tests.tiny_runs import (
+    REPOSITORY,
+    write_adaptation_config,
+    write_clips,
+    write_config,
+    write_regression_config,
+)
 
 ITERATIONS = 30
 #: Seconds within which a run has to end when one of its processes is killed.
