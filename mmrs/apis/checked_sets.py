@@ -35,7 +35,7 @@ def config_sets(config: Config) -> list[CheckedSet]:
     Raises:
         ConfigError: The configuration has no data set, or an unknown type.
     """
-    check_types(config)
+    check_types(config, model=False)
     found: dict[tuple, tuple[list[str], CheckedSet]] = {}
     adapted = False
     for role in _ROLES:

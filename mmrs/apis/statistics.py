@@ -140,7 +140,7 @@ def domain_statistics(
     """
     if len(paths) == 1 and Path(paths[0]).suffix == '.py':
         config = load_config(paths[0])
-        check_types(config)
+        check_types(config, model=False)
         domains = training_domains(config)
         return {domain: _of_domain(parts, bands, workers, cache) for domain, parts in domains.items()}
     if any(Path(path).suffix == '.py' for path in paths):
@@ -222,7 +222,7 @@ def fill_statistics(config: Config) -> None:
     wanted = [name for name in _SETTINGS if preprocessor.get(name) == 'auto']
     if not wanted:
         return
-    check_types(config)
+    check_types(config, model=False)
     domains = training_domains(config)
     for prefix in ('', 'source_'):
         names = [name for name in wanted if name in (f'{prefix}mean', f'{prefix}std')]

@@ -207,8 +207,12 @@ _PLACES = {
 }
 
 
-def check_types(config: Config) -> None:
+def check_types(config: Config, model: bool = True) -> None:
     """Look up the types in the usual places of a configuration, before anything is built.
+
+    Args:
+        config: The configuration.
+        model: Whether its model must be whole; data sets can be looked at without.
 
     Raises:
         ConfigError: One is unknown; the message says where the configuration has it and what is spelt like it. Or no
@@ -216,7 +220,7 @@ def check_types(config: Config) -> None:
     """
     registries = _registries()
     where = f'config {config.filename}: ' if config.filename else ''
-    parts = {'model': config.get('model')}
+    parts = {'model': config.get('model')} if model else {}
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         parts[f'{key}.dataset'] = loader.get('dataset') if isinstance(loader := config.get(key), Mapping) else None
     for key, part in parts.items():

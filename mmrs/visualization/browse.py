@@ -113,7 +113,7 @@ def browse_dataset(
     loader = config.get(f'{split}_dataloader')
     if loader is None:
         raise ConfigError(f'config {config.filename} has no {split}_dataloader')
-    check_types(config)
+    check_types(config, model=False)
     init_default_scope(config.get('default_scope', 'mmrs'))
     set_random_seed((config.get('randomness') or {}).get('seed') or 0)
     dataset = DATASETS.build(loader['dataset'])
