@@ -672,6 +672,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--jobs', type=int, default=2, help='trials at once (default: %(default)s)')
     parser.add_argument('--keep', type=Path, metavar='FOLDER', help='leave the runs in this folder, which must be new')
     args = parser.parse_args(argv)
+    if args.keep is not None and args.keep.exists():
+        parser.error(f'--keep {args.keep}: it is there already')
     if args.keep is not None:
         args.keep.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix='mmrs-soak-') as scratch:
