@@ -181,7 +181,7 @@ def evaluate_rasters(
             bar.update(task, completed=done)  # also where a pair failed on the way
     if not report.files:
         raise DataError('\n'.join(report.failed.values()) or 'no predictions were given')
-    if not report.full.counts.any():
+    if not report.full.labelled.any():
         raise DataError(
             f'No pixel is both in a prediction and labelled with a class: {some([str(p[1]) for p in pairs.values()])}. '
             'Pair the right files, or correct the ids of the classes.'

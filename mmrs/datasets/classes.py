@@ -10,6 +10,9 @@ import yaml
 
 IGNORE_INDEX = 255
 
+# Whole numbers from here on are not exact in a mask of real numbers, and soon fit no type of pixels.
+_LARGEST_ID = 2**53
+
 Colour = tuple[int, int, int]
 
 
@@ -97,12 +100,26 @@ def to_hex(colour: Sequence[int]) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, without aliases: a few lines of them stand for more than memory holds."""
+    """PyYAML's safe loader, without aliases and keys that appear twice.
+
+    A few lines of aliases stand for more than memory holds; of two equal keys, YAML's reader drops the first.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f'line {self.peek_event().start_mark.line + 1} has an alias (*name); write it out')
         return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.YAMLError(
+                    f'line {key.start_mark.line + 1} has the key {key.value!r} again; remove one of them'
+                )
+            seen.add(key.value)
+        return node
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -179,8 +196,10 @@ def _parse_class(entry: Any, where: str) -> LabelClass:
         raise ValueError(f'{where}: ignore is {entry["ignore"]!r}; true or false was expected.')
     ids = entry.get('id', [])
     ids = ids if isinstance(ids, list) else [ids]
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in ids):
-        raise ValueError(f'{where}: id is {entry["id"]!r}; a whole number or a list of them was expected.')
+    if not all(isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_ID for value in ids):
+        raise ValueError(
+            f'{where}: id is {entry["id"]!r}; a whole number or a list of them was expected, each below 2**53.'
+        )
     return LabelClass(
         name=entry['name'],
         ids=tuple(ids),

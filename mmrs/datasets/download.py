@@ -193,6 +193,8 @@ def _require_room(out: Path, archives: Sequence[Archive], keep_archives: bool) -
     needed += sum(missing) if keep_archives else max(missing, default=0)
     needed -= sum(part.stat().st_size for part in out.glob('*.part') if part.is_file())
     existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise OutputError(f'{existing} is a file; a folder is needed here')
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise OutputError(

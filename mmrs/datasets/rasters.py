@@ -101,6 +101,8 @@ def open_unmanaged(path: str, quiet: bool = True) -> DatasetReader:
 def reading(path: str) -> Iterator[None]:
     """Sets GDAL's options for a file, and raises what goes wrong with it as `open_raster` says."""
     options = dict(_OPTIONS)
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe waits for ever
+        raise OSError(f'{path} cannot be read as an image: it is no file')
     if path.lower().endswith('.png') and not path.startswith('/vsi') and not is_whole_png(path):
         # GDAL's fast way of reading a whole PNG fills what is missing from a cut file with zeros and says nothing; the
         # row by row way raises.
@@ -111,8 +113,9 @@ def reading(path: str) -> Iterator[None]:
     except (RasterioError, CPLE_BaseError, UnicodeDecodeError) as error:
         if not path.startswith('/vsi') and not os.path.exists(path):
             raise FileNotFoundError(f'{path}: no such file') from error
+        reason = 'it has 0 bytes' if os.path.isfile(path) and not os.path.getsize(path) else _reason(error)
         raise OSError(
-            f'{path} cannot be read as an image: {_reason(error)}. Restore the file from its source, or remove it '
+            f'{path} cannot be read as an image: {reason}. Restore the file from its source, or remove it '
             'together with its counterpart (image or label map).'
         ) from error
 

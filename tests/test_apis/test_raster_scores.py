@@ -395,6 +395,11 @@ def test_nothing_to_score(tmp_path):
     rgb = write_raster(tmp_path / 'rgb.tif', np.zeros((3, 90, 120), np.uint8))
     with pytest.raises(DataError, match='has 3 bands; a map of classes has one'):
         evaluate_raster(rgb, label)
+    empty = write_map(tmp_path / 'empty.tif', np.full((90, 120), 255, np.uint8))
+    labelled = write_raster(tmp_path / 'labelled.tif', blobs(0))
+    with pytest.raises(DataError, match=r'No pixel is both in a prediction and labelled.*labelled\.tif'):
+        evaluate_raster(empty, labelled)
+    assert evaluate_raster(empty, labelled, missing_as_error=True).full.overall['aAcc'] == 0
 
 
 def test_a_class_that_is_not_predicted_must_be_ignored(tmp_path):

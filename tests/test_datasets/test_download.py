@@ -366,6 +366,14 @@ def test_dry_run_writes_nothing(server, tmp_path, capsys):
     assert not (tmp_path / 'data').exists()
 
 
+@pytest.mark.parametrize('below', ['', 'folder'])
+def test_a_file_in_place_of_the_folder(server, tmp_path, below):
+    (tmp_path / 'file').write_text('x')
+    with pytest.raises(OutputError, match=r'file is a file; a folder is needed here'):
+        download('small', tmp_path / 'file' / below)
+    assert server.ranges == []
+
+
 def test_no_room(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module.shutil, 'disk_usage', lambda path: type('Usage', (), dict(free=len(server.content))))
     with pytest.raises(OutputError, match=r'0.0 GB of free space'):

@@ -364,6 +364,7 @@ def test_data_set_reads_the_result(tmp_path, landcovernet):
         ('0,20180105\n,20180214\n', r"line 2: ',20180214' was found"),
         (',35JNN\n', r'lists no date; lines such as'),
         ('', r'lists no date'),
+        ('{"dates": "' + 'x' * 200_000 + '"}', r'is no table: field larger than'),
     ],
 )
 @pytest.mark.parametrize('zipped', [False, True])

@@ -1,3 +1,4 @@
+import os
 import resource
 import struct
 import warnings
@@ -104,6 +105,16 @@ def test_no_image_and_no_file(tmp_path):
         read_image(tmp_path / 'text.png')
     with pytest.raises(FileNotFoundError, match=r'none\.png: no such file'):
         read_image(tmp_path / 'none.png')
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.tif'])
+def test_a_pipe_and_an_empty_file(tmp_path, suffix):
+    os.mkfifo(tmp_path / f'pipe{suffix}')
+    with pytest.raises(OSError, match=rf'pipe{suffix} cannot be read as an image: it is no file'):
+        read_image(tmp_path / f'pipe{suffix}')
+    (tmp_path / f'empty{suffix}').touch()
+    with pytest.raises(OSError, match=rf'empty{suffix} cannot be read as an image: it has 0 bytes'):
+        read_image(tmp_path / f'empty{suffix}')
 
 
 def test_label_map_with_several_bands_is_an_error(tmp_path, write, rng):

@@ -87,7 +87,7 @@ def test_isprs(run, tmp_path, tool, image, label, clip):
     assert run(tool, *options, '--edge', 'shift', '--allow-missing').returncode == 1
 
 
-def test_color_masks(run, tmp_path):
+def test_color_masks(run, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for name in 'abcd':
         write(tmp_path / f'in/images/{name}.png', rng.integers(0, 256, (20, 20, 3), np.uint8))
@@ -103,6 +103,9 @@ def test_color_masks(run, tmp_path):
     bad = run('color_masks', *options)
     assert bad.returncode == 1
     assert 'error: 4 of 4 masks hold colours that are no class: #FFFFFF' in bad.stderr
+    monkeypatch.setenv('MMRS_TRACEBACK', '1')
+    with pytest.raises(ValueError, match='4 of 4 masks hold colours'):
+        runpy.run_path(str(TOOLS / 'color_masks.py'), run_name='__main__')
     assert run('color_masks', 'in').returncode == 2
 
 

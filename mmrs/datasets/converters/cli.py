@@ -1,6 +1,7 @@
 """What the converters' command lines have in common."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -127,10 +128,15 @@ def isprs_main(archive: Archive, description: str, examples: str, bands: tuple[s
 
 
 def exit_code(convert: Callable[[], object]) -> int:
-    """Runs a conversion and says what stopped it: 0 for success, 1 for bad input, 130 for Ctrl-C."""
+    """Runs a conversion and says what stopped it: 0 for success, 1 for bad input, 130 for Ctrl-C.
+
+    Set `MMRS_TRACEBACK=1` to see where an error was raised.
+    """
     try:
         convert()
     except (OSError, ValueError) as error:
+        if os.environ.get('MMRS_TRACEBACK') == '1':
+            raise
         print(f'error: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -74,7 +74,13 @@ def read_dates(member: Member) -> list[str]:
         ValueError: It is no such table.
     """
     dates: dict[str, None] = {}
-    for number, row in enumerate(csv.reader(member.read_text().splitlines()), start=1):
+    try:
+        rows = list(csv.reader(member.read_text().splitlines()))
+    except csv.Error as error:  # another file under this name, all in one line for instance
+        raise ValueError(
+            f'{member.gdal_path} is no table: {error}. Restore the table of labelling dates from its source.'
+        ) from error
+    for number, row in enumerate(rows, start=1):
         if not any(map(str.strip, row)) or not (dates or row[0].strip()):  # a heading has an empty first cell
             continue
         try:
