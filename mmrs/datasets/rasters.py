@@ -101,7 +101,7 @@ def open_unmanaged(path: str, quiet: bool = True) -> DatasetReader:
 def reading(path: str) -> Iterator[None]:
     """Sets GDAL's options for a file, and raises what goes wrong with it as `open_raster` says."""
     options = dict(_OPTIONS)
-    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe waits for ever
+    if not os.path.isfile(path) and os.path.exists(path):  # opening a pipe waits for ever
         raise OSError(f'{path} cannot be read as an image: it is no file')
     if path.lower().endswith('.png') and not path.startswith('/vsi') and not is_whole_png(path):
         # GDAL's fast way of reading a whole PNG fills what is missing from a cut file with zeros and says nothing; the

@@ -219,7 +219,7 @@ def check_types(config: Config, model: bool = True) -> None:
             registry is of the `default_scope`, the model or a data set is no dict, or images would be unpickled.
     """
     registries = _registries()
-    where = f'config {config.filename}: ' if config.filename else ''
+    where = _where(config)
     parts = {'model': config.get('model')} if model else {}
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         parts[f'{key}.dataset'] = loader.get('dataset') if isinstance(loader := config.get(key), Mapping) else None
@@ -285,6 +285,11 @@ _registering.get_object_from_string = _find_registered
 _registering.import_module = _import_registry
 
 
+def _where(config: Config) -> str:
+    """How a message about a configuration begins."""
+    return f'config {config.filename}: ' if config.filename else ''
+
+
 def _known_types(registry: Registry | None) -> set[str]:
     names: set[str] = set()
     while registry is not None:
@@ -311,8 +316,9 @@ def explain_error(error: BaseException, config: Config) -> ConfigError | None:
         return _unknown_type(config, keys, name, kind)
     if (part := _being_built(error, config)) is None or is_user_error(error) or lost_others(error):
         return None
-    where = f'config {config.filename}: ' if config.filename else ''
-    return ConfigError(f'{where}{part} cannot be built: {type(error).__name__}: {textwrap.shorten(str(error), 300)}')
+    return ConfigError(
+        f'{_where(config)}{part} cannot be built: {type(error).__name__}: {textwrap.shorten(str(error), 300)}'
+    )
 
 
 def _being_built(error: BaseException, config: Config) -> str | None:
@@ -332,9 +338,8 @@ def _being_built(error: BaseException, config: Config) -> str | None:
 
 
 def _unknown_type(config: Config, keys: list[str], name: str, kind: str) -> ConfigError:
-    where = f'config {config.filename}: ' if config.filename else ''
     near = _near(name.split('.')[-1], _known_types(_registries().get(kind)))
-    message = f'{where}{" and ".join(keys) or "a type"} is {name!r}, which is no registered {kind}'
+    message = f'{_where(config)}{" and ".join(keys) or "a type"} is {name!r}, which is no registered {kind}'
     message += f'; did you mean {" or ".join(near)}?' if near else '.'
     if not near:
         message += ' A class of your own needs custom_imports = dict(imports=[MODULE]) in the configuration'

@@ -36,6 +36,7 @@ __all__ = [
     'report_errors',
     'some',
     'wait_for_turn',
+    'wants_traceback',
 ]
 
 
@@ -89,6 +90,11 @@ def is_user_error(error: BaseException) -> bool:
         last = traceback.extract_tb(error.__traceback__)[-1]
         file, line = last.filename, last.line or ''
     return os.path.abspath(file).startswith(_PACKAGE) and line.startswith('raise')
+
+
+def wants_traceback() -> bool:
+    """Whether the environment asks for the traceback of every error."""
+    return os.environ.get('MMRS_TRACEBACK') == '1'
 
 
 def describe(error: BaseException) -> str:
@@ -151,7 +157,7 @@ def report_errors(main: Callable[..., int | None]) -> Callable[..., int]:
             return 130
         except Exception as error:
             rank, number = rank_and_number()
-            defect = os.environ.get('MMRS_TRACEBACK') == '1' or not is_user_error(error)
+            defect = wants_traceback() or not is_user_error(error)
             if number == 1:
                 if defect:
                     raise
@@ -169,7 +175,7 @@ def _report_one_of_several(error: Exception, defect: bool, rank: int, number: in
     """Report the error of one of several processes, in its turn; the exit status."""
     lost = lost_others(error)
     wait_for_turn(lost)
-    if lost and os.environ.get('MMRS_TRACEBACK') != '1':
+    if lost and not wants_traceback():
         seen = re.sub(r'^\[\S+\] ', '', describe(error).splitlines()[0]).split('. ')[0]
         print(
             f'error: rank {rank} of {number} processes (host {socket.gethostname()}) cannot go on without the others: '

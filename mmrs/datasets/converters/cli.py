@@ -1,7 +1,6 @@
 """What the converters' command lines have in common."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from mmrs.datasets.converters.conversion import DatasetConversion
 from mmrs.datasets.converters.isprs import Archive, Conversion
 from mmrs.datasets.converters.running import default_workers
 from mmrs.datasets.converters.splits import SPLIT_NAME, RandomSplits, SplitLists, Splits
+from mmrs.utils.errors import wants_traceback
 
 
 def converter_parser(description: str, examples: str, edge: str | None = None) -> argparse.ArgumentParser:
@@ -135,7 +135,7 @@ def exit_code(convert: Callable[[], object]) -> int:
     try:
         convert()
     except (OSError, ValueError) as error:
-        if os.environ.get('MMRS_TRACEBACK') == '1':
+        if wants_traceback():
             raise
         print(f'error: {error}', file=sys.stderr)
         return 1
