@@ -82,7 +82,7 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
-param_scheduler = [dict(type='PolyLR', eta_min=0.0, power=1.0, begin=0, end=2, by_epoch=False)]
+param_scheduler = [dict(type='PolyLR', eta_min=1e-4, power=1.0, begin=0, end=2, by_epoch=False)]
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1))
 """
 

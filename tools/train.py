@@ -22,6 +22,10 @@ examples:
   # continue an interrupted run
   python tools/train.py configs/st_dasegnet/potsdam2vaihingen.py --resume
 
+  # make it longer: the schedule is another one then
+  python tools/train.py configs/st_dasegnet/potsdam2vaihingen.py --resume --new-schedule \\
+      --cfg-options train_cfg.max_iters=80000 param_scheduler.1.end=80001
+
   # feature regression, in two steps: first the reference on the source, then the transfer; or from a reference you have
   python tools/train.py configs/feature_regression/potsdam_rgb2irrg.py
   python tools/train.py configs/feature_regression/potsdam_rgb2irrg.py --reference work_dirs/potsdam_rgb/iter_40000.pth
@@ -61,6 +65,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--reference-options', nargs='+', action=Options, metavar='KEY=VALUE', help='override the reference_config'
+    )
+    parser.add_argument(
+        '--new-schedule',
+        action='store_true',
+        help="with --resume: go on with the config's schedules and optimizer settings, as if the run had had them from "
+        "the beginning, where they are not the checkpoint's",
+    )
+    parser.add_argument(
+        '--no-preflight',
+        dest='preflight',
+        action='store_false',
+        help='begin at once: do not look for settings that would have no effect, nor try a batch, a validation sample '
+        'and a checkpoint before the first iteration',
     )
     add_trust(parser)
     add_launcher(parser)

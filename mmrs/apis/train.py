@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from mmrs.apis.preflight import check_config
 from mmrs.apis.reference import (
     ReferenceTraining,
     check_reference,
@@ -22,6 +23,7 @@ from mmrs.apis.reference import (
 from mmrs.apis.statistics import fill_statistics
 from mmrs.engine.checkpoint import download, trusting_checkpoints
 from mmrs.engine.distributed import launcher_environment
+from mmrs.engine.hooks import PreflightHook
 from mmrs.engine.runner import AdaptationRunner
 from mmrs.engine.saved_runs import newest_checkpoint, own_checkpoints, remove_unfinished
 from mmrs.registry import MODELS, RUNNERS
@@ -93,6 +95,8 @@ def train(
     reference: str | Path | None = None,
     reference_options: Mapping[str, Any] | None = None,
     trust_checkpoint: bool = False,
+    preflight: bool = True,
+    new_schedule: bool = False,
 ) -> Runner:
     """Train a model.
 
@@ -114,6 +118,10 @@ def train(
         reference_options: Dotted keys and values that override the reference's configuration.
         trust_checkpoint: Load local checkpoints that hold other objects than weights and logs, too, which can run any
             code.
+        preflight: Refuse what the configuration says and a training would not do, and try one step of everything
+            before the first iteration, see :class:`PreflightHook`.
+        new_schedule: A resumed run goes on with the configuration's optimizer settings and schedules, as if it had had
+            them from the beginning, where they are not the checkpoint's. Otherwise such a run is refused.
 
     Returns:
         The runner, after training.
@@ -135,22 +143,24 @@ def train(
             'or write over it with --overwrite'
         )
     with trusting_checkpoints(trust_checkpoint):
-        _prepare(cfg, amp, pretrained)
+        _prepare(cfg, amp, pretrained, preflight)
         if takes_reference(cfg):
             remove_pretrained(cfg.model)  # all weights are the reference's
             resumed = cfg.get('resume') and (cfg.get('load_from') or newest_checkpoint(cfg.work_dir))
             if not resumed:  # a checkpoint of the run holds the reference
                 given = cfg.model.get('reference') if reference is None else reference
-                cfg.model.reference = _find_reference(cfg, given, reference_options, amp, pretrained, overwrite)
+                cfg.model.reference = _find_reference(
+                    cfg, given, reference_options, amp, pretrained, overwrite, preflight
+                )
         elif reference is not None or reference_options:
             raise ConfigError(
                 f'config {cfg.filename}: its model, {cfg.model.type}, starts from no reference; leave --reference and '
                 '--reference-options out, or take a configuration of configs/feature_regression'
             )
-        return _run(cfg, lambda: _remove_earlier(cfg) if overwrite else None)
+        return _run(cfg, preflight, lambda: _remove_earlier(cfg) if overwrite else None, new_schedule)
 
 
-def _prepare(cfg: Config, amp: bool, pretrained: bool) -> None:
+def _prepare(cfg: Config, amp: bool, pretrained: bool, preflight: bool) -> None:
     for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ConfigError(f'config {cfg.filename}: training needs {key}, which is not set')
@@ -164,6 +174,8 @@ def _prepare(cfg: Config, amp: bool, pretrained: bool) -> None:
     if not pretrained:
         remove_pretrained(cfg.model)
     check_types(cfg)
+    if preflight:
+        check_config(cfg)
     fill_statistics(cfg)
     _check_bands(cfg)
 
@@ -205,9 +217,13 @@ def _require_work_dir(folder: Path) -> None:
         raise OutputError(f'work dir {folder} cannot be written: {problem}. Choose another --work-dir')
 
 
-def _run(cfg: Config, begin: Callable[[], None] | None = None) -> Runner:
+def _run(cfg: Config, preflight: bool, begin: Callable[[], None] | None = None, new_schedule: bool = False) -> Runner:
     _require_work_dir(Path(cfg.work_dir))
     runner = build_runner(cfg)
+    if isinstance(runner, AdaptationRunner):
+        runner.new_schedule = new_schedule
+        if preflight:
+            runner.register_hook(PreflightHook())
     # By now no process looks at the folder any more to decide what there is to do.
     if runner.rank == 0:
         remove_unfinished(cfg.work_dir)
@@ -232,6 +248,7 @@ def _find_reference(
     amp: bool,
     pretrained: bool,
     overwrite: bool,
+    preflight: bool,
 ) -> str:
     """The checkpoint of the reference, which is trained unless it is given or there already."""
     if given is not None:
@@ -240,7 +257,7 @@ def _find_reference(
         check_reference(given)
         return str(given)
     own = reference_config(cfg, options)
-    _prepare(own, amp, pretrained)
+    _prepare(own, amp, pretrained, preflight)
     processes = 1 if cfg.launcher == 'none' else int(launcher_environment(cfg.launcher)['WORLD_SIZE'])
     training = ReferenceTraining(own, processes)
     changes = training.changes()
@@ -254,7 +271,7 @@ def _find_reference(
         print_log(f'step 1 of 2: the reference, {own.filename}, is trained in {training.folder}', logger='current')
         if not changes and (newest := newest_checkpoint(training.folder)) is not None:
             own.resume, own.load_from = True, str(newest)
-        _run(own, training.begin)
+        _run(own, preflight, training.begin)
         gc.collect()  # its worker processes and the memory on the GPU
     print_log(f'step 2 of 2: the transfer is trained in {cfg.work_dir}', logger='current')
     return str(training.checkpoint)

@@ -12,6 +12,7 @@ from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters
 from mmrs.datasets.samplers.rare_class import RareClassSampling
 from mmrs.datasets.statistics import class_statistics
 from mmrs.datasets.transforms.arguments import require_text
+from mmrs.datasets.transforms.eight_bit import guard_eight_bit
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, DataError
 
@@ -87,6 +88,7 @@ class RemoteSensingDataset(BaseSegDataset):
             data_root=data_root,
             **kwargs,
         )
+        guard_eight_bit(self.pipeline)
         if class_map is not None:
             self._map_classes(class_map)
 

@@ -24,6 +24,7 @@ from mmseg.datasets.transforms import (
 
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.raster_dataset import RasterDataset
+from mmrs.datasets.transforms.eight_bit import guard_eight_bit
 from mmrs.datasets.transforms.loading import LoadRasterAnnotations, LoadRasterImage
 from mmrs.datasets.transforms.misalignment import Misalignment
 from mmrs.datasets.transforms.packing import PackRasterInputs
@@ -77,6 +78,7 @@ class PairedDataset(TwoDomainDataset):
         allow_unpaired: bool = False,
     ) -> None:
         self.pipeline = Compose(pipeline)
+        guard_eight_bit(self.pipeline)
         self.allow_unpaired = allow_unpaired
         #: Names of the images without a counterpart, by domain.
         self.unpaired: dict[str, list[str]] = {}

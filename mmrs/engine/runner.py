@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, is_distributed, master_only
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -26,6 +27,7 @@ from mmrs.engine.distributed import (
     on_cpu,
 )
 from mmrs.engine.saved_runs import damage, newest_checkpoint
+from mmrs.engine.schedules import differences, optimizer_names, settings, take_over
 from mmrs.registry import RUNNERS
 from mmrs.utils import random_states
 from mmrs.utils.errors import CheckpointError, ConfigError, some
@@ -74,6 +76,8 @@ class AdaptationRunner(Runner):
     _resume: bool
     _load_from: str | None
     _starts: Counter[str] = Counter()
+    #: Whether a resumed run has the configuration's optimizer settings and schedules, where those are not its own.
+    new_schedule: bool = False
     #: Random states of the checkpoint that is resumed, until the training goes on from it.
     _saved_states: dict[str, Any] | None = None
     #: Random states of the training, while something else runs.
@@ -151,6 +155,7 @@ class AdaptationRunner(Runner):
         checkpoint = CheckpointLoader.load_checkpoint(str(filename), map_location)
         if self._resume:
             require_resumable(checkpoint, filename)
+            self._require_same_schedule(checkpoint, filename)
             meta = checkpoint['meta']
             meta.pop('config', None)  # MMEngine would run it as a program
             self._saved_states = meta.get('random_states')
@@ -162,13 +167,30 @@ class AdaptationRunner(Runner):
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Continue a run; raises :class:`CheckpointError` where the file is not the state of a run of this model."""
         self._resume = True
+        fresh = settings(self.optim_wrapper, self.param_schedulers) if self.new_schedule else None
         try:
             super().resume(filename, *args, **kwargs)
+            if fresh is not None:
+                take_over(self.optim_wrapper, self.param_schedulers, fresh, self.iter, self.epoch)
         except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f'cannot resume from {filename}: its optimizers or schedules are not those of this configuration '
                 f'({error}). To start a new run from its weights: --cfg-options load_from={filename}'
             ) from error
+
+    def _require_same_schedule(self, checkpoint: dict[str, Any], filename: str) -> None:
+        """Refuse a configuration whose rates and schedules the checkpoint's would replace without a word."""
+        if not isinstance(self.optim_wrapper, BaseOptimWrapper) or 'optimizer' not in checkpoint:
+            return
+        found = list(differences(self.optim_wrapper, self.param_schedulers, checkpoint))
+        if found and not self.new_schedule:
+            raise CheckpointError(
+                f'cannot resume from {filename}: {"; ".join(found[:5])}{" and more" if len(found) > 5 else ""}. Set '
+                'what the checkpoint was trained with, or pass --new-schedule to go on with the new settings from its '
+                'iteration on'
+            )
+        for text in found:
+            self.logger.info(f'--new-schedule: {text}')
 
     @master_only
     def save_checkpoint(
@@ -176,6 +198,7 @@ class AdaptationRunner(Runner):
     ) -> None:
         """Save a checkpoint, under its name only when it is complete: a run may be killed at any time."""
         meta = {**(meta or {}), 'random_states': self._aside or _capture()}
+        meta['optimizers'] = optimizer_names(self.optim_wrapper)
         if '://' in out_dir:  # a storage that MMEngine writes to itself
             super().save_checkpoint(out_dir, filename, *args, meta=meta, **kwargs)
             return

@@ -1,6 +1,7 @@
 from .checkpoint import CheckpointHook
 from .divergence import DiscriminatorWatchHook
 from .non_finite import NonFiniteHook
+from .preflight import PreflightHook
 from .teacher_ema import TeacherEMAHook
 
-__all__ = ['CheckpointHook', 'DiscriminatorWatchHook', 'NonFiniteHook', 'TeacherEMAHook']
+__all__ = ['CheckpointHook', 'DiscriminatorWatchHook', 'NonFiniteHook', 'PreflightHook', 'TeacherEMAHook']

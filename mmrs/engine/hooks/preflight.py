@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import get_world_size
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmrs.datasets.stream import stream_of
+from mmrs.registry import HOOKS
+from mmrs.utils.errors import ConfigError, is_user_error, lost_others
+
+#: Name of the checkpoint that is written to see whether that works, and removed at once; as of an unfinished one.
+TRIAL = '.preflight.part.pth'
+
+
+@HOOKS.register_module()
+class PreflightHook(Hook):
+    """Tries before the first iteration what a training comes to only later, and leaves no trace of it.
+
+    One training batch goes through the model (losses and backward pass), one validation sample through model and
+    metrics, the scores that other hooks wait for are looked for, and a checkpoint is written and removed. Then the run
+    is as it was, bit for bit: weights, gradients, running statistics, random generators, the order of the data. It
+    needs no more memory than a step of the training.
+
+    Raises:
+        ConfigError: Something of that does not work; the message says what, and where in the model.
+        DataError: A file cannot be used.
+        OutputError: The checkpoint cannot be written.
+    """
+
+    priority = 'LOWEST'  # the other hooks are ready then
+
+    def before_train(self, runner: Runner) -> None:
+        """Try it."""
+        start = time.perf_counter()
+        tried = []
+        with _untouched(runner):
+            loss = _try_training(runner)
+            if loss is not None:
+                tried.append(f'a training batch (loss {loss:.4g})')
+            scores = _try_validation(runner)
+            if scores is not None:
+                tried.append(f'a validation sample ({len(scores)} scores)')
+            _check_monitored(runner, scores)
+            size = _try_saving(runner)
+            if size:
+                tried.append(f'a checkpoint ({size / 2**20:.0f} MB)')
+        runner.logger.info(f'preflight: {", ".join(tried)}: all right, in {time.perf_counter() - start:.1f} s')
+
+
+def _unwrapped(runner: Runner) -> Any:
+    model: Any = runner.model
+    return model.module if is_model_wrapper(model) else model
+
+
+# No trace -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _untouched(runner: Any) -> Iterator[None]:
+    """Whatever a trial does inside, the run is afterwards as it was; the log stays quiet."""
+    model = _unwrapped(runner)
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    buffers = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    modes = [(module, module.training) for module in model.modules()]
+    metrics = [(metric, dict(vars(metric))) for metric in _metrics(runner)]
+    level = runner.logger.level
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        runner.logger.setLevel(max(level, logging.WARNING))
+        with runner.aside():
+            yield
+    finally:
+        runner.logger.setLevel(level)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for held, name, buffer, before in buffers:
+            held[name] = buffer
+            buffer.copy_(before)
+        for module, mode in modes:
+            module.training = mode
+        for metric, before in metrics:
+            vars(metric).clear()
+            vars(metric).update(before)
+
+
+def _metrics(runner: Any) -> Sequence[Any]:
+    return () if runner.val_loop is None else runner.val_loop.evaluator.metrics
+
+
+@contextmanager
+def _explained(what: str, model: nn.Module) -> Iterator[None]:
+    """Turn what goes wrong into one line."""
+    try:
+        yield
+    except Exception as error:
+        if is_user_error(error) or lost_others(error):
+            raise
+        place = _failing_module(error, model)
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            reason = 'the memory of the device is too small. Take a smaller batch or crop, --amp, or with_cp'
+        else:
+            text = ' '.join(str(error).split())
+            reason = f'{type(error).__name__}: {text if len(text) < 500 else text[:500] + " ..."}'
+        raise ConfigError(
+            f'{what} fails{place}: {reason} (MMRS_TRACEBACK=1 shows where; --no-preflight leaves out this trial)'
+        ) from error
+
+
+def _failing_module(error: BaseException, model: nn.Module) -> str:
+    """Where in the model an exception was raised, for a message."""
+    names = {id(module): name for name, module in model.named_modules() if name}
+    inner = [id(frame.f_locals.get('self')) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    name = next((names[own] for own in reversed(inner) if own in names), None)
+    return '' if name is None else f' in model.{name} ({type(model.get_submodule(name)).__name__})'
+
+
+# The trials -----------------------------------------------------------------------------------------------------------
+
+
+def _first_batch(loop: Any) -> Any:
+    """The batch that the training begins with (a resumed one: began with), or another one of its data set."""
+    loader = loop.dataloader
+    stream = stream_of(loader)
+    if stream is None:
+        samples = [loader.dataset[i] for i in range(min(loader.batch_size or 1, len(loader.dataset)))]
+        return loader.collate_fn(samples)
+    stream.reseed(loop._seed)
+    draws = next(iter(loader.batch_sampler))
+    return loader.collate_fn([loader.dataset[draw] for draw in draws])[0]
+
+
+def _try_training(runner: Any) -> float | None:
+    """One batch, forwards and backwards; the loss. None for a model that steps in a way of its own."""
+    model = _unwrapped(runner)
+    if type(model).train_step is not BaseModel.train_step:
+        return None
+    batch = _first_batch(runner.train_loop)
+    # Its optimizer and counts are not touched; what it notes for its next step stays with the copy.
+    wrapper = copy.copy(getattr(runner.optim_wrapper, 'lead', runner.optim_wrapper))
+    model.train()
+    with _explained('a training batch', model):
+        with wrapper.optim_context(model):
+            losses = model._run_forward(model.data_preprocessor(batch, True), mode='loss')
+        loss, _ = model.parse_losses(losses)
+        if not loss.requires_grad:
+            raise ConfigError('no loss of a training batch depends on a parameter that is trained')
+        loss.backward()
+        if runner.distributed and not getattr(runner.model, 'find_unused_parameters', True):
+            unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+            if unused:
+                raise ConfigError(
+                    f'{len(unused)} parameters take no part in the loss, the first is {unused[0]}: several processes '
+                    'would wait for their gradients. Set find_unused_parameters=True'
+                )
+    return float(loss.detach())
+
+
+def _try_validation(runner: Any) -> Mapping[str, Any] | None:
+    """One sample through model and metrics; the scores. None where nothing is validated."""
+    loop = runner.val_loop
+    if loop is None:
+        return None
+    model, loader = _unwrapped(runner), loop.dataloader
+    with _explained('a validation sample', model), torch.no_grad(), ExitStack() as stack:
+        if getattr(loop, 'fp16', False):
+            stack.enter_context(torch.autocast(next(model.parameters()).device.type))
+        batch = (loader.collate_fn or pseudo_collate)([loader.dataset[0]])
+        model.eval()
+        outputs = model.val_step(batch)
+        for metric in _metrics(runner):
+            metric.results = []
+        loop.evaluator.process(data_samples=outputs, data_batch=batch)
+        scores: Mapping[str, Any] = loop.evaluator.evaluate(len(outputs) * get_world_size())
+    return scores
+
+
+def _check_monitored(runner: Runner, scores: Mapping[str, Any] | None) -> None:
+    """Look for the scores by which checkpoints are kept, a training is stopped or a rate falls."""
+    wanted: list[tuple[str, str]] = []
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook):
+            wanted += [('default_hooks.checkpoint.save_best', name) for name in hook.save_best or () if name != 'auto']
+        elif isinstance(name := getattr(hook, 'monitor', None), str):
+            wanted.append((f'{type(hook).__name__}.monitor', name))
+    schedules: Any = runner.param_schedulers or []
+    for schedule in chain(*schedules.values()) if isinstance(schedules, dict) else schedules:
+        if isinstance(name := getattr(schedule, 'monitor', None), str):
+            wanted.append((f'param_scheduler: {type(schedule).__name__}.monitor', name))
+    for key, name in wanted:
+        if scores is None:
+            raise ConfigError(f'{key} is {name!r}, but nothing is validated: there is no val_dataloader')
+        if name not in scores:
+            raise ConfigError(f'{key} is {name!r}, which no metric gives. The metrics give {", ".join(scores)}')
+
+
+def _try_saving(runner: Any) -> int:
+    """Write a checkpoint where the others will be, and remove it; its size in bytes, in the first process."""
+    hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+    if hook is None or runner.rank != 0 or '://' in str(hook.out_dir):
+        return 0
+    path = Path(hook.out_dir) / TRIAL
+    try:
+        with _explained('saving a checkpoint', _unwrapped(runner)):
+            runner.save_checkpoint(
+                str(path.parent),
+                path.name,
+                save_optimizer=hook.save_optimizer,
+                save_param_scheduler=hook.save_param_scheduler,
+                by_epoch=hook.by_epoch,
+            )
+            return path.stat().st_size
+    finally:
+        with suppress(OSError):
+            os.remove(path)
