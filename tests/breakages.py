@@ -386,6 +386,38 @@ BREAKAGES: list[Breakage] = [
         ('resumed-random-numbers', 'dropout goes on with other numbers than it would have', '_restore(states)', 'pass'),
     ),
     *_in_file(
+        'mmrs/engine/hooks/preflight.py',
+        ('tests/test_engine/test_preflight.py::test_a_run_with_it_equals_one_without[0-source only]',),
+        (
+            'trial-moves-statistics',
+            'the running statistics begin with those of a batch that is trained on later',
+            'buffer.copy_(before)',
+            'pass',
+        ),
+        ('trial-draws-numbers', 'a run with a trial is another run', 'with runner.aside():', 'if True:'),
+    ),
+    *_in_file(
+        'mmrs/engine/hooks/preflight.py',
+        ('tests/test_engine/test_preflight.py::test_the_gradients_of_a_step_that_has_begun_stay',),
+        (
+            'trial-keeps-gradients',
+            'the first step counts a batch twice where gradients are accumulated',
+            'parameter.grad = gradient',
+            'pass',
+        ),
+    ),
+    *_in_file(
+        'mmrs/engine/schedules.py',
+        ('tests/test_engine/test_new_schedule.py',),
+        (
+            'new-schedule-from-the-start',
+            'a resumed run warms up again',
+            'range(max(iterations, epochs))',
+            'range(0)',
+        ),
+        ('old-rates-stay', 'a new rate is written down, and the old one is used', 'group.update(values)', 'pass'),
+    ),
+    *_in_file(
         'mmrs/engine/saved_runs.py',
         ('tests/test_engine/test_saved_runs.py',),
         ('checksums-not-read', 'a run goes on with weights that a disk has changed', 'archive.testzip()', 'None'),

@@ -27,7 +27,7 @@ from mmrs.engine.distributed import (
     on_cpu,
 )
 from mmrs.engine.saved_runs import damage, newest_checkpoint
-from mmrs.engine.schedules import differences, optimizer_names, settings, take_over
+from mmrs.engine.schedules import differences, optimizer_names, other_optimizers, settings, take_over
 from mmrs.registry import RUNNERS
 from mmrs.utils import random_states
 from mmrs.utils.errors import CheckpointError, ConfigError, some
@@ -182,12 +182,17 @@ class AdaptationRunner(Runner):
         """Refuse a configuration whose rates and schedules the checkpoint's would replace without a word."""
         if not isinstance(self.optim_wrapper, BaseOptimWrapper) or 'optimizer' not in checkpoint:
             return
-        found = list(differences(self.optim_wrapper, self.param_schedulers, checkpoint))
-        if found and not self.new_schedule:
+        others = list(other_optimizers(self.optim_wrapper, checkpoint))
+        found = others or list(differences(self.optim_wrapper, self.param_schedulers, checkpoint))
+        if others or (found and not self.new_schedule):
+            way = (
+                f'start a new run from its weights: --cfg-options load_from={filename}'
+                if others
+                else 'pass --new-schedule to go on with the new settings from its iteration on'
+            )
             raise CheckpointError(
                 f'cannot resume from {filename}: {"; ".join(found[:5])}{" and more" if len(found) > 5 else ""}. Set '
-                'what the checkpoint was trained with, or pass --new-schedule to go on with the new settings from its '
-                'iteration on'
+                f'what the checkpoint was trained with, or {way}'
             )
         for text in found:
             self.logger.info(f'--new-schedule: {text}')

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
 
-__all__ = ['differences', 'optimizer_names', 'settings', 'take_over']
+__all__ = ['differences', 'optimizer_names', 'other_optimizers', 'settings', 'take_over']
 
 #: Of a group of parameters: what it holds, and what changes the speed alone.
 _NO_SETTINGS = ('params', 'param_names', 'fused', 'foreign', 'capturable', 'differentiable')
@@ -57,6 +57,18 @@ def _scheduler_settings(scheduler: _ParamScheduler, state: Mapping[str, Any]) ->
     }
 
 
+def other_optimizers(wrapper: OptimWrapper, checkpoint: Mapping[str, Any]) -> Iterator[str]:
+    """Optimizers of another class than a checkpoint's, whose states they could not use; as :func:`differences`."""
+    names, states = checkpoint['meta'].get('optimizers', {}), _parts(checkpoint['optimizer'])
+    for part, kind in optimizer_names(wrapper).items():
+        groups = states.get(part, {}).get('param_groups') or [{}]
+        own = _parts(wrapper)[part].optimizer.param_groups[0]
+        # Earlier checkpoints do not say the class, but these tell the families apart.
+        alike = not groups[0] or all((key in own) == (key in groups[0]) for key in ('betas', 'momentum'))
+        if names.get(part, kind) != kind or not alike:
+            yield f'optim_wrapper{part}.optimizer is {kind}, was {names.get(part, "another")}'
+
+
 def differences(wrapper: OptimWrapper, schedulers: Schedulers, checkpoint: Mapping[str, Any]) -> Iterator[str]:
     """In what the optimizers and schedules of a configuration are not those that a checkpoint was trained with.
 
@@ -68,13 +80,9 @@ def differences(wrapper: OptimWrapper, schedulers: Schedulers, checkpoint: Mappi
     Yields:
         Sentences with the configuration's key and both values.
     """
-    names = checkpoint['meta'].get('optimizers', {})
-    states = _parts(checkpoint.get('optimizer') or {'param_groups': []})
+    states = _parts(checkpoint['optimizer'])
     for part, own in _parts(wrapper).items():
         key = f'optim_wrapper{part}.optimizer'
-        kind = type(own.optimizer).__name__
-        if names.get(part, kind) != kind:
-            yield f'{key} is {kind}, was {names[part]}'
         seen = set[str]()
         for ours, theirs in zip(own.optimizer.param_groups, states.get(part, {}).get('param_groups', [])):
             after, before = _group_settings(ours), _group_settings(theirs)
@@ -139,6 +147,7 @@ def _advance(
     own = [(scheduler, scheduler.optimizer, scheduler.base_values) for scheduler in schedulers]
     for scheduler, _, values in own:
         scheduler.optimizer, scheduler.base_values = small, [values[i] for i in first.values()]
+        scheduler._last_value = [scheduler._last_value[i] for i in first.values()]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)  # that no optimizer has stepped
         for step in range(max(iterations, epochs)):
@@ -148,5 +157,5 @@ def _advance(
     for group, key in zip(groups, keys):
         group.update({name: groups[first[key]][name] for name in names})
     for scheduler, optimizer, values in own:
-        scheduler.optimizer, scheduler.base_values = optimizer, values
-        scheduler._last_value = [group[scheduler.param_name] for group in groups]
+        last = dict(zip(first, scheduler._last_value))
+        scheduler.optimizer, scheduler.base_values, scheduler._last_value = optimizer, values, [last[k] for k in keys]

@@ -21,7 +21,7 @@ from torch import nn
 
 from mmrs.datasets.stream import stream_of
 from mmrs.registry import HOOKS
-from mmrs.utils.errors import ConfigError, is_user_error, lost_others
+from mmrs.utils.errors import ConfigError, OutputError, is_user_error, lost_others
 
 #: Name of the checkpoint that is written to see whether that works, and removed at once; as of an unfinished one.
 TRIAL = '.preflight.part.pth'
@@ -114,7 +114,7 @@ def _explained(what: str, model: nn.Module) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_user_error(error) or lost_others(error):
+        if is_user_error(error) or isinstance(error, OSError) or lost_others(error):
             raise
         place = _failing_module(error, model)
         if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -220,16 +220,13 @@ def _try_saving(runner: Any) -> int:
     if hook is None or runner.rank != 0 or '://' in str(hook.out_dir):
         return 0
     path = Path(hook.out_dir) / TRIAL
+    parts = dict(save_optimizer=hook.save_optimizer, save_param_scheduler=hook.save_param_scheduler)
     try:
         with _explained('saving a checkpoint', _unwrapped(runner)):
-            runner.save_checkpoint(
-                str(path.parent),
-                path.name,
-                save_optimizer=hook.save_optimizer,
-                save_param_scheduler=hook.save_param_scheduler,
-                by_epoch=hook.by_epoch,
-            )
+            runner.save_checkpoint(str(path.parent), path.name, by_epoch=hook.by_epoch, **parts)
             return path.stat().st_size
+    except OSError as error:
+        raise OutputError(f'checkpoints in {path.parent} cannot be written: {error.strerror or error}') from error
     finally:
         with suppress(OSError):
             os.remove(path)

@@ -1,0 +1,129 @@
+"""A resumed run whose configuration has other rates, schedules or optimizers than the checkpoint was trained with."""
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import ConstantLR, CosineAnnealingLR, LinearLR, OptimWrapper, PolyLR
+
+from mmrs.apis import train
+from mmrs.engine.checkpoint import read_checkpoint
+from mmrs.engine.schedules import settings, take_over
+from mmrs.utils.errors import CheckpointError
+from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config  # noqa: F401
+
+SCHEDULE = dict(type='PolyLR', eta_min=0.0, power=1.0, begin=0, end=3, by_epoch=False)
+
+
+@pytest.fixture(scope='module', params=['plain', 'joint'])
+def trained(request, tmp_path_factory):
+    """A configuration of one optimizer or two, and the checkpoint of its first two iterations."""
+    folder = tmp_path_factory.mktemp(request.param)
+    writer = write_config if request.param == 'plain' else write_adaptation_config
+    file = writer(folder / 'tiny.py', write_clips(folder / 'clips'))
+    train(configured(file), folder / 'run', preflight=False)
+    return file, folder / 'run' / 'iter_2.pth', 'segmentor.' if request.param == 'joint' else ''
+
+
+def configured(file, **options):
+    config = Config.fromfile(file)
+    config.param_scheduler = [dict(SCHEDULE)]
+    config.val_dataloader = config.val_cfg = config.val_evaluator = None
+    config.merge_from_dict(options)
+    return config
+
+
+def rates(work_dir):
+    lines = map(json.loads, next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines())
+    return {line['step']: line.get('lr', line.get('segmentor.lr')) for line in lines if 'loss' in line}
+
+
+@pytest.mark.parametrize(
+    ('options', 'texts'),
+    [
+        ({'param_scheduler.0.end': 7, 'train_cfg.max_iters': 6}, ['param_scheduler.0.end (PolyLR) is 7, was 3']),
+        ({'param_scheduler.0.power': 0.9}, ['param_scheduler.0.power (PolyLR) is 0.9, was 1.0']),
+        ({'param_scheduler': [dict(type='ConstantLR', by_epoch=False)]}, ['param_scheduler.0.factor (ConstantLR)']),
+        ({'param_scheduler': [dict(SCHEDULE)] * 2}, ['param_scheduler has 2 schedules, had 1']),
+        ({'optim_wrapper.{}optimizer.lr': 0.5}, ['optim_wrapper.{}optimizer.lr is 0.5, was 0.001']),
+        ({'optim_wrapper.{}optimizer.betas': (0.5, 0.9)}, ['optimizer.betas is [0.5, 0.9], was [0.9, 0.999]']),
+        ({'optim_wrapper.{}optimizer.weight_decay': 0.7}, ['optimizer.weight_decay is 0.7, was 0.01']),
+    ],
+)
+def test_what_the_checkpoint_would_replace_is_refused(trained, tmp_path, options, texts):
+    file, checkpoint, part = trained
+    options = {'train_cfg.max_iters': 3, **{key.format(part): value for key, value in options.items()}}
+    with pytest.raises(CheckpointError) as error:
+        train(configured(file, **options), tmp_path, resume=str(checkpoint), preflight=False)
+    for text in (*texts, str(checkpoint), '--new-schedule'):
+        assert text.format(part) in str(error.value)
+
+
+def test_more_iterations_of_the_same_schedule_go_on(trained, tmp_path):
+    file, checkpoint, _ = trained
+    train(configured(file, **{'train_cfg.max_iters': 3}), tmp_path, resume=str(checkpoint), preflight=False)
+    assert rates(tmp_path) == {3: 0}
+
+
+def test_a_new_schedule_is_that_of_a_run_from_the_beginning(trained, tmp_path):
+    file, checkpoint, part = trained
+    options = {
+        'param_scheduler': [dict(type='LinearLR', start_factor=0.5, begin=0, end=4, by_epoch=False), SCHEDULE],
+        'param_scheduler.1.end': 7, 'param_scheduler.1.power': 0.9, 'train_cfg.max_iters': 6,
+        f'optim_wrapper.{part}optimizer.lr': 0.01, f'optim_wrapper.{part}optimizer.weight_decay': 0.7,
+    }  # fmt: skip
+    config = configured(file)
+    for key, value in options.items():
+        config.merge_from_dict({key: value})
+    train(config, tmp_path, resume=str(checkpoint), new_schedule=True)
+    found = rates(tmp_path)
+    assert set(found) == {3, 4, 5, 6}
+    for step, rate in found.items():  # logged behind the step, with the rate that it had
+        done = step - 1
+        assert rate == pytest.approx(0.01 * (0.5 + 0.5 * min(done, 3) / 3) * (1 - done / 6) ** 0.9, rel=1e-6)
+    state = read_checkpoint(tmp_path / 'iter_6.pth')
+    own = state['optimizer'].get('segmentor', state['optimizer'])
+    assert {group['weight_decay'] for group in own['param_groups']} == {0.7}
+    assert {float(moments['step']) for moments in own['state'].values()} == {6}, "Adam's moments went on"
+    # What it leaves is resumed as any other.
+    train(config, tmp_path / 'again', resume=str(tmp_path / 'iter_5.pth'))
+    assert rates(tmp_path / 'again')[6] == pytest.approx(found[6], rel=1e-12)
+
+
+@pytest.mark.parametrize('new_schedule', [False, True])
+@pytest.mark.parametrize(('kind', 'recorded'), [('NAdam', True), ('SGD', True), ('SGD', False)])
+def test_another_optimizer_cannot_be_taken_over(trained, tmp_path, kind, recorded, new_schedule):
+    file, checkpoint, part = trained
+    if not recorded:
+        state = read_checkpoint(checkpoint)
+        del state['meta']['optimizers']
+        torch.save(state, checkpoint := tmp_path / 'earlier.pth')
+    config = configured(file, **{'train_cfg.max_iters': 3, f'optim_wrapper.{part}optimizer.type': kind})
+    with pytest.raises(CheckpointError, match=f'is {kind}, was {"AdamW" if recorded else "another"}.*load_from'):
+        train(config, tmp_path / 'run', resume=str(checkpoint), new_schedule=new_schedule, preflight=False)
+
+
+def test_many_groups_of_parameters_each_with_its_own_rate():
+    def built():
+        groups = [dict(params=[torch.nn.Parameter(torch.zeros(1))], lr=lr) for lr in (1.0, 0.1, 1.0, 10.0, 0.1)]
+        wrapper = OptimWrapper(torch.optim.SGD(groups, lr=1.0))
+        return wrapper, [
+            LinearLR(wrapper, start_factor=0.1, begin=0, end=30, by_epoch=False),
+            CosineAnnealingLR(wrapper, T_max=500, eta_min=0.01, begin=0, end=501, by_epoch=False),
+            ConstantLR(wrapper, factor=0.5, begin=0, end=2, by_epoch=True),
+            PolyLR(wrapper, power=0.9, begin=100, end=400, by_epoch=False),
+        ]
+
+    (stepped, schedules), (jumped, others) = built(), built()
+    fresh = settings(jumped, others)
+    stepped.optimizer.step()
+    for _ in range(317):
+        for schedule in schedules:
+            if not schedule.by_epoch:
+                schedule.step()
+    take_over(jumped, others, fresh, iterations=317, epochs=0)
+    assert [group['lr'] for group in jumped.param_groups] == [group['lr'] for group in stepped.param_groups]
+    for one, other in zip(schedules, others):
+        assert one.state_dict() == other.state_dict()
+        assert other.optimizer is jumped

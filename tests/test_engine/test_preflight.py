@@ -1,0 +1,167 @@
+"""A trial of what a training comes to later, which leaves no trace."""
+
+import shutil
+
+import pytest
+import rasterio
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from torch import nn
+
+from mmrs.apis import train
+from mmrs.engine.checkpoint import read_checkpoint
+from mmrs.registry import HOOKS, MODELS
+from mmrs.utils.errors import ConfigError, DataError, OutputError
+from tests.test_engine.test_resume import assert_equal, configured, losses, source, write  # noqa: F401
+from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config  # noqa: F401
+
+
+def run(file, work_dir, workers=0, accumulated=1, iterations=2, options=None, **arguments):
+    config = configured(file, workers, accumulated)
+    config.merge_from_dict({
+        'train_cfg.max_iters': iterations, 'train_cfg.val_interval': 2, 'default_hooks.checkpoint.interval': 1,
+        'default_hooks.checkpoint.max_keep_ckpts': 9, **(options or {}),
+    })  # fmt: skip
+    return train(config, work_dir, **arguments)
+
+
+METHODS = ('source only', 'st_dasegnet decoder_only', 'st_dasegnet single_target', 'feature regression')
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('method', METHODS)
+def test_a_run_with_it_equals_one_without(write, tmp_path, method, workers):  # noqa: F811
+    file, arguments = write(method)
+    for name, preflight in (('with', True), ('without', False)):
+        run(file, tmp_path / name, workers, preflight=preflight, **arguments)
+    names = sorted(path.name for path in (tmp_path / 'without').glob('*.pth'))
+    assert names[-1] == 'iter_2.pth'
+    assert sorted(path.name for path in (tmp_path / 'with').glob('*.pth')) == names
+    for name in names:
+        assert_equal(read_checkpoint(tmp_path / 'with' / name), read_checkpoint(tmp_path / 'without' / name), name)
+    assert losses(tmp_path / 'with') == losses(tmp_path / 'without')
+    logs = {name: next((tmp_path / name).glob('*/*.log')).read_text() for name in ('with', 'without')}
+    assert logs['with'].count('preflight: a training batch') == 1
+    assert logs['with'].count('scores of the classes') == logs['without'].count('scores of the classes')
+    assert 'preflight' not in logs['without']
+
+
+def test_the_gradients_of_a_step_that_has_begun_stay(write, tmp_path):  # noqa: F811
+    file, _ = write('source only')
+    run(file, tmp_path / 'whole', accumulated=3, iterations=3, preflight=False)
+    for name, preflight in (('with', True), ('without', False)):
+        shutil.copytree(tmp_path / 'whole', tmp_path / name)
+        (tmp_path / name / 'iter_3.pth').unlink()  # the second one is in the middle of a step
+        run(file, tmp_path / name, accumulated=3, iterations=3, preflight=preflight, resume=True)
+        assert_equal(
+            read_checkpoint(tmp_path / name / 'iter_3.pth'), read_checkpoint(tmp_path / 'whole' / 'iter_3.pth'), name
+        )
+
+
+class Watch(Hook):
+    """Notes what happens before the first iteration."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        raise AssertionError('the training has begun')
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('tiny')
+    return write_config(folder / 'tiny.py', write_clips(folder / 'clips'))
+
+
+def fails(tiny, tmp_path, kind, options, *texts, **arguments):
+    """The error of a run that must end before its first iteration."""
+    config = Config.fromfile(tiny)
+    config.custom_hooks = [dict(type=Watch)]
+    config.merge_from_dict(options)
+    with pytest.raises(kind) as error:
+        train(config, tmp_path / 'run', **arguments)
+    for text in texts:
+        assert text in str(error.value)
+    assert not list((tmp_path / 'run').glob('**/*.pth'))
+
+
+def test_without_it_the_training_begins(tiny, tmp_path):
+    fails(tiny, tmp_path, AssertionError, {'default_hooks.checkpoint.save_best': 'mIoU'}, 'begun', preflight=False)
+
+
+def test_labels_that_validation_does_not_have(tiny, tmp_path):
+    options = {'val_dataloader.dataset.data_prefix': dict(_delete_=True, img_path='img_dir/val')}
+    fails(tiny, tmp_path, ValueError, options, 'clip0.png has no label path')
+
+
+@pytest.mark.parametrize('name', ['mFscore', ['mIoU', 'mDice']])
+def test_a_score_that_no_metric_gives(tiny, tmp_path, name):
+    options = {'default_hooks.checkpoint.save_best': name, 'default_hooks.checkpoint.rule': 'greater'}
+    wrong = name if isinstance(name, str) else name[1]
+    fails(tiny, tmp_path, ConfigError, options, f'save_best is {wrong!r}', 'aAcc, mIoU, mF1, mAcc')
+
+
+def test_a_score_that_stops_the_training(tiny, tmp_path):
+    options = {'custom_hooks': [dict(type=Watch), dict(type='EarlyStoppingHook', monitor='mDice', rule='greater')]}
+    fails(tiny, tmp_path, ConfigError, options, "EarlyStoppingHook.monitor is 'mDice'")
+
+
+def test_a_score_that_lowers_the_rate(tiny, tmp_path):
+    options = {'param_scheduler': [dict(type='ReduceOnPlateauLR', monitor='mDice', rule='greater')]}
+    fails(tiny, tmp_path, ConfigError, options, "ReduceOnPlateauLR.monitor is 'mDice'")
+
+
+@MODELS.register_module()
+class CrookedHead(MODELS.get('mmseg.SegformerHead')):  # type: ignore[misc]
+    """Fails where it is told to."""
+
+    fails_in = 'train'
+
+    def __init__(self, fails_in, **kwargs):
+        super().__init__(**kwargs)
+        self.fails_in = fails_in
+        self.crooked = nn.Linear(2, 2)
+
+    def forward(self, inputs):
+        if (self.fails_in == 'train') == self.training:
+            self.crooked(inputs[0].new_zeros(1, 3))
+        return super().forward(inputs)
+
+
+@pytest.mark.parametrize(('mode', 'what'), [('train', 'a training batch'), ('val', 'a validation sample')])
+def test_the_part_of_the_model_that_fails_is_named(tiny, tmp_path, mode, what):
+    options = {'model.decode_head.type': 'CrookedHead', 'model.decode_head.fails_in': mode}
+    fails(tiny, tmp_path, ConfigError, options, f'{what} fails in model.decode_head.crooked (Linear): RuntimeError')
+
+
+@HOOKS.register_module()
+class FullDisk(Hook):
+    """A storage that takes no more."""
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        raise OSError(28, 'No space left on device')
+
+
+def test_a_checkpoint_that_cannot_be_written(tiny, tmp_path):
+    options = {'custom_hooks': [dict(type=Watch), dict(type='FullDisk')]}
+    fails(tiny, tmp_path, OutputError, options, 'cannot be written', 'No space left')
+    assert not list((tmp_path / 'run').glob('.*'))
+
+
+def test_a_training_image_that_is_no_image(tmp_path):
+    data = write_clips(tmp_path / 'clips', train=1)
+    (data / 'img_dir' / 'train' / 'clip0.png').write_text('no image')
+    fails(write_config(tmp_path / 'tiny.py', data), tmp_path, DataError, {}, 'clip0.png cannot be read')
+
+
+def test_16_bits_through_a_transform_for_8(tmp_path):
+    data = write_clips(tmp_path / 'clips')
+    for path in sorted(data.glob('img_dir/*/*.png')):
+        with rasterio.open(path) as image:
+            pixels = image.read().astype('uint16') * 39
+        path.unlink()
+        profile = dict(driver='GTiff', count=3, height=pixels.shape[1], width=pixels.shape[2], dtype='uint16')
+        with rasterio.open(path.with_suffix('.tif'), 'w', **profile) as image:
+            image.write(pixels)
+    pipeline = [dict(type='LoadRasterImage'), dict(type='PhotoMetricDistortion'), dict(type='PackSegInputs')]
+    options = {'train_dataloader.dataset.target.pipeline': pipeline}
+    file = write_adaptation_config(tmp_path / 'tiny.py', data)
+    fails(file, tmp_path, ConfigError, options, '.tif is loaded as float32', 'PhotoMetricDistortion')
