@@ -387,7 +387,7 @@ BREAKAGES: list[Breakage] = [
     ),
     *_in_file(
         'mmrs/engine/hooks/preflight.py',
-        ('tests/test_engine/test_preflight.py::test_a_run_with_it_equals_one_without[0-source only]',),
+        ('tests/test_engine/test_preflight_hook.py::test_a_run_with_it_equals_one_without[0-source only]',),
         (
             'trial-moves-statistics',
             'the running statistics begin with those of a batch that is trained on later',
@@ -398,7 +398,7 @@ BREAKAGES: list[Breakage] = [
     ),
     *_in_file(
         'mmrs/engine/hooks/preflight.py',
-        ('tests/test_engine/test_preflight.py::test_the_gradients_of_a_step_that_has_begun_stay',),
+        ('tests/test_engine/test_preflight_hook.py::test_the_gradients_of_a_step_that_has_begun_stay',),
         (
             'trial-keeps-gradients',
             'the first step counts a batch twice where gradients are accumulated',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.logging import print_log
-from mmengine.registry import DefaultScope
+from mmengine.registry import DefaultScope, Registry
 from mmengine.runner import IterBasedTrainLoop
 
 from mmrs.apis.statistics import domain_leaves
@@ -20,6 +21,9 @@ from mmrs.registry import DATA_SAMPLERS, LOOPS, PARAM_SCHEDULERS, TRANSFORMS
 from mmrs.utils.errors import ConfigError
 
 __all__ = ['check_config', 'check_loaders', 'final_rate']
+
+#: An end beyond any training, as MMEngine's default is; and more steps than schedules are followed.
+_FOR_EVER = 10**7
 
 
 def check_config(config: Config) -> None:
@@ -40,11 +44,29 @@ def _where(config: Config) -> str:
     return f'config {config.filename}: '
 
 
+# Values of the wrong kind pass here: where they are used, the message says what was expected.
+
+
+def _dict(node: Any) -> Mapping[str, Any]:
+    return node if isinstance(node, Mapping) else {}
+
+
+def _number(node: Mapping[str, Any], key: str, default: float) -> float:
+    value = node.get(key, default)
+    return value if isinstance(value, (int, float)) and not math.isnan(value) else default
+
+
+def _class(registry: Registry, node: Any) -> type:
+    """What the `type` of a dict names; `object` where that is nothing."""
+    kind = _dict(node).get('type')
+    kind = registry.get(kind) if isinstance(kind, str) else kind
+    return kind if isinstance(kind, type) else object
+
+
 def _by_iteration(config: Config) -> bool:
-    loop = LOOPS.get(kind) if isinstance(kind := config.train_cfg.get('type'), str) else kind
-    if loop is None:  # the two that MMEngine knows without a type
-        return not config.train_cfg.get('by_epoch', True)
-    return isinstance(loop, type) and issubclass(loop, IterBasedTrainLoop)
+    if _dict(config.train_cfg).get('type') is None:  # the two loops that MMEngine knows without a type
+        return not _dict(config.train_cfg).get('by_epoch', True)
+    return issubclass(_class(LOOPS, config.train_cfg), IterBasedTrainLoop)
 
 
 # Schedules ------------------------------------------------------------------------------------------------------------
@@ -63,45 +85,52 @@ def _schedules(node: Any, key: str = 'param_scheduler') -> Iterator[tuple[str, l
 
 def _check_schedules(config: Config) -> None:
     by_iteration = _by_iteration(config)
-    unit = 'iterations' if by_iteration else 'epochs'
-    length = config.train_cfg.get('max_iters' if by_iteration else 'max_epochs')
-    if not isinstance(length, int) or length < 1:
+    unit, key = ('iterations', 'max_iters') if by_iteration else ('epochs', 'max_epochs')
+    length = _number(_dict(config.train_cfg), key, 0)
+    if length < 1:
         return  # an error elsewhere
     for _, group in _schedules(config.get('param_scheduler')):
         for key, schedule in group:
-            kind, end = schedule.get('type'), schedule.get('end', math.inf)
-            converted = schedule.get('convert_to_iter_based', False)
-            waits = 'Plateau' in str(kind)  # it moves after a validation
-            if by_iteration and schedule.get('by_epoch', True) and not (converted or waits):
+            kind = _class(PARAM_SCHEDULERS, schedule)
+            begin, end = _number(schedule, 'begin', 0), _number(schedule, 'end', math.inf)
+            name = f'{key} ({kind.__name__})'
+            by_epoch = schedule.get('by_epoch', True) and not schedule.get('convert_to_iter_based')
+            if getattr(kind, 'need_val_args', False):
+                continue  # it moves after a validation
+            if by_iteration and by_epoch:
                 raise ConfigError(
-                    f'{_where(config)}{key} ({kind}) counts epochs, and in a training of {length} iterations no epoch '
-                    f'ends: it would never move. Set {key}.by_epoch=False, and its begin and end in iterations'
+                    f'{_where(config)}{name} counts epochs, and in a training of {length} iterations no epoch ends: it '
+                    f'would never move. Set {key}.by_epoch=False, and its begin and end in iterations'
                 )
-            if (schedule.get('by_epoch', True) and not converted) == by_iteration:
+            if by_epoch == by_iteration or schedule.get('convert_to_iter_based'):
                 continue  # counts in the other unit
-            if schedule.get('begin', 0) >= length:
+            if begin >= length:
                 raise ConfigError(
-                    f'{_where(config)}{key} ({kind}) begins at {schedule["begin"]}, but the training ends after '
-                    f'{length} {unit}: it would never move'
+                    f'{_where(config)}{name} begins at {begin}, but the training ends after {length} {unit}: it would '
+                    'never move'
                 )
-            if math.isfinite(end) and end > length + 1:
+            if length + 1 < end < _FOR_EVER:
                 print_log(
-                    f'{key} ({kind}) ends at {end}, but the training after {length} {unit}: it is cut off there. A '
-                    f'shorter training with the whole schedule needs {key}.end={length + 1}',
+                    f'{name} ends at {end}, but the training after {length} {unit}: it is cut off there. A shorter '
+                    f'training with the whole schedule needs {key}.end={length + 1}',
                     logger='current',
-                    level=30,
+                    level=logging.WARNING,
                 )
         _check_final_rate(config, group, length, unit)
 
 
-def _check_final_rate(config: Config, group: Sequence[tuple[str, Mapping[str, Any]]], length: int, unit: str) -> None:
+def _check_final_rate(config: Config, group: Sequence[tuple[str, Mapping[str, Any]]], length: float, unit: str) -> None:
     """Refuse schedules that have brought the rate to 0 while there is much left of the training."""
-    last = max((schedule.get('end', math.inf) for _, schedule in group), default=math.inf)
+    key, schedule = max(group, key=lambda own: _number(own[1], 'end', math.inf), default=('', {}))
+    last = _number(schedule, 'end', math.inf)
     # They are chained, and have no closed form. While one of them goes on there is nothing to look for.
-    if last >= length or any(schedule.get('convert_to_iter_based') for _, schedule in group):
+    if last >= min(length, _FOR_EVER) or any(own.get('convert_to_iter_based') for _, own in group):
         return
-    if final_rate([schedule for _, schedule in group], int(last)) == 0:
-        key, schedule = max(group, key=lambda own: own[1]['end'])
+    try:
+        rate = final_rate([own for _, own in group], int(last))
+    except Exception:  # what cannot be built is explained where it is
+        return
+    if rate == 0:
         raise ConfigError(
             f'{_where(config)}{key} ({schedule["type"]}) ends at {last} with a learning rate of 0, but the training '
             f'has {length} {unit}: nothing is learnt in the last {length - last + 1} of them. Set '
@@ -126,23 +155,26 @@ def final_rate(schedules: Sequence[Mapping[str, Any]], steps: int) -> float:
 def _check_samplers(config: Config) -> None:
     loaders = ['val_dataloader', *([] if _by_iteration(config) else ['train_dataloader'])]
     for key in loaders:
-        sampler = (config.get(key) or {}).get('sampler') or {}
-        kind = DATA_SAMPLERS.get(name) if isinstance(name := sampler.get('type'), str) else name
-        if isinstance(kind, type) and issubclass(kind, InfiniteSampler):
-            loop = 'a training by epochs' if key.startswith('train') else 'a validation'
+        kind = _class(DATA_SAMPLERS, _dict(config.get(key)).get('sampler'))
+        if issubclass(kind, InfiniteSampler):
+            training = key.startswith('train')
             raise ConfigError(
-                f'{_where(config)}{key}.sampler is {kind.__name__}, which never ends, and {loop} waits for its end. '
-                f'Set {key}.sampler.type=DefaultSampler'
-                + (", or train_cfg=dict(type='IterBasedTrainLoop', max_iters=...)" if key.startswith('train') else '')
+                f'{_where(config)}{key}.sampler is {kind.__name__}, which never ends, and a '
+                f'{"training by epochs" if training else "validation"} waits for its end. Set {key}.sampler.type='
+                + (
+                    "DefaultSampler, or train_cfg=dict(type='IterBasedTrainLoop', ...)"
+                    if training
+                    else 'DefaultSampler'
+                )
             )
 
 
 def _check_scores(config: Config) -> None:
-    checkpoint = (config.get('default_hooks') or {}).get('checkpoint') or {}
-    if checkpoint.get('save_best') and config.get('val_dataloader') is None:
+    best = _dict(_dict(config.get('default_hooks')).get('checkpoint')).get('save_best')
+    if best and config.get('val_dataloader') is None:
         raise ConfigError(
-            f'{_where(config)}default_hooks.checkpoint.save_best is {checkpoint["save_best"]!r}, but there is no '
-            'val_dataloader whose scores could choose the best checkpoint. Set save_best=None: the last one counts'
+            f'{_where(config)}default_hooks.checkpoint.save_best is {best!r}, but there is no val_dataloader whose '
+            'scores could choose the best checkpoint. Set save_best=None: the last one counts'
         )
 
 
@@ -157,13 +189,12 @@ def check_loaders(config: Config) -> None:
     """
     found: dict[str, str] = {}
     for role in ('train', 'val', 'test'):
-        dataset = (config.get(f'{role}_dataloader') or {}).get('dataset')
-        for domain, own in domain_leaves(dataset).items() if isinstance(dataset, Mapping) else ():
-            for leaf in own:
-                for step in leaf.get('pipeline') or ():
-                    if order := _order(step):
-                        place = f'{role}_dataloader.dataset{"." + domain if domain else ""}.pipeline'
-                        found.setdefault(order, f'{place} ({getattr(step["type"], "__name__", step["type"])})')
+        dataset = _dict(_dict(config.get(f'{role}_dataloader')).get('dataset'))
+        for domain, own in domain_leaves(dataset).items():
+            for step in (step for leaf in own for step in leaf.get('pipeline') or ()):
+                if order := _order(step):
+                    place = f'{role}_dataloader.dataset{"." + domain if domain else ""}.pipeline'
+                    found.setdefault(order, f'{place} ({_class(TRANSFORMS, step).__name__})')
     if len(found) > 1:
         raise ConfigError(
             f'{_where(config)}{found["BGR"]} reads BGR, blue first, but {found["RGB"]} RGB, as the file has it: one '
@@ -173,10 +204,7 @@ def check_loaders(config: Config) -> None:
 
 def _order(step: Any) -> str | None:
     """RGB or BGR, where a transform reads a colour image."""
-    name = step.get('type') if isinstance(step, Mapping) else None
-    kind = TRANSFORMS.get(name) if isinstance(name, str) else name
-    if not isinstance(kind, type):
-        return None
+    kind = _class(TRANSFORMS, step)
     if issubclass(kind, LoadRasterImage):
         return 'RGB'
     if issubclass(kind, LoadImageFromFile) and step.get('color_type', 'color') == 'color':

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmrs.apis import init_model
+from mmrs.apis.preflight import check_config
 from mmrs.apis.train import build_runner, explained_errors
 from mmrs.registry import DATASETS, TRANSFORMS
 from mmrs.utils.arguments import add_cfg_options
@@ -141,6 +142,8 @@ def test_trainings(models, draw, tmp_path_factory):
     config[key] = whole[key]
     config.work_dir = str(tmp_path_factory.mktemp('run'))
     with started_quickly(), ours():
+        check_types(config)
+        check_config(config)
         runner = build_runner(config)
         with explained_errors(config):
             runner._train_loop = runner.build_train_loop(runner._train_loop)
