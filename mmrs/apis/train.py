@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import gc
 import inspect
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -241,6 +243,24 @@ def _run(cfg: Config, preflight: bool, begin: Callable[[], None] | None = None, 
     return runner
 
 
+def _try_without_weights(cfg: Config) -> None:
+    """Do the preflight of a training before the weights that it starts from exist, in a folder that goes afterwards."""
+    trial = copy.deepcopy(cfg)
+    trial.work_dir = str(Path(cfg.work_dir) / 'preflight')
+    trial.model.reference = trial.model.feature_cache = None  # maps of these weights are of no use
+    runner = build_runner(trial)
+    if not isinstance(runner, AdaptationRunner):
+        return
+    runner.register_hook(PreflightHook())
+    try:
+        runner.prepare()
+        runner.call_hook('before_run')
+        runner.call_hook('before_train')
+    finally:
+        if runner.rank == 0:
+            shutil.rmtree(trial.work_dir, ignore_errors=True)
+
+
 def _find_reference(
     cfg: Config,
     given: str | Path | None,
@@ -268,6 +288,8 @@ def _find_reference(
     else:
         with explained_errors(cfg):
             check_transfer(cfg, own)
+            if preflight:
+                _try_without_weights(cfg)
         print_log(f'step 1 of 2: the reference, {own.filename}, is trained in {training.folder}', logger='current')
         if not changes and (newest := newest_checkpoint(training.folder)) is not None:
             own.resume, own.load_from = True, str(newest)

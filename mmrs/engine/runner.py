@@ -141,6 +141,16 @@ class AdaptationRunner(Runner):
         """Build the loop; raises :class:`ConfigError` where classes of heads and data differ."""
         return self._checked(super().build_test_loop(loop), 'test_dataloader.dataset')
 
+    def prepare(self) -> None:
+        """Build what a training needs, but for the weights that it starts from."""
+        runner: Any = self  # configurations become what they describe
+        runner._train_loop = self.build_train_loop(runner._train_loop)
+        runner.optim_wrapper = self.build_optim_wrapper(runner.optim_wrapper)
+        if runner.param_schedulers is not None:
+            runner.param_schedulers = self.build_param_scheduler(runner.param_schedulers)
+        if runner._val_loop is not None:
+            runner._val_loop = self.build_val_loop(runner._val_loop)
+
     def _checked(self, loop: BaseLoop, where: str) -> BaseLoop:
         dataset = loop.dataloader.dataset
         check_num_classes(self.model, dataset.dataset if isinstance(dataset, StreamedDataset) else dataset, where)

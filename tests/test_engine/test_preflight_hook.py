@@ -13,7 +13,7 @@ from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.registry import HOOKS, MODELS
 from mmrs.utils.errors import ConfigError, DataError, OutputError
 from tests.test_engine.test_resume import assert_equal, configured, losses, source, write  # noqa: F401
-from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config  # noqa: F401
+from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config, write_regression_config  # noqa: F401
 
 
 def run(file, work_dir, workers=0, accumulated=1, iterations=2, options=None, **arguments):
@@ -165,3 +165,21 @@ def test_16_bits_through_a_transform_for_8(tmp_path):
     options = {'train_dataloader.dataset.target.pipeline': pipeline}
     file = write_adaptation_config(tmp_path / 'tiny.py', data)
     fails(file, tmp_path, ConfigError, options, '.tif is loaded as float32', 'PhotoMetricDistortion')
+
+
+def test_a_transfer_is_tried_before_its_reference_is_trained(tmp_path):
+    data = [write_clips(tmp_path / name, seed=i) for i, name in enumerate(('source', 'target'))]
+    file = write_regression_config(tmp_path / 'tiny.py', *data)
+    config = Config.fromfile(file)
+    config.model.feature_cache = str(tmp_path / 'cache')
+    config.default_hooks.checkpoint.save_best = 'mIoU'
+    with pytest.raises(ConfigError, match=r"save_best is 'mIoU'.*regression/loss"):
+        train(config, tmp_path / 'run')
+    assert not list((tmp_path / 'run').iterdir())
+    config = Config.fromfile(file)
+    config.model.feature_cache = str(tmp_path / 'cache')
+    train(config, tmp_path / 'run')
+    train(config, tmp_path / 'plain', preflight=False)
+    assert not (tmp_path / 'run' / 'preflight').exists()
+    one, other = (read_checkpoint(tmp_path / name / 'iter_2.pth') for name in ('run', 'plain'))
+    assert_equal(one['state_dict'], other['state_dict'])
