@@ -136,6 +136,8 @@ def train(
     cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or default_work_dir(cfg))
+    if new_schedule and not (resume or cfg.get('resume')):
+        raise ConfigError('--new-schedule is for a run that goes on: pass --resume too, or leave it out')
     checkpoint = _find_resumable(resume, Path(cfg.work_dir)) if resume else None
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, checkpoint

@@ -10,7 +10,7 @@ from mmengine.optim import ConstantLR, CosineAnnealingLR, LinearLR, OptimWrapper
 from mmrs.apis import train
 from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.engine.schedules import settings, take_over
-from mmrs.utils.errors import CheckpointError
+from mmrs.utils.errors import CheckpointError, ConfigError
 from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config  # noqa: F401
 
 SCHEDULE = dict(type='PolyLR', eta_min=0.0, power=1.0, begin=0, end=3, by_epoch=False)
@@ -102,6 +102,11 @@ def test_another_optimizer_cannot_be_taken_over(trained, tmp_path, kind, recorde
     config = configured(file, **{'train_cfg.max_iters': 3, f'optim_wrapper.{part}optimizer.type': kind})
     with pytest.raises(CheckpointError, match=f'is {kind}, was {"AdamW" if recorded else "another"}.*load_from'):
         train(config, tmp_path / 'run', resume=str(checkpoint), new_schedule=new_schedule, preflight=False)
+
+
+def test_a_new_schedule_without_a_run_to_go_on_with(trained, tmp_path):
+    with pytest.raises(ConfigError, match='--resume'):
+        train(configured(trained[0]), tmp_path, new_schedule=True)
 
 
 def test_many_groups_of_parameters_each_with_its_own_rate():
