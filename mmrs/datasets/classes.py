@@ -1,6 +1,7 @@
 """Tables of classes: names, ids and colours of a data set, as a YAML file."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,18 @@ class _PlainLoader(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return node
+
+
+def _whole_number(loader: _PlainLoader, node: yaml.ScalarNode) -> int:
+    if re.fullmatch('[+-]?0[0-7_]+', node.value):
+        raise yaml.YAMLError(
+            f'line {node.start_mark.line + 1} has {node.value}, which is an octal number to YAML; write numbers '
+            'without leading zeros'
+        )
+    return loader.construct_yaml_int(node)
+
+
+_PlainLoader.add_constructor('tag:yaml.org,2002:int', _whole_number)
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from mmrs.datasets.classes import IGNORE_INDEX
 from mmrs.datasets.grids import describe_bounds, describe_crs, move_bounds, overlap
 from mmrs.datasets.headers import RasterHeader
-from mmrs.datasets.vectors import VectorLayer, open_layer
+from mmrs.datasets.vectors import VectorLayer, class_of, id_of, open_layer
 from mmrs.utils.errors import ConfigError
 
 
@@ -50,15 +50,23 @@ class VectorLabels:
         for option, name in (('label_class', self.class_name), ('label_background', self.background)):
             if name is not None and name not in index_of_name:
                 raise ConfigError(f'{option} is {name!r}, which is no class; classes are {", ".join(index_of_name)}')
+        by_value: dict[Any, int] = {**index_of_id, **index_of_name}
         for path in sorted({path for _, path in pairs}):
             values = Counter(self._open(path).values() if self.attribute is not None else ())
-            unknown = [value for value in values if value not in index_of_name and value not in index_of_id]
+            unknown = [value for value in values if class_of(value, by_value) is None]
             if unknown:
                 found = ', '.join(f'{value!r} ({values[value]} polygons)' for value in unknown[:8])
                 raise ValueError(
                     f'{path}: {self.attribute} is {found}, which is no class of the data set. Expected: '
-                    f'{", ".join(index_of_name)}, or their ids. Correct the field, or the classes.'
+                    f'{", ".join(index_of_name)}, or their ids as whole numbers, which text may hold without leading '
+                    'zeros. Correct the field, or the classes.'
                 )
+            for value in sorted(value for value in values if isinstance(value, str) and value in index_of_name):
+                if index_of_id.get(id_of(value), index_of_name[value]) != index_of_name[value]:
+                    raise ValueError(
+                        f'{path}: {self.attribute} is the text {value!r} ({values[value]} polygons), which is the name '
+                        'of one class and the id of another. Rename that class, or make the field one of whole numbers.'
+                    )
         apart = [(image, path) for image, path in pairs if not _meet(image, self._open(path))]
         # Where all else is background, an image without any polygon is a fact; where it is ignored, a waste.
         if apart and (self.background is None or len(apart) == len(pairs)):

@@ -1,6 +1,7 @@
 """Labels that are drawn as polygons."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,6 +21,9 @@ from mmrs.datasets.handles import file_state, handles
 #: Suffixes of vector files.
 VECTOR_SUFFIXES = ('.gpkg', '.geojson', '.fgb', '.shp')
 
+# A whole number as a text field may hold it. One with leading zeros is no number: 052 and 52 may be two codes.
+_WHOLE = re.compile(r'\s*(0|-?[1-9][0-9]{0,15})(?:\.0*)?\s*')
+
 # Without a spatial index, looking for the polygons of a window means reading the whole file: better once, into memory.
 _UNINDEXED = ('.geojson',)
 
@@ -30,7 +34,10 @@ def is_vector(path: str) -> bool:
 
 
 class Polygons(NamedTuple):
-    """Polygons and, of each, the value of the attribute that names its class (None throughout without attribute)."""
+    """Polygons and, of each, the value of the attribute that names its class (None throughout without attribute).
+
+    Whole numbers are integers, and truth values the texts `true` and `false`.
+    """
 
     shapes: np.ndarray
     values: list
@@ -72,6 +79,7 @@ class VectorLayer:
             self.name = name or layers[0]
             info = pyogrio.read_info(path, layer=self.name, force_feature_count=True)
         fields = list(info['fields'])
+        self._of_truth = attribute is not None and dict(zip(fields, info['dtypes'])).get(attribute) == 'bool'
         if attribute is not None and attribute not in fields:
             raise ValueError(
                 f'{path}: the layer {self.name} has no field {attribute!r}; it has '
@@ -126,6 +134,8 @@ class VectorLayer:
                 return_fids=True,
             )
         values = [None] * len(ids) if self.attribute is None else [_plain(value) for value in fields[0].tolist()]
+        if self._of_truth:
+            values = [value if value is None else 'true' if value else 'false' for value in values]
         if not read_geometry:
             return Polygons(np.empty(0, object), values)
         with _reading(self.path):
@@ -156,7 +166,19 @@ def _plain(value: Any) -> Any:
     """Whole numbers as such: in files whose field has gaps or no type, ids come as floats."""
     if isinstance(value, float):
         return None if value != value else int(value) if value.is_integer() else value
-    return value
+    return str(value) if isinstance(value, np.ndarray) else value  # lists
+
+
+def id_of(value: Any) -> Any:
+    """The id that a polygon's attribute stands for, if it is a whole number in text; else the value itself."""
+    number = _WHOLE.fullmatch(value) if isinstance(value, str) else None
+    return int(number[1]) if number else value
+
+
+def class_of(value: Any, index_of_value: Mapping[Any, int]) -> int | None:
+    """Training index of an attribute's value, by the name or the id of a class; None if it is no class."""
+    index = index_of_value.get(value)
+    return index_of_value.get(id_of(value)) if index is None else index
 
 
 def open_layer(path: str, name: str | None, attribute: str | None) -> VectorLayer:
@@ -181,7 +203,7 @@ def burn_labels(
     Args:
         path: The vector file.
         grid: Pixels to fill.
-        index_of_value: Training index by the attribute's value; by None where there is no attribute.
+        index_of_value: Training index by the name and by the id of a class; by None where there is no attribute.
         background: Training index outside of all polygons.
         layer: See `VectorLayer`.
         attribute: Likewise.
@@ -197,14 +219,15 @@ def burn_labels(
     # A pixel on each side, for a straight edge in one CRS is slightly curved in another.
     around = grid.window((-1, -1, grid.width + 1, grid.height + 1)).bounds
     shapes, values = source.within(move_bounds(around, grid.crs, source.crs))
-    unknown = {value for value in values if value not in index_of_value}
+    indices = {value: class_of(value, index_of_value) for value in set(values)}
+    unknown = [value for value, index in indices.items() if index is None]
     if unknown:
         raise ValueError(f'{path}: {attribute} is {", ".join(sorted(map(repr, unknown)))}, which is no class.')
-    indices = [index_of_value[value] for value in values]
-    if not indices:
+    if not values:
         return np.full(grid.shape, background, np.uint8)
     if source.crs != grid.crs:
         shapes = shapely.transform(
             shapes, lambda points: np.column_stack(transform(source.crs, grid.crs, points[:, 0], points[:, 1]))
         )
-    return rasterize(zip(shapes, indices), grid.shape, fill=background, transform=grid.transform, dtype='uint8')
+    burnt = ((shape, indices[value]) for shape, value in zip(shapes, values))
+    return rasterize(burnt, grid.shape, fill=background, transform=grid.transform, dtype='uint8')

@@ -258,12 +258,12 @@ def test_polygons(tmp_path, crs):
         shapes = shapely.transform(
             shapes, lambda points: np.column_stack(transform_points(UTM, crs, points[:, 0], points[:, 1]))
         )
-    label = write_polygons(tmp_path / 'l.gpkg', shapes, ['building', '2'], crs)
+    label = write_polygons(tmp_path / 'l.gpkg', shapes, ['building', '3'], crs)
     with pytest.raises(ConfigError, match='label_attribute'):
         evaluate_raster(prediction, label)
-    with pytest.raises(DataError, match=r"kind is '2' \(1 polygons\)"):
+    with pytest.raises(DataError, match=r"kind is '3' \(1 polygons\)"):
         evaluate_raster(prediction, label, label_attribute='kind')
-    label = write_polygons(tmp_path / 'm.gpkg', shapes, ['building', 'tree'], crs)
+    label = write_polygons(tmp_path / 'm.gpkg', shapes, ['building', '2'], crs)
     report = evaluate_raster(prediction, label, label_attribute='kind', label_layer='areas')
     check_scores(report.full, count(predicted, labels))
     labels[labels == 255] = 0

@@ -66,6 +66,8 @@ def test_classes_without_ids_stand_under_their_position():
         ('[{name: a, id: 1}, {name: b}]', 'some classes have an `id` and some have none'),
         ('[{name: a, color: "#000000"}, {name: b, color: [0, 0, 0]}]', 'color #000000 appears twice'),
         ('[{name: a, ignore: true}]', 'every class is ignored'),
+        ('[{name: a, id: 052}]', 'line 1 has 052, which is an octal number'),
+        ("[{name: a, id: '052'}]", "id is '052'; a whole number"),
     ],
 )
 def test_bad_tables(tmp_path, classes, message):

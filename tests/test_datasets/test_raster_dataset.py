@@ -265,6 +265,9 @@ def burnt(first, second, rest, shape=(50, 70)):
             (0, 0, 1),
         ),
         ([2, 1], dict(label_attribute='kind', reduce_zero_label=True), (1, 0, 255)),
+        (['1', ' 0'], dict(label_attribute='kind'), (1, 0, 255)),
+        (['2.0', '255'], dict(label_attribute='kind', reduce_zero_label=True), (1, 255, 255)),
+        ([True, False], dict(label_attribute='kind', metainfo=dict(classes=('false', 'true'))), (1, 0, 255)),
     ],
 )
 def test_polygons(root, values, settings, expected):
@@ -277,7 +280,12 @@ def test_polygons_by_the_names_of_a_class_file(root):
     (root / 'classes.yaml').write_text(
         'classes: [{name: roof, id: 7}, {name: unsure, id: 9, ignore: true}, {name: road, id: [3, 4]}]\n'
     )
-    for values, expected in ((['road', 'unsure'], (1, 255, 255)), ([9, 4], (255, 1, 255))):
+    for values, expected in (
+        (['road', 'unsure'], (1, 255, 255)),
+        ([9, 4], (255, 1, 255)),
+        (['4', '7'], (1, 0, 255)),
+        (['roof', '9'], (0, 255, 255)),
+    ):
         path = write_polygons(root / 'polygons' / f'{values[0]}.geojson', values, crs=UTM)
         dataset = make(
             root,
@@ -333,6 +341,10 @@ def test_image_beyond_the_polygons_is_background_or_an_error(root):
         (None, dict(label_class='odd', label_background='sea'), "label_background is 'sea', which is no class"),
         (['odd', 'odd'], dict(label_class='odd', label_attribute='kind'), 'exclude each other'),
         (['odd', 'odd'], dict(label_attribute='sort'), "no field 'sort'; it has kind"),
+        (['1', '01'], dict(label_attribute='kind'), r"kind is '01' \(1 polygons\).* without leading zeros"),
+        (['1', '1.5'], dict(label_attribute='kind'), r"kind is '1\.5' \(1 polygons\)"),
+        ([True, False], dict(label_attribute='kind'), r"kind is 'true' \(1 polygons\), 'false' \(1 polygons\)"),
+        (['0', '1'], dict(label_attribute='kind', metainfo=dict(classes=('0', '2', '1'))), "text '1' .* of another"),
     ],
 )
 def test_polygons_that_are_no_labels(root, values, settings, message):

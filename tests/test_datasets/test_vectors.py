@@ -115,6 +115,39 @@ def test_ids_with_gaps_and_multipolygons(tmp_path):
     assert [(labels == index).sum() for index in (4, 5)] == [5, 4]
 
 
+@pytest.mark.parametrize('suffix', ['gpkg', 'shp', 'geojson', 'fgb'])
+def test_ids_in_text(tmp_path, suffix):
+    codes = ['523', ' 111', '312.0', '-4', '0', '052', 'road']
+    shapes = [square(2 * i, 0, 2 * i + 2, 1) for i in range(len(codes))]
+    path = write_layer(tmp_path / f'l.{suffix}', shapes, np.array(codes, object))
+    index = {523: 1, 111: 2, 312: 3, -4: 4, 0: 5, 52: 6, 'road': 7}
+    with pytest.raises(ValueError, match="class is '052', which is no class"):
+        burn_labels(path, GRID, index, 255, attribute='class')
+    labels = burn_labels(path, GRID, {**index, '052': 8}, 255, attribute='class')
+    assert labels[0, ::2].tolist() == [1, 2, 3, 4, 5, 8, 7, 255, 255, 255]
+
+
+@pytest.mark.parametrize('gap', [False, True])
+@pytest.mark.parametrize('suffix', ['gpkg', 'shp', 'geojson', 'fgb'])
+def test_truth_values_are_no_ids(tmp_path, suffix, gap):
+    shapes = [square(2, 3, 8, 6), square(8, 6, 13, 10), square(14, 6, 15, 7)]
+    options = dict(field_mask=[np.array([False, False, gap])])
+    path = write_layer(tmp_path / f'l.{suffix}', shapes, [True, False, False], **options)
+    values = VectorLayer(path, attribute='class').values()
+    assert sorted(map(str, values)) == sorted(['true', 'false', 'None' if gap else 'false'])
+    with pytest.raises(ValueError, match=r"'false'.*'true', which is no class"):
+        burn_labels(path, GRID, {0: 0, 1: 1, None: 255}, 255, attribute='class')
+    labels = burn_labels(path, GRID, {'true': 3, 'false': 4, None: 5}, 255, attribute='class')
+    assert [int((labels == index).sum()) for index in (3, 4, 5)] == [18, 20 + (not gap), int(gap)]
+
+
+def test_lists_are_no_ids(tmp_path):
+    shape = shapely.to_geojson(shapely.box(13, 52, 14, 53))
+    path = tmp_path / 'l.geojson'
+    path.write_text(f'{{"type": "Feature", "properties": {{"kind": [1, 2]}}, "geometry": {shape}}}')
+    assert VectorLayer(str(path), attribute='kind').values() == ['[1 2]']
+
+
 @pytest.mark.parametrize('suffix', ['gpkg', 'shp', 'geojson'])
 def test_the_later_of_many_overlapping_polygons_counts(tmp_path, suffix):
     rng = np.random.default_rng(0)
