@@ -73,6 +73,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     where.add_argument('--bbox', type=float, nargs=4, metavar=bounds, help='only there; the map is cut to it')
     where.add_argument('--bbox-crs', metavar='CRS', help="of --bbox, as EPSG:4326 (default: each raster's own)")
     where.add_argument('--aoi', metavar='FILE', help='only in the polygons of a GeoPackage or GeoJSON file')
+    where.add_argument('--aoi-layer', metavar='NAME', help='layer of that file, where it has several')
 
     what = parser.add_argument_group('what to write')
     what.add_argument('--extra', nargs='+', choices=EXTRA_LAYERS, default=[], help='further rasters, NAME_EXTRA.tif')
@@ -95,6 +96,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error('--min-area and --simplify are for polygons: --vector FILE.gpkg')
     if args.bbox is None and args.bbox_crs is not None:
         parser.error('--bbox-crs is the CRS of --bbox XMIN YMIN XMAX YMAX')
+    if args.aoi is None and args.aoi_layer is not None:
+        parser.error('--aoi-layer is the layer of --aoi FILE')
     if args.backend != 'onnx' and args.checkpoint.lower().endswith('.onnx'):
         parser.error(f'{args.checkpoint} is a model in ONNX format: pass --backend onnx')
     return args

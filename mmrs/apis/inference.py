@@ -280,6 +280,7 @@ class SegInferencer:
         bbox: tuple[float, float, float, float] | None = None,
         bbox_crs: str | None = None,
         aoi: str | os.PathLike | None = None,
+        aoi_layer: str | None = None,
         extra: Sequence[str] = (),
         dtype: str = 'uint8',
         quicklook: bool = False,
@@ -306,6 +307,7 @@ class SegInferencer:
             bbox: Smallest x and y, largest x and y: predict, and write, there only.
             bbox_crs: CRS of `bbox`, such as ``EPSG:4326``; by default the raster's.
             aoi: Vector file: predict, and write, where its polygons are.
+            aoi_layer: Its layer, where it has several.
             extra: Rasters beside the map, ``NAME_EXTRA.tif``, of ``probabilities``, ``confidence`` and ``entropy``.
             dtype: Their type: ``uint8`` (0 to 254 for 0 to 1) or ``float16``.
             quicklook: Draw image and map into ``NAME_quicklook.png``.
@@ -322,7 +324,7 @@ class SegInferencer:
             What became of the rasters; one that cannot be read does not stop the others.
 
         Raises:
-            ConfigError: The options make no sense.
+            ConfigError: The options make no sense, or the area meets no raster.
             OutputError: Something exists already, or cannot be written.
         """
         settings = MapSettings(
@@ -331,6 +333,7 @@ class SegInferencer:
             bbox=bbox,
             bbox_crs=bbox_crs,
             aoi=None if aoi is None else os.fspath(aoi),
+            aoi_layer=aoi_layer,
             extra=tuple(extra),
             dtype=dtype,
         )

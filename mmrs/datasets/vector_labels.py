@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmrs.datasets.apart import describe_gap, guess_reason
 from mmrs.datasets.classes import IGNORE_INDEX
 from mmrs.datasets.grids import describe_bounds, describe_crs, move_bounds, overlap
 from mmrs.datasets.headers import RasterHeader
@@ -72,10 +73,13 @@ class VectorLabels:
         if apart and (self.background is None or len(apart) == len(pairs)):
             image, path = apart[0]
             layer = self._open(path)
+            _, gap = describe_gap(layer.bounds, layer.crs, image.grid)
+            why = guess_reason(layer.bounds, layer.crs, image.grid)
             raise ValueError(
                 f'The polygons of {path} lie outside the image {image.path}: they cover '
                 f'{describe_bounds(layer.bounds)} ({describe_crs(layer.crs)}, {layer.count} polygons), the image '
-                f'{describe_bounds(image.grid.bounds)} ({describe_crs(image.grid.crs)}). Pair the right files, correct '
+                f'{describe_bounds(image.grid.bounds)} ({describe_crs(image.grid.crs)})'
+                f'{gap and f"; they lie {gap} of it"}. {why and f"{why} "}Pair the right files, correct '
                 'the CRS of one, or choose the images that have polygons by ann_file or, where all else is one class, '
                 'set label_background.'
             )

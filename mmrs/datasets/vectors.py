@@ -50,6 +50,7 @@ class VectorLayer:
         path: The file.
         name: Name of the layer; may be left out where there is only one.
         attribute: Field with the name or id of each polygon's class, if there is one.
+        role: What stands before `_layer` and `_attribute` in the options that name these two.
 
     Attributes:
         crs: Its coordinate reference system.
@@ -61,7 +62,7 @@ class VectorLayer:
         ValueError: It has several layers and none is named, no such layer or field, no CRS, or no polygons.
     """
 
-    def __init__(self, path: str, name: str | None = None, attribute: str | None = None) -> None:
+    def __init__(self, path: str, name: str | None = None, attribute: str | None = None, role: str = 'label') -> None:
         if not os.path.isfile(path):
             raise FileNotFoundError(f'{path}: no such file')
         self.path, self.attribute = path, attribute
@@ -71,11 +72,11 @@ class VectorLayer:
             layers = [name for name, kind in found if kind is not None] or found[:, 0].tolist()
             if name is None and len(layers) > 1:
                 raise ValueError(
-                    f'{path} has several layers, {", ".join(layers)}. Choose one by label_layer, or put it into a file '
-                    'of its own.'
+                    f'{path} has several layers, {", ".join(layers)}. Choose one by {role}_layer, or put it into a '
+                    'file of its own.'
                 )
             if name is not None and name not in layers:
-                raise ValueError(f'{path} has no layer {name!r}; it has {", ".join(layers)}. Correct label_layer.')
+                raise ValueError(f'{path} has no layer {name!r}; it has {", ".join(layers)}. Correct {role}_layer.')
             self.name = name or layers[0]
             info = pyogrio.read_info(path, layer=self.name, force_feature_count=True)
         fields = list(info['fields'])
@@ -83,17 +84,20 @@ class VectorLayer:
         if attribute is not None and attribute not in fields:
             raise ValueError(
                 f'{path}: the layer {self.name} has no field {attribute!r}; it has '
-                f'{", ".join(fields) or "none"}. Correct label_attribute.'
+                f'{", ".join(fields) or "none"}. Correct {role}_attribute.'
             )
         if info['crs'] is None:
-            raise ValueError(f'{path}: the layer {self.name} has no CRS, so that its place on an image is unknown.')
+            raise ValueError(
+                f'{path}: the layer {self.name} has no CRS, so that its place on an image is unknown. Set the one that '
+                'its coordinates are in: ogr2ogr -a_srs EPSG:CODE NEW.gpkg OLD'
+            )
         with _reading(path):
             self.crs = CRS.from_user_input(info['crs'])
         self.count: int = info['features']
         kind = info['geometry_type'] or 'no geometry'
         if 'Polygon' not in kind and kind not in ('Unknown', 'GeometryCollection'):
             raise ValueError(
-                f'{path}: the layer {self.name} holds {kind}, but labels are polygons. Buffer its shapes first.'
+                f'{path}: the layer {self.name} holds {kind}; polygons were expected. Buffer its shapes first.'
             )
         self._all: Polygons | None = None
         self._tree: shapely.STRtree | None = None
@@ -145,8 +149,8 @@ class VectorLayer:
         order = order[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))[order]]
         for i in order[shapely.get_dimensions(shapes[order]) < 2]:  # layers of any type may hold some
             raise ValueError(
-                f'{self.path}: feature {ids[i]} is a {shapes[i].geom_type}, but labels are polygons. Buffer it, or '
-                'take it out.'
+                f'{self.path}: feature {ids[i]} is a {shapes[i].geom_type}; polygons were expected. Buffer it, or take '
+                'it out.'
             )
         return Polygons(shapes[order], [values[i] for i in order])
 
@@ -181,10 +185,14 @@ def class_of(value: Any, index_of_value: Mapping[Any, int]) -> int | None:
     return index_of_value.get(id_of(value)) if index is None else index
 
 
-def open_layer(path: str, name: str | None, attribute: str | None) -> VectorLayer:
+def open_layer(path: str, name: str | None, attribute: str | None, role: str = 'label') -> VectorLayer:
     """A layer, kept for the next time (see `HandlePool`); raises as `VectorLayer`."""
     key = (path, file_state(path), name, attribute)
-    return handles.get(key, lambda: VectorLayer(path, name, attribute))
+    return handles.get(key, lambda: VectorLayer(path, name, attribute, role))
+
+
+def _move(shapes: np.ndarray, crs: CRS, to: CRS) -> np.ndarray:
+    return shapely.transform(shapes, lambda points: np.column_stack(transform(crs, to, points[:, 0], points[:, 1])))
 
 
 def burn_labels(
@@ -218,7 +226,8 @@ def burn_labels(
     source = open_layer(path, layer, attribute)
     # A pixel on each side, for a straight edge in one CRS is slightly curved in another.
     around = grid.window((-1, -1, grid.width + 1, grid.height + 1)).bounds
-    shapes, values = source.within(move_bounds(around, grid.crs, source.crs))
+    around = move_bounds(around, grid.crs, source.crs)
+    shapes, values = source.within(around)
     indices = {value: class_of(value, index_of_value) for value in set(values)}
     unknown = [value for value, index in indices.items() if index is None]
     if unknown:
@@ -226,8 +235,12 @@ def burn_labels(
     if not values:
         return np.full(grid.shape, background, np.uint8)
     if source.crs != grid.crs:
-        shapes = shapely.transform(
-            shapes, lambda points: np.column_stack(transform(source.crs, grid.crs, points[:, 0], points[:, 1]))
-        )
+        moved = _move(shapes, source.crs, grid.crs)
+        # Of one that reaches too far for the raster's CRS, what is near has a place in it.
+        lost = ~np.isfinite(shapely.bounds(moved)).all(axis=1)
+        if lost.any():
+            near = shapely.intersection(shapely.make_valid(shapes[lost]), shapely.box(*around))
+            moved[lost] = _move(near, source.crs, grid.crs)
+        shapes = moved
     burnt = ((shape, indices[value]) for shape, value in zip(shapes, values))
     return rasterize(burnt, grid.shape, fill=background, transform=grid.transform, dtype='uint8')

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 from mmrs.datasets.grids import RasterGrid, same_gsd
 from mmrs.datasets.handles import file_state
 from mmrs.datasets.rasters import RASTER_SUFFIXES, image_bands, list_rasters, open_raster, require_last_block
-from mmrs.prediction.area import parse_crs, wanted_area
+from mmrs.datasets.vectors import VectorLayer
+from mmrs.prediction.area import open_area, parse_crs, wanted_area
 from mmrs.prediction.predictors import Predictor
 from mmrs.prediction.window_grid import WindowGrid
 from mmrs.utils.errors import ConfigError, DataError
@@ -45,6 +47,7 @@ class MapSettings:
         bbox: Smallest x and y, largest x and y: predict there only.
         bbox_crs: CRS of `bbox`; by default the raster's.
         aoi: Vector file: predict in its polygons only.
+        aoi_layer: Its layer, where it has several.
         extra: Rasters beside the labels: ``probabilities``, ``confidence``, ``entropy``.
         dtype: Their type, ``uint8`` or ``float16``.
     """
@@ -58,8 +61,20 @@ class MapSettings:
     bbox: tuple[float, float, float, float] | None = None
     bbox_crs: str | None = None
     aoi: str | None = None
+    aoi_layer: str | None = None
     extra: tuple[str, ...] = ()
     dtype: str = 'uint8'
+
+    def area(self) -> tuple[tuple[float, float, float, float] | None, CRS | None, VectorLayer | None]:
+        """The bounding box, its CRS and the area of interest, as `wanted_area` takes them.
+
+        Raises:
+            ConfigError: There is no such CRS, or no polygon.
+            OSError: The file of the area is missing or cannot be read.
+            ValueError: It has no such layer, or the layer has no CRS or holds no polygons.
+        """
+        crs = None if self.bbox_crs is None else parse_crs(self.bbox_crs)
+        return self.bbox, crs, None if self.aoi is None else open_area(self.aoi, self.aoi_layer)
 
 
 @dataclass(frozen=True)
@@ -160,8 +175,7 @@ def plan_job(
         _check_bands(path, settings, predictor, raster)
     area = None
     if settings.bbox is not None or settings.aoi is not None:
-        crs = None if settings.bbox_crs is None else parse_crs(settings.bbox_crs)
-        area = wanted_area(path, grid, settings.bbox, crs, settings.aoi)
+        area = wanted_area(path, grid, *settings.area())
         if area is None:
             return None
     size = _window_size(path, grid, settings)

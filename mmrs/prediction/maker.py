@@ -12,8 +12,10 @@ from typing import Any
 from rich.table import Table
 
 from mmrs.datasets.handles import file_state
-from mmrs.datasets.vectors import VectorLayer, open_layer
+from mmrs.datasets.headers import read_headers
+from mmrs.datasets.vectors import VectorLayer
 from mmrs.datasets.windows import Window
+from mmrs.prediction.area import describe_miss
 from mmrs.prediction.fingerprint import FINGERPRINT_TAG, differences, read_fingerprint
 from mmrs.prediction.jobs import MapJob, MapSettings, plan_job
 from mmrs.prediction.maps import CLASSES_TAG, map_layers
@@ -92,7 +94,7 @@ class MapMaker:
             joint: What is made of all maps together.
 
         Raises:
-            ConfigError: Two rasters would have one map, or one be overwritten by a map.
+            ConfigError: Two rasters would have one map, or one be overwritten by a map; or the area meets no raster.
             OutputError: Something exists already.
         """
         self._require_places(targets, joint)
@@ -105,8 +107,7 @@ class MapMaker:
                     f'{some(exist)} exist{"s" * (len(exist) == 1)} already: pass --resume to keep what is finished, '
                     '--overwrite to replace it, or choose another folder with -o'
                 )
-        if self.settings.aoi is not None:
-            open_layer(self.settings.aoi, None, None)  # what is wrong with it is wrong for all
+        area = self.settings.area()  # what is wrong with it is wrong for all
         plan = MapPlan()
         with ThreadPoolExecutor(_THREADS) as threads:
             for path, (job, finished, error) in zip(targets, threads.map(self._look, targets.items())):
@@ -116,6 +117,9 @@ class MapMaker:
                     plan.outside.append(path)
                 else:
                     (plan.finished if finished else plan.jobs).append(job)
+        if len(plan.outside) == len(targets):
+            grids = {header.path: header.grid for header in read_headers(plan.outside, find_empty=False)}
+            raise ConfigError(describe_miss(grids, *area))
         return plan
 
     def _require_places(self, targets: Mapping[str, Path], joint: Sequence[Path]) -> None:

@@ -91,7 +91,9 @@ class _Work:
         """Some runs; `finish` is called after the last one."""
         job, maker = self.job, self._maker
         settings = maker.settings
-        source = RasterSource(job.path, job.grid, settings.bands, maker.steps, job.model_size, settings.aoi)
+        source = RasterSource(
+            job.path, job.grid, settings.bands, maker.steps, job.model_size, settings.aoi, settings.aoi_layer
+        )
         checked = _Checked(source, job.path, maker.predictor)
         for run in runs:
             yield Task(checked, job.windows, run, self, finish if run is runs[-1] else None)

@@ -115,6 +115,7 @@ class RasterSource:
         steps: What the test pipeline does to an image.
         model_size: Rows and columns to which a window is resampled before the steps.
         aoi: Vector file with the area of interest, if that is not the whole raster.
+        aoi_layer: Its layer.
     """
 
     def __init__(
@@ -125,9 +126,10 @@ class RasterSource:
         steps: WindowSteps,
         model_size: tuple[int, int],
         aoi: str | None = None,
+        aoi_layer: str | None = None,
     ) -> None:
         self._path, self._grid, self._bands, self._steps = path, grid, bands, steps
-        self._model_size, self._aoi = model_size, aoi
+        self._model_size, self._aoi, self._aoi_layer = model_size, aoi, aoi_layer
 
     def read(self, window: Window) -> WindowPixels | None:
         """See :class:`Source`.
@@ -137,7 +139,8 @@ class RasterSource:
         """
         shown = np.ones((window[3] - window[1], window[2] - window[0]), bool)
         if self._aoi is not None:
-            shown = burn_labels(self._aoi, self._grid.window(window), {None: 1}, background=0) == 1
+            grid = self._grid.window(window)
+            shown = burn_labels(self._aoi, grid, {None: 1}, background=0, layer=self._aoi_layer) == 1
             if not shown.any():
                 return None
         image, valid = read_image(self._path, self._bands, window)

@@ -93,6 +93,15 @@ def test_other_crs(tmp_path, suffix, crs):
     np.testing.assert_array_equal(labels, expected)
 
 
+def test_polygon_that_reaches_beyond_the_crs_of_the_raster(tmp_path):
+    """A raster on the meridian where a polygon begins that covers the globe from there on, poles included."""
+    mercator = CRS.from_epsg(3857)
+    grid = RasterGrid(mercator, Affine(0.5, 0, 1669792.36 - 4, 0, -0.5, 6800000), 20, 16)  # 15 degrees east
+    path = write_layer(tmp_path / 'w.geojson', [shapely.box(15, -90, 180, 90)], crs='EPSG:4326')
+    labels = burn_labels(path, grid, {None: 3}, 0)
+    np.testing.assert_array_equal(labels, np.broadcast_to(np.where(np.arange(20) < 8, 0, 3), (16, 20)))
+
+
 def test_crossing_and_missing_shapes(tmp_path):
     """A bow tie covers both its halves; shapes that are nothing cover nothing."""
     # Corners at pixels (2, 2), (12, 12), (12, 2), (2, 12): left and right triangles.
@@ -201,7 +210,7 @@ def test_bad_layers(tmp_path):
     with pytest.raises(ValueError, match=r"l\.gpkg: class is 'lake', which is no class"):
         burn_labels(path, GRID, INDEX, 255, attribute='class')
     points = write_layer(tmp_path / 'p.gpkg', [shapely.Point(400001, 5799999)], kind='Point')
-    with pytest.raises(ValueError, match='the layer p holds Point, but labels are polygons'):
+    with pytest.raises(ValueError, match='the layer p holds Point; polygons were expected'):
         VectorLayer(points)
     with pytest.warns(UserWarning, match='crs'):
         bare = write_layer(tmp_path / 'b.gpkg', [square(0, 0, 2, 2)], crs=None)
@@ -217,7 +226,7 @@ def test_bad_layers(tmp_path):
 def test_lines_in_a_layer_of_any_type(tmp_path):
     shapes = [square(2, 3, 8, 6), shapely.LineString([(400001, 5799999), (400004, 5799995)])]
     path = write_layer(tmp_path / 'mixed.gpkg', shapes, ['building', 'road'], kind='Unknown')
-    with pytest.raises(ValueError, match=r'mixed\.gpkg: feature 2 is a LineString, but labels are polygons'):
+    with pytest.raises(ValueError, match=r'mixed\.gpkg: feature 2 is a LineString; polygons were expected'):
         burn_labels(path, GRID, INDEX, 255, attribute='class')
 
 
