@@ -141,6 +141,9 @@ class MapMaker:
         for file in joint:
             if _identity(file) in inputs or _identity(file) in made_of:
                 raise ConfigError(f'{file} would overwrite what it is made from; choose another name')
+            folder = next(parent for parent in file.absolute().parents if parent.exists())
+            if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+                raise OutputError(f'{file} cannot be written: it is a folder, or {folder} takes no files')
             if self.resume and not self.overwrite and file.exists() and not _is_ours(file):
                 raise OutputError(f'{file} exists already, and is of no prediction; choose another name')
 

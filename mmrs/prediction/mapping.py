@@ -21,13 +21,13 @@ from mmrs.datasets.windows import Window
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapJob, list_inputs
 from mmrs.prediction.maker import MapMaker, MapPlan
-from mmrs.prediction.polygons import check_polygon_options, write_polygons
+from mmrs.prediction.polygons import check_polygon_grids, check_polygon_options, write_polygons
 from mmrs.prediction.predictors import Predictor
 from mmrs.prediction.sources import RasterSource, WindowPixels
 from mmrs.prediction.stream import Task, Times, stream
-from mmrs.prediction.vrt import mosaic
+from mmrs.prediction.vrt import mosaic, mosaic_grid
 from mmrs.prediction.window_grid import Run
-from mmrs.utils.errors import ConfigError, OutputError, describe, is_user_error, some
+from mmrs.utils.errors import ConfigError, OutputError, describe, is_user_error
 from mmrs.utils.progress import progress_bar
 
 __all__ = ['MapReport', 'make_maps']
@@ -154,6 +154,7 @@ def make_maps(
 
     Raises:
         ConfigError: The settings make no sense.
+        DataError: The maps cannot have their polygons in one file, or make no mosaic.
         OutputError: Something exists already, or cannot be written. Finished parts stay for another attempt.
     """
     targets = list_inputs(inputs, out)
@@ -165,7 +166,13 @@ def make_maps(
 
     def prepare() -> MapPlan:
         plan = maker.plan(targets, joint)
-        _require_crs(plan, vrt is not None or min_area > 0 or simplify > 0)
+        # What could not be made of the maps in the end.
+        found = {job.path: job.map_grid for job in (*plan.jobs, *plan.finished)}
+        grids = {path: found[path] for path in targets if path in found}
+        if grids and vector is not None:
+            check_polygon_grids(grids, min_area > 0 or simplify > 0)
+        if grids and vrt is not None:
+            mosaic_grid(list(grids.items()))
         if dry_run:
             rich.print(maker.table(plan))
         else:
@@ -208,16 +215,6 @@ def make_maps(
     report = _from_first(conclude)
     report.times = times
     return report
-
-
-def _require_crs(plan: MapPlan, needed: bool) -> None:
-    """Raise ConfigError now for what could not be made of the maps in the end."""
-    without = [job.path for job in plan.jobs if job.grid.crs is None]
-    if needed and without:
-        raise ConfigError(
-            f'{some(without)} has no CRS, which a mosaic (--vrt) and areas and lengths in metres (--min-area, '
-            '--simplify) need. Write it into the file (`rio edit-info --crs`), or leave these out.'
-        )
 
 
 def _require_shared_folder(plan: MapPlan, maker: MapMaker) -> None:

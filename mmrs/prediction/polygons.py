@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +97,43 @@ def check_polygon_options(out: Path, min_area: float, simplify: float) -> None:
             raise ConfigError(f'{name} is {value}; a number of at least 0 was expected')
 
 
+def check_polygon_grids(grids: Mapping[str, RasterGrid], in_metres: bool) -> None:
+    """Check that the polygons of several maps can be in one file.
+
+    Args:
+        grids: The grid by the map, in the order of the maps.
+        in_metres: Whether there is a minimum area or a simplification.
+
+    Raises:
+        DataError: They cannot.
+    """
+    (first, crs), *_ = ((path, grid.crs) for path, grid in grids.items())
+    for path, grid in grids.items():
+        if in_metres:
+            try:
+                grid.pixel_metres()
+            except ValueError as error:
+                raise DataError(
+                    f'{path}: {error}; a minimum area and simplification are in metres. Leave both out, or write '
+                    'the CRS into the file (`rio edit-info --crs`).'
+                ) from error
+        if (grid.crs is None) != (crs is None):
+            raise DataError(
+                f'{path} has {describe_crs(grid.crs)}, but {first} has {describe_crs(crs)}: their polygons cannot be '
+                'in one file. Write those without CRS to a file of their own, or the CRS into the raster (`rio '
+                'edit-info --crs`).'
+            )
+        if grid.crs is not None and crs is not None and not np.isfinite(grid.bounds_in(crs)).all():
+            raise _no_place(path, crs)
+
+
+def _no_place(path: str | Path, crs: CRS) -> DataError:
+    return DataError(
+        f'{path}: parts of it have no place in {describe_crs(crs)}, the CRS of the first map. Write its polygons to a '
+        'file of their own.'
+    )
+
+
 def _check(maps: Sequence[Path], in_metres: bool) -> tuple[list[_Map], list[str], list[Colour]]:
     """The maps, their classes and the colours of these; raises what `write_polygons` says of its maps."""
     if not maps:
@@ -107,25 +144,12 @@ def _check(maps: Sequence[Path], in_metres: bool) -> tuple[list[_Map], list[str]
         classes, _ = open_classes(path)
         with open_raster(path, quiet=True) as raster:
             checked.append(_Map(path, RasterGrid.of(raster)))
-        if in_metres:
-            try:
-                checked[-1].grid.pixel_metres()
-            except ValueError as error:
-                raise DataError(
-                    f'{path}: {error}; a minimum area and simplification are in metres. Leave both out, or write '
-                    'the CRS into the file (`rio edit-info --crs`).'
-                ) from error
-        first, crs = checked[0], checked[-1].grid.crs
         if classes != first_classes:
             raise DataError(
-                f'{path} has the classes {", ".join(classes)}, but {first.path} has {", ".join(first_classes)}. Write '
+                f'{path} has the classes {", ".join(classes)}, but {maps[0]} has {", ".join(first_classes)}. Write '
                 'maps of other classes to a file of their own.'
             )
-        if (crs is None) != (first.grid.crs is None):
-            raise DataError(
-                f'{path} has {describe_crs(crs)}, but {first.path} has {describe_crs(first.grid.crs)}. Write maps '
-                'without CRS to a file of their own.'
-            )
+    check_polygon_grids({str(path): grid for path, grid in checked}, in_metres)
     return checked, first_classes, colours
 
 
@@ -197,10 +221,7 @@ def _to_crs(polygons: _Polygons, map_: _Map, crs: CRS | None) -> _Polygons:
         except Exception:  # GDAL's own errors are of no public kind
             x = y = np.full(len(xy), np.nan)
         if not np.isfinite([x, y]).all():
-            raise DataError(
-                f'{map_.path}: parts of it have no place in {describe_crs(crs)}, the CRS of the first map. Write it to '
-                'a file of its own.'
-            )
+            raise _no_place(map_.path, crs)
         # A polygon across the date line stays in one piece, beyond 180 degrees, instead of going around the globe.
         x -= turn * np.round((x - x[np.searchsorted(index, index)]) / turn) if turn else 0
         return np.stack([x, y], axis=1)

@@ -194,23 +194,45 @@ def mosaic(paths: Sequence[PathLike], out: PathLike, overwrite: bool = False) ->
     first = maps[0]
     for other in maps[1:]:
         _require_same(first, other)
-    finest = min(maps, key=lambda one: abs(one.grid.transform.determinant))
-    windows = [_window(one, finest) for one in maps]
+    grid, windows = mosaic_grid([(str(one.path), one.grid) for one in maps])
+    sources = [Source(one.path, one.grid.shape, one.block, window) for one, window in zip(maps, windows)]
+    tags = {} if first.classes is None else {CLASSES_TAG: first.classes}
+    write_vrt(Path(out), grid, first.bands, sources, tags, overwrite)
+
+
+def mosaic_grid(grids: Sequence[tuple[str, RasterGrid]]) -> tuple[RasterGrid, list[Window]]:
+    """The pixels of a mosaic, and those of them that each map fills.
+
+    Args:
+        grids: The maps and their grids.
+
+    Raises:
+        DataError: They do not fit together.
+    """
+    first, crs = grids[0][0], grids[0][1].crs
+    for path, grid in grids:
+        if grid.crs is None:
+            raise DataError(
+                f'{path} has no CRS, so that its place in a mosaic is unknown. Write it into the file (`rio edit-info '
+                '--crs`), or leave it out.'
+            )
+        if grid.crs != crs:
+            raise DataError(
+                f'{path} has {describe_crs(grid.crs)}, but {first} has {describe_crs(crs)}. Make a mosaic for each CRS.'
+            )
+    finest = min(grids, key=lambda one: abs(one[1].transform.determinant))
+    windows = [_window(one, finest) for one in grids]
     left, top = min(window[0] for window in windows), min(window[1] for window in windows)
     right, bottom = max(window[2] for window in windows), max(window[3] for window in windows)
-    sources = [
-        Source(one.path, one.grid.shape, one.block, (x0 - left, y0 - top, x1 - left, y1 - top))
-        for one, (x0, y0, x1, y1) in zip(maps, windows)
-    ]
-    tags = {} if first.classes is None else {CLASSES_TAG: first.classes}
-    write_vrt(Path(out), finest.grid.window((left, top, right, bottom)), first.bands, sources, tags, overwrite)
+    return (
+        finest[1].window((left, top, right, bottom)),
+        [(x0 - left, y0 - top, x1 - left, y1 - top) for x0, y0, x1, y1 in windows],
+    )
 
 
 def _read(path: Path) -> _Map:
     with open_raster(path, quiet=True) as raster:
         require_last_block(str(path), raster)
-        if raster.crs is None:
-            raise DataError(f'{path} has no CRS, so that its place in a mosaic is unknown; leave it out')
         classes = raster.tags().get(CLASSES_TAG)
         bands = tuple(_band(raster, number, classes) for number in raster.indexes)
         return _Map(path, RasterGrid.of(raster), raster.block_shapes[0], bands, classes)
@@ -231,11 +253,6 @@ def _band(raster: DatasetReader, number: int, classes: str | None) -> Band:
 
 
 def _require_same(first: _Map, other: _Map) -> None:
-    if first.grid.crs != other.grid.crs:
-        raise DataError(
-            f'{other.path} has {describe_crs(other.grid.crs)}, but {first.path} has {describe_crs(first.grid.crs)}. '
-            'Make a mosaic for each CRS.'
-        )
     for (what, expected), found in zip(_facts(first).items(), _facts(other).values()):
         if found != expected:
             raise DataError(
@@ -256,17 +273,17 @@ def _facts(one: _Map) -> dict[str, str]:
     }
 
 
-def _window(one: _Map, finest: _Map) -> Window:
+def _window(one: tuple[str, RasterGrid], finest: tuple[str, RasterGrid]) -> Window:
     """The pixels of the finest map's grid, continued to all sides, that another map fills."""
-    grid = one.grid
+    (path, grid), (finest_path, finest_grid) = one, finest
     (x0, y0), (x1, skew_y), (skew_x, y1) = (
-        place(~finest.grid.transform, *place(grid.transform, *corner))
+        place(~finest_grid.transform, *place(grid.transform, *corner))
         for corner in ((0, 0), (grid.width, 0), (0, grid.height))
     )
     if max(abs(skew_y - y0), abs(skew_x - x0)) > 0.5 or x1 <= x0 or y1 <= y0:
         raise DataError(
-            f'{one.path} has the transform {tuple(grid.transform)[:6]}, but {finest.path} has '
-            f'{tuple(finest.grid.transform)[:6]}: their rows or columns run in other directions. Reproject one to the '
+            f'{path} has the transform {tuple(grid.transform)[:6]}, but {finest_path} has '
+            f'{tuple(finest_grid.transform)[:6]}: their rows or columns run in other directions. Reproject one to the '
             'directions of the other (`gdalwarp`), or leave it out of the mosaic.'
         )
     left, right = _side(x0, x1, grid.width)

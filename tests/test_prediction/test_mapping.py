@@ -21,7 +21,7 @@ from mmrs.prediction import maker, mapping
 from mmrs.prediction.jobs import MapSettings
 from mmrs.prediction.maker import MapMaker
 from mmrs.prediction.parts import PartStore
-from mmrs.utils.errors import ConfigError, OutputError
+from mmrs.utils.errors import ConfigError, DataError, OutputError
 from tests.test_prediction.conftest import ByContext, ByValue, Watching, read, smooth, write
 
 
@@ -670,13 +670,58 @@ def test_what_is_made_of_all_maps_replaces_nothing_else(tmp_path, predict):
         assert predict(resume=resume, options=joint).maps
 
 
-@pytest.mark.parametrize('options', [dict(vrt='all.vrt'), dict(vector='all.gpkg', min_area=5)])
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1]]'
+TURNED = Affine(0.5, 0.1, 500000, 0.1, -0.5, 5000000)
+
+
+@pytest.mark.parametrize('dry_run', [False, True])
+@pytest.mark.parametrize(
+    ('options', 'rasters', 'named'),
+    [
+        (dict(vrt='all.vrt'), [dict(crs=None)], '0.tif'),
+        (dict(vrt='all.vrt'), [{}, dict(crs=None)], '1.tif'),
+        (dict(vrt='all.vrt'), [{}, dict(crs='EPSG:32632')], '1.tif'),
+        (dict(vrt='all.vrt'), [{}, {}, dict(transform=TURNED)], '2.tif'),
+        (dict(vector='all.gpkg', min_area=5), [dict(crs=None)], '0.tif'),
+        (dict(vector='all.gpkg', simplify=5), [{}, dict(crs=LOCAL)], '1.tif'),
+        (dict(vector='all.gpkg'), [{}, dict(crs=None), {}], '1.tif'),
+        (dict(vector='all.gpkg'), [dict(crs=None), {}], '1.tif'),
+        (dict(vector='all.gpkg'), [{}, dict(crs=LOCAL)], '1.tif'),
+    ],
+)
 @pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
-def test_what_needs_a_crs_is_known_before_anything_is_predicted(tmp_path, predict, options):
-    write(tmp_path / 'in.tif', smooth((40, 50)), crs=None)
-    named = {key: tmp_path / value if isinstance(value, str) else value for key, value in options.items()}
-    with pytest.raises(ConfigError, match=r'in\.tif has no CRS'):
-        predict(options=named)
+def test_what_cannot_be_made_of_the_maps_is_known_before_anything_is_predicted(
+    tmp_path, predict, options, rasters, named, dry_run
+):
+    paths = [write(tmp_path / f'{i}.tif', smooth((40, 50)), **options) for i, options in enumerate(rasters)]
+    options = {key: tmp_path / value if isinstance(value, str) else value for key, value in options.items()}
+    with pytest.raises(DataError, match=rf'^\S*{re.escape(named)}'):
+        predict(*paths, options=dict(options, dry_run=dry_run))
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+def test_polygons_of_rasters_without_crs_and_of_different_ones(tmp_path, predict):
+    for crs in (None, 'EPSG:32632'):
+        others = [write(tmp_path / f'{name}.tif', smooth((40, 50)), crs=crs) for name in 'ab']
+        first = write(tmp_path / 'first.tif', smooth((40, 50)), crs=crs and 'EPSG:32633')
+        out = tmp_path / f'{crs and crs[5:]}.gpkg'
+        assert len(predict(first, *others, options=dict(vector=out), overwrite=True).maps) == 3
+        assert out.exists()
+
+
+def test_places_that_cannot_be_written_are_known_before_anything_is_predicted(tmp_path, predict):
+    write(tmp_path / 'in.tif', smooth((40, 50)))
+    (tmp_path / 'folder.gpkg').mkdir()
+    (tmp_path / 'file').touch()
+    for options in (
+        dict(vector=tmp_path / 'folder.gpkg'),
+        dict(vector=tmp_path / 'file' / 'a.gpkg'),
+        dict(vrt=tmp_path / 'file' / 'new' / 'a.vrt'),
+    ):
+        (path,) = options.values()
+        with pytest.raises(OutputError, match=path.name):
+            predict(options=options, overwrite=True)
     assert not (tmp_path / 'maps').exists()
 
 
