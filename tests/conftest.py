@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 # MMEngine keeps a log handler on the stream that pytest captured for an earlier test.
 logging.raiseExceptions = False
@@ -32,3 +33,13 @@ def golden():
         return json.loads(path.read_text()) if path.suffix == '.json' else torch.load(path, weights_only=True)
 
     return load
+
+
+@pytest.fixture
+def logged(caplog):
+    """What MMEngine's logger is told."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, logger.name)
+    yield caplog
+    logger.removeHandler(caplog.handler)

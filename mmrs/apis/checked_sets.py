@@ -18,7 +18,7 @@ from mmrs.datasets.checks import CheckedSet
 from mmrs.datasets.classes import IGNORE_INDEX, ClassTable, load_classes
 from mmrs.datasets.paired import PairedDataset
 from mmrs.datasets.raster_dataset import RasterDataset
-from mmrs.datasets.rasters import RASTER_SUFFIXES
+from mmrs.datasets.rasters import RASTER_SUFFIXES, other_rasters
 from mmrs.datasets.transforms.loading import training_indices
 from mmrs.registry import DATASETS
 from mmrs.utils.config import check_types
@@ -130,6 +130,8 @@ def _config_set(leaf: dict[str, Any], name: str, domain: str, role: str) -> Chec
         result.index_of_value = training_indices(infos[0])
     if infos and 'window' in infos[0]:
         result.dataset = dataset
+        _find_others(result, dataset.data_prefix['img_path'], dataset.img_suffix)
+        _find_others(result, dataset.data_prefix.get('seg_map_path'), dataset.seg_map_suffix)
     published = getattr(dataset, 'published_images', None)
     if published is not None and 0 < len(infos) < published:
         folder = dataset.data_prefix['img_path']
@@ -199,11 +201,19 @@ def _pairs(
         images = {stem: images[stem] for stem in stems if stem in images}
     if not images and os.path.isdir(image_folder):
         result.find('no_images', image_folder, expected=f'files with suffix {", ".join(image_suffixes)}')
+    _find_others(result, image_folder, image_suffixes)
+    _find_others(result, label_folder, label_suffixes)
     for stem, (path, *_) in images.items():
         label = labels.get(stem, [None])[0]
         if label is None and label_folder is not None and os.path.isdir(label_folder):
             result.find('missing_label', path, expected=os.path.join(label_folder, stem) + '.*')
         yield path, label
+
+
+def _find_others(result: CheckedSet, folder: str | None, suffixes: Sequence[str]) -> None:
+    """Adds a finding about the files that a folder, where one is searched, is not searched for."""
+    if folder is not None and set(RASTER_SUFFIXES) <= set(suffixes) and (others := other_rasters(folder, suffixes)):
+        result.find('other_formats', folder, found=others, expected=f'files with suffix {", ".join(suffixes)}')
 
 
 def folder_sets(
@@ -258,8 +268,10 @@ def folder_sets(
         result.samples = list(_pairs(result, str(image_folder), label_path, *suffixes))
         sets.append(result)
     if not any(own.samples for own in sets):
+        others = '' if image_suffix else other_rasters(path)
         raise DataError(
             f'{path} holds no images with suffix {image_suffix or ", ".join(RASTER_SUFFIXES)}: a configuration (.py), '
             'a folder in the standard layout (img_dir, ann_dir) or a folder of images was expected'
+            + (f'. It has {others}: convert them (`rio convert IN OUT.tif`), or name their suffix' if others else '')
         )
     return sets

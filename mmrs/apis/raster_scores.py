@@ -16,7 +16,7 @@ from mmrs.apis.raster_report import RasterReport, RasterScores
 from mmrs.datasets.classes import IGNORE_INDEX, load_classes
 from mmrs.datasets.grids import RasterGrid
 from mmrs.datasets.handles import scanning
-from mmrs.datasets.rasters import RASTER_SUFFIXES, PathLike, list_rasters
+from mmrs.datasets.rasters import RASTER_SUFFIXES, PathLike, list_rasters, other_rasters
 from mmrs.datasets.vector_labels import VectorLabels
 from mmrs.datasets.vectors import VECTOR_SUFFIXES, is_vector
 from mmrs.datasets.windows import Window
@@ -81,10 +81,11 @@ def _pair_folders(
     # Where maps are compared with maps, what lies beside them is no reference of its own.
     labelled = {name: label for name, label in labelled.items() if name in predicted or not _is_beside(name, labelled)}
     if not predicted.keys() & labelled.keys():
+        others = ''.join(f' {path} has {kinds}.' for path in (predictions, labels) if (kinds := other_rasters(path)))
         raise DataError(
             f'No file of {predictions} ({some(list(predicted)) or "none"}) is called like one of {labels} '
             f'({some(list(labelled)) or "none"}). Different ends of the names can be given (--pred-suffix, '
-            '--label-suffix).'
+            f'--label-suffix).{others}'
         )
     return {
         name: (

@@ -14,7 +14,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from rich.table import Table
 
-from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters
+from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.datasets.statistics import band_statistics
 from mmrs.datasets.statistics_bands import BandStatistics
 from mmrs.registry import DATASETS
@@ -161,9 +161,13 @@ def _images(path: Path) -> list[Path]:
         if folder.is_dir():
             path = folder
             break
-    found = list_rasters(path)
+    advice = 'name them one by one, or convert them (`rio convert IN OUT.tif`)'
+    found = list_rasters(path, advice=advice)
     if not found:
-        raise DataError(f'{path} holds no images with suffix {", ".join(RASTER_SUFFIXES)}')
+        others = other_rasters(path)
+        raise DataError(
+            f'{path} holds no images with suffix {", ".join(RASTER_SUFFIXES)}{others and f", but {others}: {advice}"}'
+        )
     return [path / name for name in found.values()]
 
 

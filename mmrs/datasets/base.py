@@ -8,13 +8,15 @@ from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
 from mmrs.datasets.classes import IGNORE_INDEX, load_classes
-from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters
+from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.datasets.samplers.rare_class import RareClassSampling
 from mmrs.datasets.statistics import class_statistics
 from mmrs.datasets.transforms.arguments import require_text
 from mmrs.datasets.transforms.eight_bit import guard_eight_bit
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, DataError
+
+_ADVICE = 'convert them (`rio convert IN OUT.tif`), or name their suffix ({}_suffix).'
 
 
 @DATASETS.register_module()
@@ -151,20 +153,24 @@ class RemoteSensingDataset(BaseSegDataset):
         if self.ann_file:
             images = self._select(images)
         if not images:
+            others = other_rasters(img_dir, self.img_suffix)
             raise ValueError(
                 f'No images for {type(self).__name__} in {img_dir}'
                 + (f' under the names in {self.ann_file}' if self.ann_file else '')
-                + f': files with suffix {", ".join(self.img_suffix)} were expected. Has the data set been converted?'
+                + f': files with suffix {", ".join(self.img_suffix)} were expected. '
+                + (f'There are {others}: {_ADVICE.format("img")}' if others else 'Has the data set been converted?')
             )
         if ann_dir is None:
             return [dict(img_path=os.path.join(img_dir, path)) for path in images.values()]
         labels = self._list('label maps', ann_dir, self.seg_map_suffix)
         missing = [path for stem, path in images.items() if stem not in labels]
         if missing:
+            others = other_rasters(ann_dir, self.seg_map_suffix)
             shown = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
             raise FileNotFoundError(
                 f'{len(missing)} of {len(images)} images in {img_dir} have no label map in {ann_dir}: {shown}. A label '
                 f"map has the image's name and one of the suffixes {', '.join(self.seg_map_suffix)}."
+                + (f' There are {others}: {_ADVICE.format("seg_map")}' if others else '')
             )
         return [
             dict(img_path=os.path.join(img_dir, path), seg_map_path=os.path.join(ann_dir, labels[stem]))
@@ -172,8 +178,9 @@ class RemoteSensingDataset(BaseSegDataset):
         ]
 
     def _list(self, what: str, folder: str, suffixes: Sequence[str]) -> dict[str, str]:
+        advice = _ADVICE.format('img' if what == 'images' else 'seg_map')
         try:
-            return list_rasters(folder, suffixes)
+            return list_rasters(folder, suffixes, advice if set(RASTER_SUFFIXES) <= set(suffixes) else None)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f'The folder of the {what} for {type(self).__name__} is missing: {folder}. Convert the data set (see '

@@ -50,6 +50,7 @@ KINDS = {
         'If it is near infrared or the like, read it by number: LoadRasterImage(bands=...).',
     ),
     'label_without_image': Kind('warning', 'Label map without an image', 'Restore the image, or remove the label map.'),
+    'other_formats': Kind('warning', 'Rasters of formats that are left out', 'Convert them, or name their suffix.'),
     'empty_image': Kind('warning', 'Image without any data', 'Remove it.'),
     'constant_image': Kind('warning', 'Image with one value everywhere', 'Remove it.'),
     'ignored_label': Kind('warning', 'Label map without a labelled pixel', 'Remove the pair from training.'),

@@ -1,7 +1,9 @@
 """Reading image and label files of any format that GDAL knows."""
 
+import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import rasterio
+from mmengine.logging import print_log
 from rasterio._err import CPLE_BaseError  # what rasterio lets through of GDAL's errors
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -25,6 +28,30 @@ PathLike = str | Path
 
 #: Suffixes under which a folder is searched for images and label maps; compared without regard to case.
 RASTER_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.jp2')
+
+# Those of other formats of GDAL. What may be anything, or is mostly a table or the thumbnail of an image, is not here.
+_OTHER_SUFFIXES = (
+    *('.img', '.bil', '.bip', '.bsq', '.vrt', '.asc', '.grd', '.flt', '.dem', '.hgt', '.ecw', '.sid', '.j2k', '.jpf'),
+    *(
+        '.ntf',
+        '.nitf',
+        '.pix',
+        '.rst',
+        '.sdat',
+        '.ers',
+        '.kea',
+        '.mrf',
+        '.mbtiles',
+        '.nc',
+        '.hdf',
+        '.grb',
+        '.grb2',
+        '.bmp',
+    ),
+)
+
+# Those of ENVI's files, which may be anything but for the header beside them.
+_SUFFIXES_WITH_HEADER = ('.dat', '.bin', '.raw', '')
 
 # These formats carry no geographic reference, so its absence is not worth a warning; in a GeoTIFF it is.
 _PLAIN_SUFFIXES = ('.png', '.jpg', '.jpeg')
@@ -404,8 +431,15 @@ def read_coverage(
     return raster.read_masks(1, out_shape=shape, **part) > 0
 
 
-def list_rasters(folder: PathLike, suffixes: Sequence[str] = RASTER_SUFFIXES) -> dict[str, str]:
+def list_rasters(
+    folder: PathLike, suffixes: Sequence[str] = RASTER_SUFFIXES, advice: str | None = None
+) -> dict[str, str]:
     """Finds the rasters in a folder and below it.
+
+    Args:
+        folder: The folder.
+        suffixes: Ends of the names of the files that count.
+        advice: What can be done about rasters of other formats, which a warning then names; by default nothing is said.
 
     Returns:
         The path of each one inside the folder, by that path without its suffix, sorted.
@@ -419,18 +453,64 @@ def list_rasters(folder: PathLike, suffixes: Sequence[str] = RASTER_SUFFIXES) ->
         raise FileNotFoundError(f'{folder}: no such folder')
     suffixes = tuple(suffix.lower() for suffix in suffixes)
     found: dict[str, str] = {}
+    others = []
+    for path in _files_below(folder):
+        suffix = next((s for s in suffixes if path.lower().endswith(s)), None)
+        if suffix is None:
+            others.append(path)
+            continue
+        stem = path[: -len(suffix)]
+        if stem in found:
+            raise ValueError(
+                f'{folder} holds both {found[stem]} and {path}, which differ by their suffixes only. Remove one of '
+                'them, or name the suffix to use.'
+            )
+        found[stem] = path
+    if found and advice and (left_out := _describe_rasters(folder, others)):
+        print_log(f'{folder}: {left_out} left out; {advice}', logger='current', level=logging.WARNING)
+    return dict(sorted(found.items()))
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """Paths inside a folder. A dot in front marks what belongs to a tool, such as what a converter has not finished."""
     for parent, _, names in os.walk(folder, followlinks=True):
         for name in names:
-            suffix = next((s for s in suffixes if name.lower().endswith(s)), None)
-            # A dot in front marks what belongs to a tool, such as a file that a converter has not finished.
-            if suffix is None or name.startswith('.'):
-                continue
-            path = os.path.relpath(os.path.join(parent, name), folder)
-            stem = path[: -len(suffix)]
-            if stem in found:
-                raise ValueError(
-                    f'{folder} holds both {found[stem]} and {path}, which differ by their suffixes only. Remove one of '
-                    'them, or name the suffix to use.'
-                )
-            found[stem] = path
-    return dict(sorted(found.items()))
+            if not name.startswith('.'):
+                yield os.path.relpath(os.path.join(parent, name), folder)
+
+
+def other_rasters(folder: str | os.PathLike, suffixes: Sequence[str] = RASTER_SUFFIXES) -> str:
+    """Rasters in a folder and below it whose formats it is not searched for, for a message: `3 rasters (.dat, .img)`.
+
+    Args:
+        folder: The folder.
+        suffixes: Those that it is searched for.
+
+    Returns:
+        Empty if there are none.
+    """
+    known = tuple(suffix.lower() for suffix in suffixes)
+    others = [path for path in _files_below(os.fspath(folder)) if not path.lower().endswith(known)]
+    return _describe_rasters(os.fspath(folder), others)
+
+
+def _describe_rasters(folder: str, paths: Sequence[str]) -> str:
+    kinds = Counter(kind for path in paths if (kind := _other_format(os.path.join(folder, path))) is not None)
+    number = sum(kinds.values())
+    return f'{number} raster{"s" * (number > 1)} ({", ".join(sorted(kinds))})' if number else ''
+
+
+def _other_format(path: str) -> str | None:
+    """Suffix of a file that GDAL can probably read, although it is none of `RASTER_SUFFIXES`."""
+    stem, suffix = os.path.splitext(path)
+    if suffix.lower() in _OTHER_SUFFIXES:
+        return suffix.lower()
+    if suffix.lower() in _SUFFIXES_WITH_HEADER and any(os.path.isfile(f'{name}.hdr') for name in {stem, path}):
+        return suffix.lower() or 'without suffix'
+    if suffix.lower() == '.gpkg':  # mostly polygons
+        try:
+            rasterio.open(path, driver='GPKG').close()
+        except RasterioError:
+            return None
+        return suffix.lower()
+    return None

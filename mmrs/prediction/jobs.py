@@ -14,7 +14,14 @@ from rasterio.enums import ColorInterp
 
 from mmrs.datasets.grids import RasterGrid, same_gsd
 from mmrs.datasets.handles import file_state
-from mmrs.datasets.rasters import RASTER_SUFFIXES, image_bands, list_rasters, open_raster, require_last_block
+from mmrs.datasets.rasters import (
+    RASTER_SUFFIXES,
+    image_bands,
+    list_rasters,
+    open_raster,
+    other_rasters,
+    require_last_block,
+)
 from mmrs.datasets.vectors import VectorLayer
 from mmrs.prediction.area import open_area, parse_crs, wanted_area
 from mmrs.prediction.predictors import Predictor
@@ -24,6 +31,10 @@ from mmrs.utils.errors import ConfigError, DataError
 __all__ = ['MapJob', 'MapSettings', 'list_inputs', 'plan_job']
 
 MAP_SUFFIXES = ('.tif', '.tiff')
+
+# Folders are searched for these.
+_SUFFIXES = (*RASTER_SUFFIXES, '.vrt')
+_ADVICE = 'name them one by one, or convert them (`rio convert IN OUT.tif`)'
 
 #: A window has no fewer pixels of the raster on a side than this, where the model's resolution is finer.
 SMALLEST_WINDOW = 8
@@ -134,12 +145,17 @@ def list_inputs(inputs: Sequence[str | os.PathLike], out: str | os.PathLike) -> 
         own = os.path.abspath(out) + os.sep
         if os.path.join(os.path.abspath(path), '').startswith(own):
             raise ConfigError(f'{path} lies in the folder of the maps, {out}; name another one with -o')
-        for stem, name in list_rasters(path, (*RASTER_SUFFIXES, '.vrt')).items():
+        for stem, name in list_rasters(path, _SUFFIXES, _ADVICE).items():
             raster = os.path.join(path, name)
             if not os.path.abspath(raster).startswith(own):  # maps of an earlier run
                 found[raster] = out / f'{stem}.tif'
     if not found:
-        raise ConfigError(f'{", ".join(map(str, inputs))}: there is no raster ({", ".join(RASTER_SUFFIXES)}, .vrt)')
+        others = [
+            f'; {folder} has {kinds}: {_ADVICE}' for folder in inputs if (kinds := other_rasters(folder, _SUFFIXES))
+        ]
+        raise ConfigError(
+            f'{", ".join(map(str, inputs))}: there is no raster ({", ".join(_SUFFIXES)}){"".join(others)}'
+        )
     return found
 
 

@@ -91,6 +91,27 @@ def test_empty_split(make_dataset):
         build(root)
 
 
+def test_rasters_of_other_formats_are_named(make_dataset, logged):
+    root = make_dataset(n=2)
+    for folder in ('img_dir/train', 'ann_dir/train'):
+        (root / folder / 'other.img').touch()
+    build(root)
+    warnings = [record.getMessage() for record in logged.records if record.levelname == 'WARNING']
+    assert [
+        f'{folder}: 1 raster (.img) left out' in text
+        for folder, text in zip(('img_dir/train', 'ann_dir/train'), warnings)
+    ] == [True, True]
+    assert ['img_suffix' in text for text in warnings] == [True, False]
+    logged.clear()
+    build(root, img_suffix='.png', seg_map_suffix='.png')
+    assert not logged.records
+    for folder, advice in (('ann_dir', 'seg_map_suffix'), ('img_dir', 'img_suffix')):
+        for path in (root / folder / 'train').glob('*.png'):
+            path.unlink()
+        with pytest.raises((ValueError, OSError), match=rf'There are 1 raster \(\.img\).*{advice}'):
+            build(root)
+
+
 @pytest.mark.parametrize(('folder', 'what'), [('img_dir', 'images'), ('ann_dir', 'label maps')])
 def test_missing_folder(make_dataset, folder, what):
     root = make_dataset()
@@ -136,7 +157,7 @@ def test_remote_sensing_dataset_is_exported():
 # Class maps ---------------------------------------------------------------------------------------------------------
 
 
-def test_class_map_groups_and_ignores_classes(make_dataset, caplog):
+def test_class_map_groups_and_ignores_classes(make_dataset, logged):
     """ISPRS ids 1 to 6; the new indices follow the order of the map."""
     root = make_dataset(classes=7)
     class_map = dict(plants=['tree', 'low_vegetation'], built='building')

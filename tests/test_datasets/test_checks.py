@@ -138,6 +138,22 @@ def test_missing_folders(root):
         check(root / 'empty')
 
 
+def test_rasters_of_other_formats(root, write, tmp_path):
+    for name in ('img_dir/train/other.img', 'ann_dir/val/other.img'):
+        (root / name).touch()
+    findings = check(root).findings
+    assert {finding.kind for finding in findings} == {'other_formats'}
+    assert [(f.where, f.found, f.files) for f in findings] == [
+        ('train', '1 raster (.img)', (str(root / 'img_dir/train'),)),
+        ('val', '1 raster (.img)', (str(root / 'ann_dir/val'),)),
+    ]
+    assert check(root, image_suffix='.tif', label_suffix='.tif').findings == []
+    (tmp_path / 'erdas').mkdir()
+    (tmp_path / 'erdas' / 'other.img').touch()
+    with pytest.raises(ValueError, match=r'erdas holds no images .*1 raster \(\.img\)'):
+        check(tmp_path / 'erdas')
+
+
 def test_rounded_transforms_are_no_finding(root, write):
     transform = Affine(0.5, 0, 366676 + 1e-10, 0, -0.5, 5808615)
     write(root / 'ann_dir' / 'train' / '0.tif', IDS, **{**PLACE, 'transform': transform})

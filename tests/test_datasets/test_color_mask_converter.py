@@ -347,6 +347,9 @@ def test_no_images(tmp_path, data, recipe):
         Conversion(recipe(), tmp_path / 'nowhere', tmp_path / 'out').run()
     with pytest.raises(ValueError, match=r"No image in .*raw fits the pattern '\{group\}/pictures/\{name\}'"):
         Conversion(recipe(images='{group}/pictures/{name}'), data[0], tmp_path / 'out').run()
+    (data[0] / 'erdas.img').touch()
+    with pytest.raises(ValueError, match=r'No image in .*raw .* 1 raster \(\.img\)'):
+        Conversion(recipe(images='{group}/pictures/{name}'), data[0], tmp_path / 'out').run()
 
 
 def test_large_images_are_to_be_cut(tmp_path, data, recipe, monkeypatch):

@@ -1,4 +1,3 @@
-import logging
 import pickle
 
 import numpy as np
@@ -7,7 +6,6 @@ import pytest
 import shapely
 import torch
 from mmengine.dataset import worker_init_fn
-from mmengine.logging import MMLogger
 from mmengine.runner import set_random_seed
 from rasterio.transform import Affine
 from torch.utils.data import DataLoader
@@ -191,15 +189,6 @@ def holed(tmp_path, write):
     write(tmp_path / 'images' / 'part.tif', image, **placed())
     write(tmp_path / 'images' / 'none.tif', np.full((30, 30, 2), -9999, np.float32), nodata=-9999, **placed())
     return tmp_path
-
-
-@pytest.fixture
-def logged(caplog):
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    caplog.set_level(logging.INFO, logger.name)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def test_windows_without_data_are_replaced_in_training(holed, logged):

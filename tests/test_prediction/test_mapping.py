@@ -252,6 +252,18 @@ def test_steps_of_the_test_pipeline(tmp_path, predict):
     assert 'take Pad out' in predict(window=64, steps=padded, out='padded').failed[str(tmp_path / 'in.tif')]
 
 
+def test_rasters_of_other_formats_in_a_folder_are_named(tmp_path, predict, logged):
+    (tmp_path / 'in').mkdir()
+    for name in ('b.img', 'c.bil'):
+        write(tmp_path / 'in' / name, smooth((20, 20)))
+    with pytest.raises(ConfigError, match=r'there is no raster .*in has 2 rasters \(\.bil, \.img\)'):
+        predict(tmp_path / 'in')
+    write(tmp_path / 'in' / 'a.tif', smooth((20, 20)))
+    assert [path.name for path in predict(tmp_path / 'in').maps] == ['a.tif']
+    (said,) = (record.getMessage() for record in logged.records if 'left out' in record.getMessage())
+    assert '2 rasters (.bil, .img)' in said
+
+
 # Areas ---------------------------------------------------------------------------------------------------------------
 
 

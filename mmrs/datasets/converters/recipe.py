@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mmrs.datasets.classes import ClassTable, parse_classes, read_yaml
 from mmrs.datasets.converters.splits import SPLIT_NAME, deal
-from mmrs.datasets.rasters import RASTER_SUFFIXES
+from mmrs.datasets.rasters import RASTER_SUFFIXES, other_rasters
 
 
 class PathPattern:
@@ -211,7 +211,11 @@ def find_pairs(root: Path, recipe: Recipe) -> tuple[list[Pair], list[Dropped]]:
                     )
                 found[key] = path
     if not images:
-        raise ValueError(f'No image in {root} fits the pattern {recipe.images.pattern!r}.')
+        others = other_rasters(root)
+        raise ValueError(
+            f'No image in {root} fits the pattern {recipe.images.pattern!r}.'
+            + (f' It has {others}: name their suffix in the pattern.' if others else '')
+        )
     pairs, dropped = [], [Dropped(path, 'mask without an image') for key, path in masks.items() if key not in images]
     stems: dict[str, str] = {}
     for key, path in images.items():
