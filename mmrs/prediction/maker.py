@@ -18,7 +18,7 @@ from mmrs.datasets.windows import Window
 from mmrs.prediction.area import describe_miss
 from mmrs.prediction.fingerprint import FINGERPRINT_TAG, differences, read_fingerprint
 from mmrs.prediction.jobs import MapJob, MapSettings, plan_job
-from mmrs.prediction.maps import CLASSES_TAG, map_layers
+from mmrs.prediction.maps import CLASSES_TAG, EXTRA_LAYERS, map_layers
 from mmrs.prediction.parts import PartStore
 from mmrs.prediction.predictors import Predictor
 from mmrs.prediction.sources import WindowSteps
@@ -86,6 +86,13 @@ class MapMaker:
         files = [layer.path(target) for layer in self.layers]
         return [*files, quicklook_path(target)] if self.quicklook else files
 
+    def leftovers(self, path: str, target: Path) -> list[Path]:
+        """What an earlier run made of a raster beside its map, and this one does not make."""
+        pictures = [] if self.quicklook or not _made_of(target, path) else [quicklook_path(target)]
+        layers = map_layers(self.predictor.classes, self.predictor.palette, EXTRA_LAYERS)
+        rasters = [file for layer in layers if (file := layer.path(target)) not in self.outputs(target)]
+        return [file for file in pictures if file.exists()] + [file for file in rasters if _made_of(file, path)]
+
     def plan(self, targets: Mapping[str, Path], joint: Sequence[Path] = ()) -> MapPlan:
         """Look at all rasters, and at what there is of their maps.
 
@@ -101,6 +108,7 @@ class MapMaker:
         if not (self.resume or self.overwrite):
             made = (path for target in targets.values() for path in self.outputs(target))
             exist = [str(path) for path in (*joint, *made) if path.exists()]
+            exist += [str(file) for item in targets.items() for file in self.leftovers(*item)]
             exist += [str(store.folder) for store in map(self.store, targets.values()) if store.begun]
             if exist:
                 raise OutputError(
@@ -199,6 +207,9 @@ class MapMaker:
         store = self.store(job.target)
         if self.quicklook:
             quicklook_path(job.target).unlink(missing_ok=True)  # that of the map which is replaced
+        for file in self.leftovers(job.path, job.target) if self.overwrite else ():
+            file.unlink()
+            file.with_name(f'{file.name}.aux.xml').unlink(missing_ok=True)
         tags = {FINGERPRINT_TAG: job.fingerprint}
         store.merge(job.map_grid, job.windows.wanted[:2], job.target, tags, self.resume or self.overwrite)
         self.complete(job)
@@ -220,6 +231,14 @@ def _is_ours(joint: Path) -> bool:
     try:
         return VectorLayer(str(joint), 'classes', 'class_id').count >= 0
     except (OSError, ValueError):
+        return False
+
+
+def _made_of(file: Path, raster: str) -> bool:
+    """Whether a file is one that a run made of a raster of that name."""
+    try:
+        return file.exists() and read_fingerprint(file).get('raster') == os.path.basename(raster)
+    except (OSError, ValueError):  # nothing of ours
         return False
 
 

@@ -252,6 +252,31 @@ def test_steps_of_the_test_pipeline(tmp_path, predict):
     assert 'take Pad out' in predict(window=64, steps=padded, out='padded').failed[str(tmp_path / 'in.tif')]
 
 
+def test_what_an_earlier_run_made_beside_a_map_goes_with_it(tmp_path, predict):
+    inputs = [write(tmp_path / name, smooth((20, 20))) for name in ('a.tif', 'a_entropy.tif', 'b.tif')]
+    maps = tmp_path / 'maps'
+
+    def made():
+        return sorted(path.name for path in maps.iterdir() if not path.name.endswith('.aux.xml'))
+
+    predict(inputs[0], quicklook=True, extra=('probabilities', 'confidence'))
+    predict(*inputs[1:], quicklook=True, extra=('confidence',))
+    write(maps / 'b_entropy.tif', smooth((20, 20)))  # of somebody else
+    (maps / 'a_confidence.tif.aux.xml').touch()
+    predict(inputs[0], extra=('confidence',), overwrite=True)
+    others = ['a_entropy.tif', 'a_entropy_confidence.tif', 'a_entropy_quicklook.png']
+    others += ['b.tif', 'b_confidence.tif', 'b_entropy.tif', 'b_quicklook.png']
+    assert made() == sorted(['a.tif', 'a_confidence.tif', *others])
+    (maps / 'a.tif').unlink()
+    with pytest.raises(OutputError, match=r'a_confidence\.tif exists already'):
+        predict(inputs[0])
+    predict(inputs[0], overwrite=True)
+    assert made() == sorted(['a.tif', *others])
+    assert not (maps / 'a_confidence.tif.aux.xml').exists()
+    predict(inputs[2], overwrite=True)
+    assert made() == ['a.tif', *others[:3], 'b.tif', 'b_entropy.tif']
+
+
 def test_rasters_of_other_formats_in_a_folder_are_named(tmp_path, predict, logged):
     (tmp_path / 'in').mkdir()
     for name in ('b.img', 'c.bil'):
