@@ -57,7 +57,7 @@ def make_pair(data: Path, gap: float, overwrite: bool = False, **pair: Any) -> b
         OutputError: The folder holds another pair, and `overwrite` is off.
     """
     archives = data / 'archives'
-    made = write_isprs_archives(archives, gap, force=overwrite, **{'seed': 0, **pair})
+    made = write_isprs_archives(archives, gap, overwrite=overwrite, **{'seed': 0, **pair})
     converted = [_convert(archive, archives, data / name) for archive, name in _DATA_SETS]
     return any([made, *converted])
 
@@ -75,7 +75,7 @@ def _convert(archive: Archive, archives: Path, out: Path) -> bool:
     # Its report is mostly a list of the tiles that a pair does not have.
     with contextlib.redirect_stdout(io.StringIO()):
         # Clips of other archives must not pass for converted, nor half of these for all.
-        conversion.run(default_workers(), force=out.exists())
+        conversion.run(default_workers(), overwrite=out.exists())
     write_text(record, origin)
     return True
 

@@ -11,7 +11,7 @@ from mmengine.config import DictAction
 
 from mmrs.utils.errors import wait_for_turn
 
-__all__ = ['Options', 'add_cfg_options', 'add_launcher', 'add_trust']
+__all__ = ['Options', 'add_cfg_options', 'add_launcher', 'add_overwrite', 'add_trust']
 
 
 class Options(DictAction):
@@ -45,6 +45,12 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 def _error_of_one(report: Callable[[str], NoReturn], message: str) -> NoReturn:
     wait_for_turn()  # all processes have the same command line
     report(message)
+
+
+def add_overwrite(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--overwrite``, and its former name ``--force``."""
+    parser.add_argument('--overwrite', action='store_true', help=what)
+    parser.add_argument('--force', action='store_true', dest='overwrite', help=argparse.SUPPRESS)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

@@ -378,7 +378,7 @@ def test_continuing_and_not_overwriting(tmp_path, data, recipe):
     assert {path: path.stat().st_mtime_ns for path in times} == times
     with pytest.raises(FileExistsError, match=r'other settings .*tolerance was 0, is 2'):
         Conversion(recipe(), root, out, tolerance=2).run()
-    Conversion(recipe(splits=dict(val='*')), root, out).run(force=True)
+    Conversion(recipe(splits=dict(val='*')), root, out).run(overwrite=True)
     assert [path.name for path in (out / 'img_dir').iterdir()] == ['val']
 
 

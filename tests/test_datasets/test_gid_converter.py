@@ -209,11 +209,11 @@ def test_a_second_run_with_further_images_is_another_conversion(tmp_path, gid):
     before = clip_files(out)
     gid()
     with pytest.raises(
-        FileExistsError, match=r"other settings \(samples was \{'train': 18, .*is \{'train': 24, .*--force"
+        FileExistsError, match=r"other settings \(samples was \{'train': 18, .*is \{'train': 24, .*--overwrite"
     ):
         convert()
     assert clip_files(out) == before
-    assert convert(force=True) == dict(train=24, val=6)
+    assert convert(overwrite=True) == dict(train=24, val=6)
     sides = [{PurePosixPath(name).name for name in clip_files(out) if name.startswith(side)} for side in ('tr', 'val')]
     assert [len(names) for names in sides] == [24, 6]
     assert not set.intersection(*sides)

@@ -275,14 +275,14 @@ def test_nothing_is_overwritten_unasked(tmp_path, potsdam):
     Conversion(SMALL_POTSDAM, root, out, clip_size=32).run()
     before = files(out)
     with pytest.raises(
-        FileExistsError, match=r'holds a conversion with other settings .*clip_size was 32, is 64.*--force'
+        FileExistsError, match=r'holds a conversion with other settings .*clip_size was 32, is 64.*--overwrite'
     ):
         Conversion(SMALL_POTSDAM, root, out, clip_size=64).run()
     assert files(out) == before
-    Conversion(SMALL_POTSDAM, root, out, clip_size=64).run(force=True)
+    Conversion(SMALL_POTSDAM, root, out, clip_size=64).run(overwrite=True)
     assert files(out / 'img_dir/train') == ['2_10_0_0_64_64.png', '6_7_0_0_64_64.png']
     assert json.loads((out / 'conversion.json').read_text())['clip_size'] == 64
     (out / 'conversion.json').unlink()
     with pytest.raises(FileExistsError, match=r'that no converter of mmrs made'):
-        Conversion(SMALL_POTSDAM, root, out, clip_size=64).run(force=True)
+        Conversion(SMALL_POTSDAM, root, out, clip_size=64).run(overwrite=True)
     assert len(files(out)) == 6

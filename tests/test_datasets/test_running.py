@@ -27,7 +27,7 @@ if __name__ == '__main__':
 
 def test_what_a_killed_run_was_writing_is_removed(tmp_path):
     out, settings = tmp_path / 'out', dict(data='x')
-    prepare_output(out, settings, force=False)
+    prepare_output(out, settings, overwrite=False)
     unfinished = [
         out / '.conversion.json.12.part',
         out / 'img_dir/train/.a.png.12.part',
@@ -39,9 +39,9 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     with pytest.raises(FileExistsError, match='other settings'):
-        prepare_output(out, dict(data='y'), force=False)
+        prepare_output(out, dict(data='y'), overwrite=False)
     assert all(path.exists() for path in unfinished)
-    prepare_output(out, settings, force=False)
+    prepare_output(out, settings, overwrite=False)
     assert not any(path.exists() for path in unfinished)
     assert all(path.exists() for path in kept)
 
@@ -50,7 +50,7 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path):
 def test_damaged_record(tmp_path, text, reason):
     (tmp_path / 'conversion.json').write_text(text)
     with pytest.raises(ValueError, match=rf'conversion\.json cannot be read: {reason}.*choose another one with -o'):
-        prepare_output(tmp_path, dict(data='x'), force=False)
+        prepare_output(tmp_path, dict(data='x'), overwrite=False)
 
 
 @pytest.mark.skipif(not hasattr(os, 'killpg'), reason='needs process groups')

@@ -302,15 +302,15 @@ class TestArchives:
         with pytest.raises(OutputError, match=r'another synthetic pair \(gap 0\.5, seed 0, 1 tiles; differs in seed'):
             write_isprs_archives(tmp_path, **few, seed=1)
         assert (tmp_path / ARCHIVES[3]).read_bytes() == before
-        assert write_isprs_archives(tmp_path, **few, seed=1, force=True)
+        assert write_isprs_archives(tmp_path, **few, seed=1, overwrite=True)
         assert (tmp_path / ARCHIVES[3]).read_bytes() != before
         assert json.loads((tmp_path / MANIFEST).read_text())['seed'] == 1
 
     def test_archives_of_unknown_origin_are_never_replaced(self, tmp_path):
         (tmp_path / ARCHIVES[0]).write_bytes(b'the real one')
-        for force in (False, True):
+        for overwrite in (False, True):
             with pytest.raises(OutputError, match=r'2_Ortho_RGB\.zip without the manifest'):
-                write_isprs_archives(tmp_path, **SMALL, force=force)
+                write_isprs_archives(tmp_path, **SMALL, overwrite=overwrite)
         assert (tmp_path / ARCHIVES[0]).read_bytes() == b'the real one'
 
     def test_a_missing_archive_is_made_again(self, tmp_path):

@@ -62,7 +62,7 @@ def test_what_is_there_stays_and_other_settings_are_refused(tmp_path):
     assert kept.stat().st_mtime_ns == stamp
     with pytest.raises(FileExistsError, match=r'other settings \(gap was 0\.75, is 0\.5\)'):
         write_pairs(tmp_path, gap=0.5, **SMALL)
-    write_pairs(tmp_path, gap=0.5, force=True, **SMALL)
+    write_pairs(tmp_path, gap=0.5, overwrite=True, **SMALL)
     assert file.read_bytes() != before
 
 

@@ -145,7 +145,7 @@ def test_any_record_of_a_conversion(folder, content):
     out.mkdir(exist_ok=True)
     write(out, 'conversion.json', content)
     with ours():
-        prepare_output(out, dict(classes=['a', 'b'], size=512), force=False)
+        prepare_output(out, dict(classes=['a', 'b'], size=512), overwrite=False)
 
 
 @cache

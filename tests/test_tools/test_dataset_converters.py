@@ -53,8 +53,9 @@ def test_help_has_examples(run, tool):
     result = run(tool, '--help')
     assert result.returncode == 0
     assert f'python tools/dataset_converters/{tool}.py' in result.stdout
-    for option in ('--workers', '--dry-run', '--force'):
+    for option in ('--workers', '--dry-run', '--overwrite'):
         assert option in result.stdout
+    assert '--force' not in result.stdout
     for option in ('--clip-size', '--stride', '--edge', '--tolerance'):
         assert (option in result.stdout) == (tool != 'landcovernet')
 
@@ -73,7 +74,7 @@ def test_isprs(run, tmp_path, tool, image, label, clip):
     write(tmp_path / 'in' / label, np.full((100, 100, 3), 255, np.uint8))
     options = ['in', '-o', 'out', '--clip-size', '64', *(['--bands', 'rgb'] if tool == 'potsdam' else [])]
     missing = run(tool, *options)
-    assert missing.returncode == 1
+    assert missing.returncode == 2
     assert 'error: in lacks ' in missing.stderr
     assert 'Traceback' not in missing.stderr
     counted = run(tool, *options, '--allow-missing', '--dry-run')
@@ -84,7 +85,13 @@ def test_isprs(run, tmp_path, tool, image, label, clip):
     assert done.returncode == 0, done.stderr
     for folder in ('img_dir', 'ann_dir'):
         assert (tmp_path / f'out/{folder}/train/{clip}.png').is_file()
-    assert run(tool, *options, '--edge', 'shift', '--allow-missing').returncode == 1
+    shifted = [*options, '--edge', 'shift', '--allow-missing']
+    refused = run(tool, *shifted)
+    assert refused.returncode == 2
+    assert '--overwrite' in refused.stderr
+    for spelling in ('--overwrite', '--force'):
+        assert run(tool, *shifted, spelling).returncode == 0
+        assert run(tool, *options, '--allow-missing', spelling).returncode == 0
 
 
 def test_color_masks(run, tmp_path, monkeypatch):
@@ -101,7 +108,7 @@ def test_color_masks(run, tmp_path, monkeypatch):
     assert 'train: 3 samples' in result.stdout
     (tmp_path / 'y.yaml').write_text("classes: [{name: dark, color: '#000000'}]\n")
     bad = run('color_masks', *options)
-    assert bad.returncode == 1
+    assert bad.returncode == 2
     assert 'error: 4 of 4 masks hold colours that are no class: #FFFFFF' in bad.stderr
     monkeypatch.setenv('MMRS_TRACEBACK', '1')
     with pytest.raises(ValueError, match='4 of 4 masks hold colours'):
@@ -139,7 +146,7 @@ def test_gid(run, tmp_path):
     }
     for wrong in (['t.txt'], ['train=t.txt', 'train=v.txt'], ['../train=t.txt']):
         bad = run('gid', 'in', '-o', 'bad', '--split-list', *wrong)
-        assert bad.returncode == 1
+        assert bad.returncode == 2
         assert f"error: --split-list '{wrong[-1]}': NAME=FILE was expected, each name once" in bad.stderr
     assert not (tmp_path / 'bad').exists()
 
@@ -156,7 +163,7 @@ def test_city_osm(run, tmp_path):
     assert run('city_osm', *options).returncode == 0
     assert len(list((tmp_path / 'out/ann_dir/train').iterdir())) == 2
     other = run('city_osm', 'in', '-o', 'other', '--city', 'chicago')
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert 'error: in holds no file of CITY-OSM Chicago.' in other.stderr
     assert run('city_osm', 'in', '-o', 'out').returncode == 2
 
@@ -170,7 +177,7 @@ def test_landcovernet(run, tmp_path):
         for band in ('B02', 'B03', 'B04', 'B08'):
             write(folder / f'{tile}_00_20180105/{tile}_00_20180105_{band}_10m.tif', chip)
     missing = run('landcovernet', 'in', '-o', 'out')
-    assert missing.returncode == 1
+    assert missing.returncode == 2
     assert '35JQG: no chip' in missing.stderr
     options = ['--bands', 'B08', 'B04', '--scaling', 'percentile', '--min-consensus', '4']
     result = run('landcovernet', 'in', '-o', 'out', '--split', 'train=35JNN', 'val=35LMC', *options)
@@ -182,5 +189,5 @@ def test_landcovernet(run, tmp_path):
         'ann_dir/val/35LMC_00_20180105.png',
     }
     bad = run('landcovernet', 'in', '-o', 'out', '--bounds', '5', '5')
-    assert bad.returncode == 1
+    assert bad.returncode == 2
     assert 'error: Bounds are 5 5; 0 <= LOW < HIGH was expected.' in bad.stderr

@@ -52,7 +52,7 @@ def main() -> int:
             stride=args.stride,
             edge=args.edge,
             tolerance=args.tolerance,
-        ).run(args.workers, args.dry_run, args.force)
+        ).run(args.workers, args.dry_run, args.overwrite)
 
     return exit_code(convert)
 

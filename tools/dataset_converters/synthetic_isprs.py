@@ -13,6 +13,7 @@ from mmrs.datasets.synthetic.archives import (
     plan_tiles,
     write_isprs_archives,
 )
+from mmrs.utils.arguments import add_overwrite
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """examples:
@@ -43,7 +44,7 @@ def parse_args() -> argparse.Namespace:
         '--vaihingen-size', type=int, default=1024, metavar='PX', help='area size at 9 cm (default: %(default)s)'
     )
     parser.add_argument('--workers', type=int, help='processes (default: one per core, at most 8)')
-    parser.add_argument('--force', action='store_true', help='replace another synthetic pair in the folder')
+    add_overwrite(parser, 'replace another synthetic pair in the folder')
     parser.add_argument('--dry-run', action='store_true', help='say what would be written, write nothing')
     return parser.parse_args()
 
@@ -65,12 +66,12 @@ def main() -> None:
         if is_current(args.out, manifest):
             print(f'{args.out} already holds this pair: nothing to do')
             return
-        check_replaceable(args.out, manifest, args.force)
+        check_replaceable(args.out, manifest, args.overwrite)
         for tile in tiles:
             for archive, member in tile.members():
                 print(f'{args.out / archive}: {member} ({tile.subset}, {tile.size} x {tile.size} px)')
         return
-    written = write_isprs_archives(args.out, **pair, workers=args.workers, force=args.force)
+    written = write_isprs_archives(args.out, **pair, workers=args.workers, overwrite=args.overwrite)
     print(f'{args.out}: {"written" if written else "already holds this pair"}')
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from mmrs.datasets.synthetic.pairs import write_pairs
+from mmrs.utils.arguments import add_overwrite
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """examples:
@@ -35,7 +36,7 @@ def parse_args() -> argparse.Namespace:
         '--size', type=int, default=512, metavar='PX', help='image size at 12.5 cm (default: %(default)s)'
     )
     parser.add_argument('--workers', type=int, help='processes (default: one per core, at most 8)')
-    parser.add_argument('--force', action='store_true', help='replace pairs of other settings')
+    add_overwrite(parser, 'replace pairs of other settings')
     return parser.parse_args()
 
 

@@ -10,6 +10,7 @@ from mmrs.datasets.converters.conversion import DatasetConversion
 from mmrs.datasets.converters.isprs import Archive, Conversion
 from mmrs.datasets.converters.running import default_workers
 from mmrs.datasets.converters.splits import SPLIT_NAME, RandomSplits, SplitLists, Splits
+from mmrs.utils.arguments import add_overwrite
 from mmrs.utils.errors import wants_traceback
 
 
@@ -45,7 +46,7 @@ def converter_parser(description: str, examples: str, edge: str | None = None) -
         '--workers', type=int, default=default_workers(), metavar='N', help='number of processes (default: %(default)s)'
     )
     parser.add_argument('--dry-run', action='store_true', help='only count; write nothing')
-    parser.add_argument('--force', action='store_true', help='replace what an earlier conversion left in the folder')
+    add_overwrite(parser, 'replace what an earlier conversion left in the folder')
     return parser
 
 
@@ -104,7 +105,7 @@ def split_arguments(option: str, value: str, arguments: Sequence[str]) -> dict[s
 
 def convert_clips(make: Callable[[], DatasetConversion], args: argparse.Namespace) -> int:
     """Runs a conversion with the options of every converter; returns the exit code."""
-    return exit_code(lambda: make().run(args.workers, args.dry_run, args.force))
+    return exit_code(lambda: make().run(args.workers, args.dry_run, args.overwrite))
 
 
 def clip_options(args: argparse.Namespace) -> dict:
@@ -128,7 +129,7 @@ def isprs_main(archive: Archive, description: str, examples: str, bands: tuple[s
 
 
 def exit_code(convert: Callable[[], object]) -> int:
-    """Runs a conversion and says what stopped it: 0 for success, 1 for bad input, 130 for Ctrl-C.
+    """Runs a conversion and says what stopped it: 0 for success, 2 for bad input, 130 for Ctrl-C.
 
     Set `MMRS_TRACEBACK=1` to see where an error was raised.
     """
@@ -138,7 +139,7 @@ def exit_code(convert: Callable[[], object]) -> int:
         if wants_traceback():
             raise
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt:
         print('Stopped. The same command continues from here.', file=sys.stderr)
         return 130

@@ -87,13 +87,13 @@ class Conversion:
         self._label_of: dict = table.index_of_colour if self.recipe.encoding == 'color' else table.index_of_id
         self._encoder = MaskEncoder(self._label_of, self.tolerance)
 
-    def run(self, workers: int = 1, dry_run: bool = False, force: bool = False) -> dict[str, Any]:
+    def run(self, workers: int = 1, dry_run: bool = False, overwrite: bool = False) -> dict[str, Any]:
         """Checks all files, then converts what is not yet converted.
 
         Args:
             workers: Number of processes.
             dry_run: Only check and count.
-            force: Replace the results of an earlier conversion.
+            overwrite: Replace the results of an earlier conversion.
 
         Returns:
             The report, as in `report.json`.
@@ -125,7 +125,7 @@ class Conversion:
         if dry_run:
             Console().print(f'Dry run: nothing is written to {self.out}.', highlight=False)
         else:
-            self._write(splits, report, workers, force)
+            self._write(splits, report, workers, overwrite)
         return report
 
     def _check_sizes(self, sizes: dict[str, tuple[int, int]]) -> None:
@@ -133,12 +133,12 @@ class Conversion:
             if self.clip_size is None and width * height > _MAX_WHOLE_PIXELS:
                 raise ValueError(f'{file} has {width} x {height} pixels, too many for one sample. Add --clip-size.')
 
-    def _write(self, splits: dict[str, list[Pair]], report: dict[str, Any], workers: int, force: bool) -> None:
+    def _write(self, splits: dict[str, list[Pair]], report: dict[str, Any], workers: int, overwrite: bool) -> None:
         settings = self._settings()
         if any(split.share is not None for split in self.recipe.splits.values()):
             # With further images, others would be dealt to each split.
             settings['dealt'] = {name: digest(pair.stem for pair in members) for name, members in splits.items()}
-        prepare_output(self.out, settings, force)
+        prepare_output(self.out, settings, overwrite)
         splits_of: dict[Pair, tuple[str, ...]] = {}
         for name, members in splits.items():
             (self.out / 'img_dir' / name).mkdir(parents=True, exist_ok=True)

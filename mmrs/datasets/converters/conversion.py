@@ -83,13 +83,13 @@ class DatasetConversion(ABC):
         """Adds to the tasks what takes reading pixels."""
         return tasks
 
-    def run(self, workers: int = 1, dry_run: bool = False, force: bool = False) -> dict[str, int]:
+    def run(self, workers: int = 1, dry_run: bool = False, overwrite: bool = False) -> dict[str, int]:
         """Converts what is not yet converted.
 
         Args:
             workers: Number of processes.
             dry_run: Only count.
-            force: Replace the results of an earlier conversion.
+            overwrite: Replace the results of an earlier conversion.
 
         Returns:
             Number of samples by split, whether converted now or before.
@@ -110,7 +110,7 @@ class DatasetConversion(ABC):
         if self.depends_on_all:
             placed = [f'{sample.split}/{sample.image.name}' for task in tasks for sample in task.samples]
             settings['samples'] = dict(counts, sha256=digest(placed))
-        prepare_output(self.out, settings, force)
+        prepare_output(self.out, settings, overwrite)
         for name in counts:
             for kind in ('img_dir', 'ann_dir'):
                 (self.out / kind / name).mkdir(parents=True, exist_ok=True)

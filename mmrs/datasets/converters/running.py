@@ -103,7 +103,7 @@ def run_tasks(
         return [future.result() for future in futures]
 
 
-def prepare_output(out: Path, settings: dict[str, Any], force: bool) -> None:
+def prepare_output(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Makes sure that a folder can take the results of a conversion with these settings.
 
     The settings are recorded in the folder. A later run with the same ones continues there; what an earlier one was
@@ -112,7 +112,7 @@ def prepare_output(out: Path, settings: dict[str, Any], force: bool) -> None:
     Args:
         out: The folder.
         settings: Everything that the converted files depend on; must be JSON.
-        force: Whether to remove what an earlier conversion with other settings left.
+        overwrite: Whether to remove what an earlier conversion with other settings left.
 
     Raises:
         FileExistsError: The folder holds the results of other settings, or files that no converter made.
@@ -123,7 +123,7 @@ def prepare_output(out: Path, settings: dict[str, Any], force: bool) -> None:
     settings = json.loads(json.dumps(settings))
     if record.is_file():
         earlier = _read_record(record)
-        if force:
+        if overwrite:
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
         elif earlier != settings:
@@ -131,7 +131,7 @@ def prepare_output(out: Path, settings: dict[str, Any], force: bool) -> None:
             details = '; '.join(f'{k} was {earlier.get(k)!r}, is {settings.get(k)!r}' for k in changed)
             raise FileExistsError(
                 f'{out} holds a conversion with other settings ({details}). Choose another folder with -o, or replace '
-                'that conversion with --force.'
+                'that conversion with --overwrite.'
             )
     elif any(folder.exists() for folder in folders):
         raise FileExistsError(

@@ -220,7 +220,7 @@ def write_isprs_archives(
     potsdam_size: int = 1536,
     vaihingen_size: int = 1024,
     workers: int | None = None,
-    force: bool = False,
+    overwrite: bool = False,
 ) -> bool:
     """Makes the demo pair.
 
@@ -236,21 +236,21 @@ def write_isprs_archives(
         potsdam_size: Width and height of a Potsdam tile in pixels of 5 cm.
         vaihingen_size: Width and height of a Vaihingen area in pixels of 9 cm.
         workers: Number of processes; None for one per core, at most 8. 1 works in this process.
-        force: Replace another synthetic pair in ``out``. Archives that this function did not write are never replaced.
+        overwrite: Replace another synthetic pair in ``out``. Archives of unknown origin are never replaced.
 
     Returns:
         True if files were written, False if ``out`` already held this pair.
 
     Raises:
         ConfigError: A number is out of range.
-        OutputError: ``out`` holds another pair and ``force`` is off, or archives of unknown origin.
+        OutputError: ``out`` holds another pair and ``overwrite`` is off, or archives of unknown origin.
     """
     tiles = plan_tiles(gap, seed, potsdam_tiles, vaihingen_areas, potsdam_size, vaihingen_size)
     manifest = describe(tiles, gap, seed)
     out = Path(out)
     if is_current(out, manifest):
         return False
-    check_replaceable(out, manifest, force)
+    check_replaceable(out, manifest, overwrite)
     out.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix='.partial-', dir=out))
     try:
@@ -313,7 +313,7 @@ def _differences(found: dict, manifest: dict) -> list[str]:
     return [key for key in manifest if {**found, 'tiles': tiles}.get(key) != manifest[key]]
 
 
-def check_replaceable(out: Path, manifest: dict, force: bool) -> None:
+def check_replaceable(out: Path, manifest: dict, overwrite: bool) -> None:
     """Raises OutputError if writing to ``out`` would replace something that it must not."""
     if out.exists() and not out.is_dir():
         raise OutputError(f'{out} is a file, expected a folder or a path that does not exist yet')
@@ -327,11 +327,11 @@ def check_replaceable(out: Path, manifest: dict, force: bool) -> None:
             'archives and are never replaced. Choose another folder or remove them yourself.'
         )
     differs = _differences(found, manifest)
-    if differs and not force:
+    if differs and not overwrite:
         raise OutputError(
             f'{out} holds another synthetic pair (gap {found.get("gap")}, seed {found.get("seed")}, '
             f'{len(found.get("tiles", {}))} tiles; differs in {", ".join(differs)}). '
-            'Choose another folder, or replace it with --force (force=True).'
+            'Choose another folder, or replace it with --overwrite (overwrite=True).'
         )
 
 

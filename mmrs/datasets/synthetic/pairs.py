@@ -74,7 +74,7 @@ def write_pairs(
     towns: Sequence[int] = (48, 8, 16),
     size: int = 512,
     workers: int | None = None,
-    force: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Makes the two data sets `OUT/source` and `OUT/target`, whose images have the same names and show the same towns.
 
@@ -87,11 +87,11 @@ def write_pairs(
         towns: Number of pairs for train, val and test.
         size: Width and height of an image in pixels of `GSD`.
         workers: Number of processes; None for one per core, at most 8.
-        force: Replace pairs of other settings.
+        overwrite: Replace pairs of other settings.
 
     Raises:
         ConfigError: A number is out of range.
-        FileExistsError: A folder holds pairs of other settings and `force` is off, or files of unknown origin.
+        FileExistsError: A folder holds pairs of other settings and `overwrite` is off, or files of unknown origin.
     """
     world_at(gap)  # checks it
     if len(towns) != len(SPLITS) or min(towns) < 0 or not sum(towns):
@@ -103,7 +103,7 @@ def write_pairs(
     settings: dict[str, Any] = dict(data='synthetic pairs', version=VERSION, gap=gap, seed=seed, size=size, towns=towns)
     folders = [Path(out) / domain for domain in ('source', 'target')]
     for folder in folders:
-        prepare_output(folder, dict(settings, domain=folder.name), force)
+        prepare_output(folder, dict(settings, domain=folder.name), overwrite)
         for kind in ('img_dir', 'ann_dir'):
             for split in SPLITS:
                 (folder / kind / split).mkdir(parents=True, exist_ok=True)
