@@ -11,7 +11,7 @@ from prettytable import PrettyTable
 from torch import Tensor
 
 from mmrs.registry import METRICS
-from mmrs.utils.errors import DataError
+from mmrs.utils.errors import ConfigError, DataError
 
 __all__ = ['IoUMetric', 'confusion_matrix', 'scores']
 
@@ -65,6 +65,10 @@ def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
         )
 
 
+# Of what mmseg's metric takes beside.
+_DEFAULTS = dict(nan_to_num=None, beta=1, output_dir=None, format_only=False)
+
+
 @METRICS.register_module()
 class IoUMetric(MMSegIoUMetric):
     """mmseg's metric on a confusion matrix of integers, with the scores of each class.
@@ -77,12 +81,27 @@ class IoUMetric(MMSegIoUMetric):
         prefix: In front of the names of the values.
         collect_device: How the results of several processes meet: ``'gpu'``, as messages (on a CPU too); ``'cpu'``, as
             files in the folder ``.dist_test``, which all machines must share.
+        **mmseg: Arguments of mmseg's metric, from a configuration that was written for it: `iou_metrics` of `mIoU` and
+            `mFscore`, which are both computed anyway, and others at their defaults.
+
+    Raises:
+        ConfigError: An argument that would do nothing.
     """
 
     default_prefix = ''  # MMEngine warns of None
 
-    def __init__(self, ignore_index: int = 255, prefix: str | None = None, collect_device: str = 'gpu', **kwargs: Any):
-        super().__init__(ignore_index=ignore_index, prefix=prefix, collect_device=collect_device, **kwargs)
+    def __init__(self, ignore_index: int = 255, prefix: str | None = None, collect_device: str = 'gpu', **mmseg: Any):
+        for name, value in mmseg.items():
+            names = [value] if isinstance(value, str) else value
+            computed = isinstance(names, Sequence) and all(one in ('mIoU', 'mFscore') for one in names)
+            if name == 'iou_metrics' and computed:
+                continue
+            if name not in _DEFAULTS or value != _DEFAULTS[name]:
+                raise ConfigError(
+                    f'IoUMetric: {name} is {value!r}, which has no effect: aAcc, mIoU, mF1 (which is mDice, too) and '
+                    'mAcc are always computed, in percent, and tools/test.py --out writes label maps. Leave it out'
+                )
+        super().__init__(ignore_index=ignore_index, prefix=prefix, collect_device=collect_device)
         self.matrix: np.ndarray | None = None
 
     def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from mmseg.structures import SegDataSample
 from mmrs.evaluation import IoUMetric, confusion_matrix, scores
 from mmrs.registry import METRICS
 from mmrs.utils import DataError
+from mmrs.utils.errors import ConfigError
 
 META = dict(classes=('road', 'house', 'tree', 'car'))
 
@@ -106,6 +109,21 @@ def test_bad_labels_name_the_file():
 
 
 def test_registered_in_place_of_mmsegs():
-    metric = METRICS.build(dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore'], prefix='val'))
+    metric = METRICS.build(dict(type='IoUMetric', prefix='val'))
     assert isinstance(metric, IoUMetric)
     assert METRICS.build(dict(type='mmseg.IoUMetric')).__class__ is MMSegIoUMetric
+
+
+def test_arguments_of_mmsegs_that_would_do_nothing(maps):
+    samples = [sample(*pair) for pair in maps]
+    expected = evaluate(IoUMetric(), samples)
+    for same in (
+        dict(iou_metrics=['mIoU']),
+        dict(iou_metrics=('mFscore', 'mIoU'), nan_to_num=None, beta=1),
+        dict(iou_metrics='mIoU', format_only=False, output_dir=None),
+    ):
+        assert evaluate(METRICS.build(dict(type='IoUMetric', **same)), samples) == expected
+    others = dict(nan_to_num=0, beta=2, output_dir='out', format_only=True, ignore_idx=0).items()
+    for name, value in [('iou_metrics', ['mIoU', 'mDice']), ('iou_metrics', None), *others]:
+        with pytest.raises(ConfigError, match=f'{name} is {re.escape(repr(value))}'):
+            METRICS.build(dict(type='IoUMetric', **{name: value}))
