@@ -52,7 +52,8 @@ class LoveDADataset(RemoteSensingDataset):
     }
 
     SUBMISSION = SubmissionFormat(
-        server='https://codalab.lisn.upsaclay.fr/competitions/424',
+        # As users report: the one on CodaLab takes no submissions since January 2026.
+        server='https://www.codabench.org/competitions/13030/',
         image_size=(1024, 1024),
         num_classes=7,
         splits={split: numbers for split, numbers in NUMBERS.items() if split.startswith('Test')},
