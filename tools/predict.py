@@ -13,7 +13,7 @@ from mmrs.apis.inference import BACKENDS
 from mmrs.prediction.mapping import MapReport
 from mmrs.prediction.maps import DTYPES, EXTRA_LAYERS
 from mmrs.prediction.window_grid import BLENDS
-from mmrs.utils.arguments import add_cfg_options, add_trust
+from mmrs.utils.arguments import add_cfg_options, add_trust, report_once
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -91,6 +91,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     add_trust(parser)
     add_cfg_options(parser)
+    report_once(parser)
     args = parser.parse_args(argv)
     if args.vector is None and (args.min_area or args.simplify):
         parser.error('--min-area and --simplify are for polygons: --vector FILE.gpkg')

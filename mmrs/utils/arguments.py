@@ -11,7 +11,7 @@ from mmengine.config import DictAction
 
 from mmrs.utils.errors import wait_for_turn
 
-__all__ = ['Options', 'add_cfg_options', 'add_launcher', 'add_overwrite', 'add_trust']
+__all__ = ['Options', 'add_cfg_options', 'add_launcher', 'add_overwrite', 'add_trust', 'report_once']
 
 
 class Options(DictAction):
@@ -39,11 +39,16 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 def add_launcher(parser: argparse.ArgumentParser) -> None:
     """Add ``--launcher``."""
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    report_once(parser)
+
+
+def report_once(parser: argparse.ArgumentParser) -> None:
+    """Let one of several processes report what is wrong with the command line, which they have in common."""
     parser.error = functools.partial(_error_of_one, parser.error)  # type: ignore[method-assign]
 
 
 def _error_of_one(report: Callable[[str], NoReturn], message: str) -> NoReturn:
-    wait_for_turn()  # all processes have the same command line
+    wait_for_turn()
     report(message)
 
 

@@ -144,6 +144,7 @@ def test_options_that_cannot_work(finished, raster, tmp_path, capsys, options, m
         (['model.pth', '--min-area', '5'], 'for polygons: --vector'),
         (['model.pth', '--simplify', '1'], 'for polygons: --vector'),
         (['model.pth', '--bbox-crs', 'EPSG:4326'], 'the CRS of --bbox'),
+        (['model.pth', '--aoi-layer', 'town'], 'the layer of --aoi'),
         (['model.onnx'], 'pass --backend onnx'),
     ],
 )
@@ -152,6 +153,19 @@ def test_options_that_need_another_one(capsys, arguments, message):
         predict.main(['config.py', *arguments[:1], 'in.tif', '-o', 'maps', *arguments[1:]])
     assert status.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_one_of_several_processes_reports_a_mistyped_command(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr('mmrs.utils.errors.time.sleep', lambda _: waited.append(capsys.readouterr().err))
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    for rank in '01':
+        monkeypatch.setenv('RANK', rank)
+        with pytest.raises(SystemExit):
+            predict.parse_args(['config.py'])
+        assert len(waited) == int(rank)
+        capsys.readouterr()
+    assert waited == ['']  # nothing is said before
 
 
 def test_configuration_says_window_bands_and_resolution(finished, tmp_path):
