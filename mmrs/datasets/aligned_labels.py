@@ -73,7 +73,8 @@ def _open_labels(path: str, img_path: str, grid_shape: tuple[int, int]) -> tuple
     require_one_band(path, labels.count)
     own = RasterGrid.of(labels)
     check_labels_fit(img_path, grid, path, own)
-    if grid.matches(own):
+    # A virtual raster hands what it is to resample on to its files, which would take it from their overviews.
+    if grid.matches(own) and (labels.driver != 'VRT' or own.shape == tuple(grid_shape)):
         return labels, True
     grid = grid.resampled(grid_shape)
     same_crs = own.crs == grid.crs

@@ -20,8 +20,10 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
+from scipy.sparse import csr_array
 
 from mmrs.datasets.handles import bound_block_cache, file_state, handles
+from mmrs.datasets.resampling import resample, resampling_weights
 from mmrs.utils.errors import DataError
 
 PathLike = str | Path
@@ -59,6 +61,9 @@ _PLAIN_SUFFIXES = ('.png', '.jpg', '.jpeg')
 # What a file of such a suffix is read as, whichever of these formats it is in. GDAL would take its word for being a
 # virtual raster or the address of a map server, too, and read other files or ask the network in its place.
 _IMAGE_DRIVERS = ('GTiff', 'PNG', 'JPEG', 'JP2OpenJPEG', 'JP2KAK', 'JP2ECW', 'JP2MrSID', 'WEBP', 'BMP', 'GIF')
+
+# A window of a resampled raster is made of strips, so that all of its own pixels are never in memory at once.
+_STRIP_BYTES = 64 * 2**20
 
 _PNG_END = b'IEND\xaeB`\x82'
 
@@ -240,32 +245,86 @@ def read_image(
         ValueError: It lacks one of the bands.
     """
     with open_raster(path) if window is None else shared_raster(path) as raster:
-        part, shape = _part(raster, window, grid_shape, Resampling.average, Resampling.bilinear)
-        paletted = colour_kinds(raster)[0] == ColorInterp.palette
-        count = 3 if paletted else raster.count
-        if bands is not None and not all(1 <= band <= count for band in bands):
-            raise ValueError(f'{path} has {count} bands, numbered from 1; bands {list(bands)} were asked for.')
-        if paletted:
-            image = expand_palette(read_ids(raster, window, grid_shape), raster.colormap(1))
-            image = image if bands is None else np.ascontiguousarray(image[..., [band - 1 for band in bands]])
-            numbers = [1]
+        numbers = _numbers(path, raster, bands)
+        if window is None or grid_shape is None or tuple(grid_shape) == raster.shape:
+            image, valid = _read_pixels(raster, numbers, window)
         else:
-            numbers = image_bands(raster) if bands is None else list(bands)
-            whole_bytes = all(raster.dtypes[number - 1] == 'uint8' for number in numbers)
-            kind = np.dtype(np.uint8 if whole_bytes else np.float32)
-            _require_memory(path, shape, len(numbers) * kind.itemsize)
-            image = np.empty((*shape, len(numbers)), kind)
-            # Straight into place: each further copy of a large window costs as much again, mostly for fresh memory.
-            raster.read(numbers, out=image.transpose(2, 0, 1), **part)
-        valid = shown_pixels(raster, numbers, out_shape=shape, **part)
-        if not paletted:
-            valid = _both(valid, without_nodata(image, raster, numbers))
-    if image.dtype != np.uint8 and not np.isfinite(image).all():
-        valid = _both(valid, np.isfinite(image).all(axis=-1))
+            image, valid = _read_resampled(raster, numbers, window, grid_shape)
     if valid is None or valid.all():
         return image, None
     fill_missing(image, valid)
     return image, valid
+
+
+def _numbers(path: PathLike, raster: DatasetReader, bands: Sequence[int] | None) -> list[int]:
+    """Numbers of the bands to read; of a palette's colours, where there is one."""
+    paletted = colour_kinds(raster)[0] == ColorInterp.palette
+    count = 3 if paletted else raster.count
+    if bands is not None and not all(1 <= band <= count for band in bands):
+        raise ValueError(f'{path} has {count} bands, numbered from 1; bands {list(bands)} were asked for.')
+    return list(bands or ([1, 2, 3] if paletted else image_bands(raster)))
+
+
+def _read_pixels(
+    raster: DatasetReader, numbers: list[int], window: Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels of an open raster as `read_image` has them, but for those without data, which may have any value."""
+    part, shape = _part(raster, window, None)
+    if colour_kinds(raster)[0] == ColorInterp.palette:
+        image = expand_palette(read_ids(raster, window, None), raster.colormap(1))
+        if numbers != [1, 2, 3]:
+            image = np.ascontiguousarray(image[..., [number - 1 for number in numbers]])
+        return image, shown_pixels(raster, [1], **part)
+    kind = _kind(raster, numbers)
+    _require_memory(raster.name, shape, len(numbers) * kind.itemsize)
+    image = np.empty((*shape, len(numbers)), kind)
+    # Straight into place: each further copy of a large window costs as much again, mostly for fresh memory.
+    raster.read(numbers, out=image.transpose(2, 0, 1), **part)
+    valid = _both(shown_pixels(raster, numbers, **part), without_nodata(image, raster, numbers))
+    if kind != np.uint8 and not np.isfinite(image).all():
+        valid = _both(valid, np.isfinite(image).all(axis=-1))
+    return image, valid
+
+
+def _kind(raster: DatasetReader, numbers: Sequence[int]) -> np.dtype:
+    """Type of the image that bands make."""
+    paletted = colour_kinds(raster)[0] == ColorInterp.palette
+    whole_bytes = paletted or all(raster.dtypes[number - 1] == 'uint8' for number in numbers)
+    return np.dtype(np.uint8 if whole_bytes else np.float32)
+
+
+def _read_resampled(
+    raster: DatasetReader, numbers: list[int], window: Sequence[int], grid_shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The same for a window of the resampled raster; the pixels without data are 0."""
+    kind, shape = _kind(raster, numbers), (window[3] - window[1], window[2] - window[0])
+    _require_memory(raster.name, shape, len(numbers) * kind.itemsize)
+    image, valid = np.empty((*shape, len(numbers)), kind), np.ones(shape, bool)
+    for here, rows, columns, own in _strips(raster, window, grid_shape, len(numbers) * kind.itemsize):
+        image[here], shown = resample(*_read_pixels(raster, numbers, own), rows, columns)
+        if shown is not None:
+            valid[here] = shown
+    return image, valid
+
+
+def _strips(
+    raster: DatasetReader, window: Sequence[int], grid_shape: tuple[int, int], size: int
+) -> Iterator[tuple[slice, csr_array, csr_array, tuple[int, int, int, int]]]:
+    """Strips of a window of a resampled raster, of which a pixel takes `size` bytes.
+
+    Yields:
+        Rows of the window; the weights of `resample`; and the window of the raster's own pixels that they are for.
+    """
+    x0, y0, x1, y1 = window
+    fy, fx = raster.height / grid_shape[0], raster.width / grid_shape[1]
+    rows = resampling_weights(y0 * fy, y1 * fy, y1 - y0, raster.height)
+    columns = resampling_weights(x0 * fx, x1 * fx, x1 - x0, raster.width)
+    left, right = columns.indices.min(), columns.indices.max() + 1
+    step = max(1, int(_STRIP_BYTES / (size * (right - left) * max(fy, 1))))
+    for top in range(0, y1 - y0, step):
+        part = rows[top : top + step]
+        first, last = part.indices.min(), part.indices.max() + 1
+        yield slice(top, top + step), part[:, first:last], columns[:, left:right], (left, first, right, last)
 
 
 def _require_memory(path: PathLike, shape: tuple[int, int], size: int) -> None:
@@ -355,10 +414,8 @@ def _part(
     raster: DatasetReader,
     window: Sequence[int] | None,
     grid_shape: tuple[int, int] | None,
-    shrinking: Resampling,
-    enlarging: Resampling,
 ) -> tuple[dict[str, Any], tuple[int, int]]:
-    """What makes rasterio read a window of a resampled raster, and rows and columns of the result."""
+    """What makes rasterio read class ids in a window of a resampled raster, and rows and columns of the result."""
     if any(dtype.startswith('complex') for dtype in raster.dtypes):
         raise DataError(f'{raster.name} has complex numbers ({raster.dtypes[0]}) as pixels. Make images of real ones.')
     if window is None:
@@ -369,7 +426,7 @@ def _part(
         return dict(window=Window(x0, y0, x1 - x0, y1 - y0)), shape
     fy, fx = raster.height / grid_shape[0], raster.width / grid_shape[1]
     source = Window(x0 * fx, y0 * fy, (x1 - x0) * fx, (y1 - y0) * fy)
-    return dict(window=source, resampling=shrinking if fx * fy > 1 else enlarging), shape
+    return dict(window=source, resampling=Resampling.mode if fx * fy > 1 else Resampling.nearest), shape
 
 
 def expand_palette(indices: np.ndarray, palette: dict) -> np.ndarray:
@@ -412,9 +469,22 @@ def require_one_band(path: PathLike, count: int) -> None:
 
 def read_ids(raster: DatasetReader, window: Sequence[int] | None, grid_shape: tuple[int, int] | None) -> np.ndarray:
     """Ids `(H, W)` in the first band of an open raster; see `read_label_map`."""
-    part, shape = _part(raster, window, grid_shape, Resampling.mode, Resampling.nearest)
+    part, shape = _part(raster, window, grid_shape)
     _require_memory(raster.name, shape, np.dtype(raster.dtypes[0]).itemsize)
+    if part.get('resampling') == Resampling.mode:
+        raster = handles.get((raster.name, file_state(raster.name), 'whole'), partial(_without_overviews, raster))
     return raster.read(1, out_shape=shape, **part)
+
+
+def _without_overviews(raster: DatasetReader) -> DatasetReader:
+    """The same raster, of which a read at a lower resolution takes no overviews: nobody knows how they were made, or
+    whether the file was changed since.
+
+    It is good for reading alone: of a raster without a transform, GDAL gives it an arbitrary one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        return DatasetReader(raster.name, driver=raster.driver, OVERVIEW_LEVEL='NONE')
 
 
 def read_coverage(
@@ -427,8 +497,15 @@ def read_coverage(
     """
     if MaskFlags.all_valid in raster.mask_flag_enums[0]:
         return None
-    part, shape = _part(raster, window, grid_shape, Resampling.average, Resampling.nearest)
-    return raster.read_masks(1, out_shape=shape, **part) > 0
+    part, shape = _part(raster, window, grid_shape)
+    if window is None or grid_shape is None or prod(grid_shape) >= prod(raster.shape):
+        return raster.read_masks(1, out_shape=shape, **part) > 0
+    covered = np.empty(shape, bool)
+    # GDAL would take the overviews of a mask, though it was told to take none of the raster.
+    for here, rows, columns, own in _strips(raster, window, grid_shape, 1):
+        mask = raster.read_masks(1, **_part(raster, own, None)[0])
+        covered[here] = resample(mask[..., None], mask > 0, rows, columns)[1]
+    return covered
 
 
 def list_rasters(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
 from mmengine.dataset import Compose
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from mmrs.datasets.grids import RasterGrid
 from mmrs.datasets.rasters import fill_missing, read_image
-from mmrs.datasets.transforms.bands import in_fours
+from mmrs.datasets.resampling import resample, resampling_weights
 from mmrs.datasets.vectors import burn_labels
 from mmrs.datasets.windows import Window
 from mmrs.utils.errors import ConfigError
@@ -85,20 +84,14 @@ def _mirrored(pixels: np.ndarray) -> np.ndarray:
     return np.pad(pixels, missing + [(0, 0)] * (pixels.ndim - 2), 'symmetric')
 
 
-def _resampled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Averaged where the new pixels are larger, interpolated linearly where they are smaller."""
-    shrinks = pixels.shape[0] * pixels.shape[1] > size[0] * size[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return in_fours(lambda part: cv2.resize(part, size[::-1], interpolation=how), pixels)
-
-
 def _prepare(
     image: np.ndarray, valid: np.ndarray | None, shown: np.ndarray, steps: WindowSteps, model_size: tuple[int, int]
 ) -> WindowPixels:
     if image.shape[:2] != model_size:
-        image = _resampled(image, model_size)
+        weights = (resampling_weights(0, old, new, old) for old, new in zip(image.shape, model_size))
+        image, valid = resample(image, valid, *weights)
         if valid is not None:
-            valid = _resampled(valid[..., None].astype(np.float32), model_size)[..., 0] >= 0.5
+            fill_missing(image, valid)
     if min(model_size) < _LEAST_SIDE:
         image, valid = _mirrored(image), None if valid is None else _mirrored(valid)
     height, width = (length / side for length, side in zip(model_size, image.shape))

@@ -20,7 +20,6 @@ from mmrs.datasets.rasters import (
     image_bands,
     open_raster,
     read_coverage,
-    read_ids,
     shown_pixels,
     without_nodata,
 )
@@ -65,7 +64,8 @@ def draw_quicklook(
     with open_raster(map_path, quiet=True) as raster:
         grid = RasterGrid.of(raster)
         shape, widened = _shape(grid, size)
-        labels = read_ids(raster, (0, 0, shape[1], shape[0]), shape)
+        shrinks = raster.height * raster.width > shape[0] * shape[1]
+        labels = raster.read(1, out_shape=shape, resampling=Resampling.mode if shrinks else Resampling.nearest)
         covered = read_coverage(raster, (0, 0, shape[1], shape[0]), shape)
         shares = _shares(raster, len(classes))
     with open_raster(image_path, quiet=True) as raster:

@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+import rasterio
+
+from mmrs.datasets.grids import RasterGrid
+from mmrs.datasets.rasters import read_image
+from mmrs.prediction.sources import RasterSource, WindowSteps
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize('factor', [4, 0.5])
+def test_the_model_sees_the_pixels_that_it_was_trained_on(tmp_path, dtype, factor):
+    """A window at another resolution is what a data set reads of it, pixels without data included."""
+    image = np.random.default_rng(0).integers(1, 250, (3, 320, 400)).astype(dtype)
+    image[:, 30:90, 50:71] = 0
+    image[0, 200] = 0  # dark in one band
+    path = str(tmp_path / 'a.tif')
+    with rasterio.open(
+        path, 'w', driver='GTiff', width=400, height=320, count=3, dtype=dtype, nodata=0, photometric='minisblack'
+    ) as raster:
+        raster.write(image)
+        grid = RasterGrid.of(raster)
+    size = int(320 / factor), int(400 / factor)
+    seen = RasterSource(path, grid, None, WindowSteps(), size).read((0, 0, 400, 320))
+    expected, valid = read_image(path, None, (0, 0, *size[::-1]), size)
+    np.testing.assert_array_equal(seen.valid.numpy(), valid)
+    shown = seen.image.numpy().transpose(1, 2, 0)
+    np.testing.assert_array_equal(shown[valid], expected[valid])
+    np.testing.assert_allclose(shown[~valid], expected[~valid], rtol=1e-5)
