@@ -44,6 +44,7 @@ KINDS = {
     'shifted_grid': Kind('warning', 'Image and label map are part of a pixel apart', 'Warp one to the other grid.'),
     'pair_place': Kind('warning', 'Paired images lie in different places', 'Use GeographicPairedDataset.'),
     'crs_missing': Kind('warning', 'Georeference on one side only', 'Add it, or make sure that the pair is right.'),
+    'crs_beside': Kind('warning', 'CRS in a .prj beside the file, which nothing reads', 'Write it into the file.'),
     'alpha_of_many_values': Kind(
         'warning',
         'Alpha band that looks like data',

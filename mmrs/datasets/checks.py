@@ -21,7 +21,7 @@ from mmrs.datasets.check_files import (
 )
 from mmrs.datasets.check_report import Finding, Group, Report
 from mmrs.datasets.classes import IGNORE_INDEX, Colour, to_hex
-from mmrs.datasets.grids import TOLERANCE
+from mmrs.datasets.grids import TOLERANCE, RasterGrid, crs_beside, write_crs
 from mmrs.datasets.statistics import count_classes, map_files
 from mmrs.datasets.statistics_bands import BandStatistics
 from mmrs.datasets.transforms.loading import LoadRasterAnnotations
@@ -175,6 +175,7 @@ def _check_images(own: CheckedSet, images: Mapping[str, ImageFacts]) -> None:
                 expected = f'{common[0][0]}, as {common[0][1]} of {len(readable)} images have'
                 own.find(kind, path, found=value(facts), expected=expected)
     for path, facts in readable.items():
+        _check_crs(own, path, facts.grid)
         if facts.translucent_share > _TRANSLUCENT:
             found = f'{100 * facts.translucent_share:.3g} % of the pixels are neither hidden nor opaque'
             own.find('alpha_of_many_values', path, found=found, expected='nearly none')
@@ -182,6 +183,11 @@ def _check_images(own: CheckedSet, images: Mapping[str, ImageFacts]) -> None:
             own.find('empty_image', path)
         elif facts.is_constant and facts.statistics is not None:
             own.find('constant_image', path, found=', '.join(f'{value:g}' for value in facts.statistics.minimum))
+
+
+def _check_crs(own: CheckedSet, path: str, grid: RasterGrid) -> None:
+    if grid.crs is None and is_georeferenced(grid) and crs_beside(path) is not None:
+        own.find('crs_beside', path, found=write_crs(path))
 
 
 def _check_labels(own: CheckedSet, images: Mapping[str, ImageFacts], labels: Mapping[str, LabelFacts]) -> np.ndarray:
@@ -195,6 +201,7 @@ def _check_labels(own: CheckedSet, images: Mapping[str, ImageFacts], labels: Map
         if label.problem:
             own.find('unreadable_label', label_path, found=label.problem)
             continue
+        _check_crs(own, label_path, label.grid)
         if not image.problem:
             _check_grids(own, image_path, image, label_path, label)
         if not label.by_colour and label.bands > 1:

@@ -14,7 +14,7 @@ from rasterio.transform import Affine
 from shapely.affinity import translate
 
 from mmrs.datasets.footprints import footprint, move, window_footprints
-from mmrs.datasets.grids import describe_bounds, describe_crs
+from mmrs.datasets.grids import describe_bounds, describe_crs, write_crs
 from mmrs.datasets.headers import RasterHeader, read_headers
 from mmrs.datasets.paired import PairedDataset
 from mmrs.datasets.paired_area import PairedArea
@@ -275,9 +275,10 @@ def _require_place(header: RasterHeader) -> None:
             f'`gdalwarp -t_srs EPSG:... {os.path.basename(header.path)} warped.tif`.'
         )
     missing = 'CRS' if header.grid.crs is None else 'transform from pixels to coordinates'
+    write = 'Write it into the file (`rio edit-info --transform`)' if header.grid.crs else write_crs(header.path)
     raise DataError(
-        f'{header.path} has no {missing}, without which it cannot be paired by place. Write it into the file '
-        '(`rio edit-info`), or pair by name with PairedDataset.'
+        f'{header.path} has no {missing}, without which it cannot be paired by place. '
+        f'{write}, or pair by name with PairedDataset.'
     )
 
 

@@ -1,11 +1,14 @@
 """Where the pixels of a raster lie on the ground."""
 
 import math
+import os
+import shlex
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
@@ -17,6 +20,9 @@ TOLERANCE = 1e-3
 
 #: A ground sampling distance within this share of another counts as equal: resampling would blur and gain nothing.
 GSD_TOLERANCE = 0.01
+
+# Characters; more are no description of a CRS.
+_MOST_OF_A_CRS = 1 << 16
 
 Bounds = tuple[float, float, float, float]
 
@@ -184,8 +190,7 @@ def check_labels_fit(image_path: str, image: RasterGrid, label_path: str, labels
     if (image.crs is None) != (labels.crs is None):
         (without, _), (path, crs) = sorted(sides, key=lambda side: side[1] is not None)
         raise ValueError(
-            f'{without} has no CRS, but {path} has {describe_crs(crs)}. Write the missing one into the file '
-            '(`rio edit-info --crs`), or leave it out of both.'
+            f'{without} has no CRS, but {path} has {describe_crs(crs)}. {write_crs(without)}, or leave it out of both.'
         )
     if image.crs is None:
         if image.shape != labels.shape:
@@ -201,6 +206,29 @@ def check_labels_fit(image_path: str, image: RasterGrid, label_path: str, labels
             f'image {describe_bounds(image.bounds)} ({describe_crs(image.crs)}). Pair the right files, or correct the '
             'CRS of one.'
         )
+
+
+def crs_beside(path: str) -> tuple[str, CRS] | None:
+    """The CRS in a `.prj` file beside a raster, and that file. GDAL reads it for some formats, but for no TIFF."""
+    for suffix in ('.prj', '.PRJ'):
+        beside = os.path.splitext(path)[0] + suffix
+        try:
+            with open(beside, encoding='utf-8', errors='replace') as file:
+                return beside, CRS.from_wkt(file.read(_MOST_OF_A_CRS))
+        except (OSError, CRSError):
+            continue
+    return None
+
+
+def write_crs(path: str) -> str:
+    """What to do about a raster without a CRS, as the beginning of a sentence."""
+    beside = crs_beside(path)
+    if beside is None:
+        return f'Write it into the file (`rio edit-info --crs EPSG:... {shlex.quote(path)}`)'
+    prj, crs = beside
+    code = crs.to_epsg()
+    text = f'"$(cat {shlex.quote(prj)})"' if code is None else f'EPSG:{code}'
+    return f'Write the one that {prj} has into the file (`rio edit-info --crs {text} {shlex.quote(path)}`)'
 
 
 def describe_crs(crs: CRS | None) -> str:

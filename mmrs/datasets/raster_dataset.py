@@ -12,7 +12,7 @@ from mmseg.datasets.transforms import PackSegInputs
 
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.classes import IGNORE_INDEX, load_classes
-from mmrs.datasets.grids import check_labels_fit, same_gsd
+from mmrs.datasets.grids import check_labels_fit, same_gsd, write_crs
 from mmrs.datasets.headers import RasterHeader, read_headers
 from mmrs.datasets.rasters import RASTER_SUFFIXES, require_one_band
 from mmrs.datasets.transforms.loading import LoadRasterImage, training_indices
@@ -266,4 +266,5 @@ def _pixel_metres(image: RasterHeader) -> tuple[float, float]:
     try:
         return image.grid.pixel_metres()
     except ValueError as error:
-        raise ValueError(f'{image.path}: {error}, which gsd and windows in metres need.') from error
+        advice = f' {write_crs(image.path)}.' if image.grid.crs is None else ''
+        raise ValueError(f'{image.path}: {error}, which gsd and windows in metres need.{advice}') from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmrs.datasets.apart import describe_gap, guess_reason
 from mmrs.datasets.classes import IGNORE_INDEX
-from mmrs.datasets.grids import describe_bounds, describe_crs, move_bounds, overlap
+from mmrs.datasets.grids import describe_bounds, describe_crs, move_bounds, overlap, write_crs
 from mmrs.datasets.headers import RasterHeader
 from mmrs.datasets.vectors import VectorLayer, class_of, id_of, open_layer
 from mmrs.utils.errors import ConfigError
@@ -92,6 +92,6 @@ def _meet(image: RasterHeader, layer: VectorLayer) -> bool:
     if image.grid.crs is None:
         raise ValueError(
             f'{image.path} has no CRS, so that the polygons of {layer.path} ({describe_crs(layer.crs)}) have no place '
-            'on it. Write it into the file (`rio edit-info --crs`).'
+            f'on it. {write_crs(image.path)}.'
         )
     return overlap(image.grid.bounds, move_bounds(layer.bounds, layer.crs, image.grid.crs))

@@ -13,7 +13,16 @@ from rasterio.warp import transform
 
 from mmrs.datasets.apart import describe_gap, guess_reason
 from mmrs.datasets.footprints import footprint
-from mmrs.datasets.grids import Bounds, RasterGrid, describe_bounds, describe_crs, move_bounds, overlap, place
+from mmrs.datasets.grids import (
+    Bounds,
+    RasterGrid,
+    describe_bounds,
+    describe_crs,
+    move_bounds,
+    overlap,
+    place,
+    write_crs,
+)
 from mmrs.datasets.vectors import VectorLayer, open_layer
 from mmrs.datasets.windows import Window
 from mmrs.utils.errors import ConfigError
@@ -151,8 +160,7 @@ def _pixels(path: str, grid: RasterGrid, bounds: Bounds, crs: CRS | None) -> Win
     """The pixels of a raster, and perhaps beyond it, that a rectangle in a CRS touches; None without a place there."""
     if crs is not None and grid.crs is None:
         raise ValueError(
-            f'{path} has no CRS, so that the area in {describe_crs(crs)} has no place on it. Write it into the file '
-            '(`rio edit-info --crs`).'
+            f'{path} has no CRS, so that the area in {describe_crs(crs)} has no place on it. {write_crs(path)}.'
         )
     step = max(bounds[2] - bounds[0], bounds[3] - bounds[1]) / _POINTS
     xs, ys = shapely.get_coordinates(shapely.segmentize(shapely.box(*bounds), step)).T

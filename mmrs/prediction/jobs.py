@@ -12,7 +12,7 @@ from typing import Any
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
-from mmrs.datasets.grids import RasterGrid, same_gsd
+from mmrs.datasets.grids import RasterGrid, same_gsd, write_crs
 from mmrs.datasets.handles import file_state
 from mmrs.datasets.rasters import (
     RASTER_SUFFIXES,
@@ -236,7 +236,8 @@ def _window_size(path: str, grid: RasterGrid, settings: MapSettings) -> tuple[in
     try:
         metres = grid.pixel_metres()
     except ValueError as error:
-        raise DataError(f'{path}: {error}, which a ground sampling distance needs') from error
+        advice = f'. {write_crs(path)}.' if grid.crs is None else ''
+        raise DataError(f'{path}: {error}, which a ground sampling distance needs{advice}') from error
     height, width = (
         settings.window if same_gsd(metre, settings.gsd) else max(1, round(settings.window * settings.gsd / metre))
         for metre in reversed(metres)

@@ -17,6 +17,7 @@ import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
 from mmengine.logging import MMLogger
 
+from mmrs.datasets.grids import crs_beside, write_crs
 from mmrs.datasets.windows import Window
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapJob, list_inputs
@@ -27,7 +28,7 @@ from mmrs.prediction.sources import RasterSource, WindowPixels
 from mmrs.prediction.stream import Task, Times, stream
 from mmrs.prediction.vrt import mosaic, mosaic_grid
 from mmrs.prediction.window_grid import Run
-from mmrs.utils.errors import ConfigError, OutputError, describe, is_user_error
+from mmrs.utils.errors import ConfigError, OutputError, describe, is_user_error, some
 from mmrs.utils.progress import progress_bar
 
 __all__ = ['MapReport', 'make_maps']
@@ -173,6 +174,7 @@ def make_maps(
             check_polygon_grids(grids, min_area > 0 or simplify > 0)
         if grids and vrt is not None:
             mosaic_grid(list(grids.items()))
+        _mention_crs(plan)
         if dry_run:
             rich.print(maker.table(plan))
         else:
@@ -215,6 +217,16 @@ def make_maps(
     report = _from_first(conclude)
     report.times = times
     return report
+
+
+def _mention_crs(plan: MapPlan) -> None:
+    """Warn of rasters whose CRS lies beside them, where it is not read."""
+    without = [job.path for job in plan.jobs if job.grid.crs is None and not job.grid.transform.is_identity]
+    beside = [path for path in without if crs_beside(path) is not None]
+    if beside:
+        MMLogger.get_current_instance().warning(
+            f'{some(beside)} has no CRS, so that its map has none either. {write_crs(beside[0])}.'
+        )
 
 
 def _require_shared_folder(plan: MapPlan, maker: MapMaker) -> None:

@@ -13,7 +13,7 @@ from rasterio.warp import transform
 from rich.console import Console
 from rich.progress import track
 
-from mmrs.datasets.grids import RasterGrid, describe_crs, place
+from mmrs.datasets.grids import RasterGrid, describe_crs, place, write_crs
 from mmrs.datasets.handles import scanning
 from mmrs.datasets.rasters import open_raster
 from mmrs.prediction.geopackage import new_polygon_layer
@@ -113,15 +113,15 @@ def check_polygon_grids(grids: Mapping[str, RasterGrid], in_metres: bool) -> Non
             try:
                 grid.pixel_metres()
             except ValueError as error:
+                advice = f' {write_crs(path)}, or leave' if grid.crs is None else ' Leave'
                 raise DataError(
-                    f'{path}: {error}; a minimum area and simplification are in metres. Leave both out, or write '
-                    'the CRS into the file (`rio edit-info --crs`).'
+                    f'{path}: {error}; a minimum area and simplification are in metres.{advice} both out.'
                 ) from error
         if (grid.crs is None) != (crs is None):
             raise DataError(
                 f'{path} has {describe_crs(grid.crs)}, but {first} has {describe_crs(crs)}: their polygons cannot be '
-                'in one file. Write those without CRS to a file of their own, or the CRS into the raster (`rio '
-                'edit-info --crs`).'
+                f'in one file. {write_crs(path if grid.crs is None else first)}, or write those without CRS to a file '
+                'of their own.'
             )
         if grid.crs is not None and crs is not None and not np.isfinite(grid.bounds_in(crs)).all():
             raise _no_place(path, crs)

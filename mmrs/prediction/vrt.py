@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
-from mmrs.datasets.grids import RasterGrid, describe_crs, place
+from mmrs.datasets.grids import RasterGrid, describe_crs, place, write_crs
 from mmrs.datasets.rasters import PathLike, open_raster, require_last_block
 from mmrs.datasets.windows import Window
 from mmrs.prediction.maps import CLASSES_TAG, Colour
@@ -213,8 +213,7 @@ def mosaic_grid(grids: Sequence[tuple[str, RasterGrid]]) -> tuple[RasterGrid, li
     for path, grid in grids:
         if grid.crs is None:
             raise DataError(
-                f'{path} has no CRS, so that its place in a mosaic is unknown. Write it into the file (`rio edit-info '
-                '--crs`), or leave it out.'
+                f'{path} has no CRS, so that its place in a mosaic is unknown. {write_crs(path)}, or leave it out.'
             )
         if grid.crs != crs:
             raise DataError(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from mmengine.config import Config
+from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from mmrs.apis.check_dataset import check_dataset
@@ -72,6 +73,13 @@ def _label(folder, write, labels, **profile):
     write(folder / 'ann_dir' / 'train' / '0.tif', labels, **{**PLACE, **profile})
 
 
+def _without_crs(folder, write):
+    """As a survey delivers images: the CRS in a file of its own."""
+    _image(folder, write, SOME, crs=None)
+    _label(folder, write, IDS, crs=None)
+    (folder / 'img_dir' / 'train' / '0.prj').write_text(CRS.from_epsg(32633).to_wkt())
+
+
 def _cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -101,6 +109,7 @@ TRAPS = {
     'constant_image': (lambda f, w: _image(f, w, 0 * SOME + 5), '5, 5, 5', ''),
     'ignored_label': (lambda f, w: _label(f, w, 0 * IDS + 255), '', ''),
     'nodata_is_class': (lambda f, w: _label(f, w, IDS, nodata=2), 'nodata 2 on 16 pixels is water', ''),
+    'crs_beside': (lambda f, w: _without_crs(f, w), '--crs EPSG:32633', ''),
     'alpha_of_many_values': (
         lambda f, w: _image(f, w, np.dstack([SOME, IDS * 25]), photometric='RGB', alpha='YES'), '75 %', '',
     ),

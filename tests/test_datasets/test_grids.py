@@ -1,11 +1,16 @@
 import math
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from mmrs.datasets.grids import RasterGrid, check_labels_fit, place
+from mmrs.datasets.grids import RasterGrid, check_labels_fit, place, write_crs
 
 UTM, DEGREES, MERCATOR, FEET = (CRS.from_epsg(code) for code in (32633, 4326, 3857, 2263))
 NORTH_UP = Affine(0.3, 0, 400000, 0, -0.3, 5800000)
@@ -121,3 +126,34 @@ def test_labels_elsewhere():
         check_labels_fit('i', grid(Affine(1e-5, 0, 13.53, 0, -1e-5, 52.35), DEGREES), 'l', nowhere)
     # About the same place in degrees.
     check_labels_fit('i', grid(NORTH_UP), 'l', grid(Affine(1e-5, 0, 13.53, 0, -1e-5, 52.35), DEGREES, (1000, 1000)))
+
+
+@pytest.mark.parametrize(
+    ('wkt', 'expected', 'said'),
+    [
+        (UTM.to_wkt(), UTM, 'EPSG:32633'),
+        (UTM.to_wkt(version='WKT1_ESRI'), UTM, 'EPSG:32633'),  # as ArcGIS writes it
+        (CRS.from_proj4('+proj=tmerc +lon_0=13.37 +x_0=7 +ellps=bessel').to_wkt(), None, '$(cat'),
+    ],
+)
+@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+def test_the_command_that_writes_a_crs_does(tmp_path, wkt, expected, said):
+    path = tmp_path / "the survey's.tif"
+    with rasterio.open(path, 'w', driver='GTiff', width=4, height=3, count=1, dtype='uint8') as raster:
+        raster.write(np.ones((1, 3, 4), np.uint8))
+    path.with_suffix('.tfw').write_text('10\n0\n0\n-10\n500005\n4999995\n')
+    path.with_suffix('.prj').write_text(wkt)
+    (command,) = re.findall('`(.*)`', write_crs(str(path)))
+    assert said in command
+    place_of_rio = os.path.dirname(sys.executable) + os.pathsep + os.environ['PATH']
+    subprocess.run(command, shell=True, check=True, env={**os.environ, 'PATH': place_of_rio})
+    with rasterio.open(path) as raster:
+        assert raster.crs == (expected or CRS.from_wkt(wkt))
+        assert raster.transform == Affine(10, 0, 500000, 0, -10, 5000000)
+
+
+@pytest.mark.parametrize('text', [None, '', 'Projection UTM', '\x00\x01'])
+def test_no_crs_beside(tmp_path, text):
+    if text is not None:
+        (tmp_path / 'a.prj').write_text(text)
+    assert f'`rio edit-info --crs EPSG:... {tmp_path / "a.tif"}`' in write_crs(str(tmp_path / 'a.tif'))

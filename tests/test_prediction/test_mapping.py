@@ -763,6 +763,20 @@ def test_places_that_cannot_be_written_are_known_before_anything_is_predicted(tm
     assert not (tmp_path / 'maps').exists()
 
 
+@pytest.mark.parametrize('placed', [True, False])
+@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+def test_a_crs_in_a_file_of_its_own_is_mentioned(tmp_path, predict, monkeypatch, placed):
+    said = []
+    monkeypatch.setattr(mapping.MMLogger.get_current_instance(), 'warning', said.append)
+    write(tmp_path / 'in.tif', smooth((40, 50)), crs=None)
+    if placed:
+        (tmp_path / 'in.tfw').write_text('1\n0\n0\n-1\n500000\n4000000\n')
+    (tmp_path / 'in.prj').write_text(rasterio.crs.CRS.from_epsg(32633).to_wkt())
+    predict()
+    assert len(said) == placed
+    assert all(f'rio edit-info --crs EPSG:32633 {tmp_path / "in.tif"}' in text for text in said)
+
+
 @pytest.mark.parametrize('gsd', [0.0, -1.0, float('inf'), float('nan')])
 def test_resolutions_that_cannot_be(tmp_path, predict, gsd):
     write(tmp_path / 'in.tif', smooth((40, 50)))
