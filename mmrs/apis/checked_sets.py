@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
 
-from mmrs.apis.statistics import domain_leaves, loaded_bands, without_labels
+from mmrs.apis.statistics import applies_scale, domain_leaves, loaded_bands, loading, without_labels
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.check_files import list_files
 from mmrs.datasets.checks import CheckedSet
@@ -106,9 +106,10 @@ def _config_set(leaf: dict[str, Any], name: str, domain: str, role: str) -> Chec
         result.bands = loaded_bands(leaf)
     except ConfigError:  # another loader: its bands are its own affair
         result.bands = None
+    result.apply_scale = applies_scale(leaf)
     dataset = None
     try:
-        dataset = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True, 'serialize_data': False})
+        dataset = DATASETS.build({**leaf, 'pipeline': loading(leaf), 'lazy_init': True, 'serialize_data': False})
         if _lists_pairs(dataset):
             # The same list, but with what is missing among the findings instead of an error.
             pairs = list(_listed(dataset, result))

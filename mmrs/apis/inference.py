@@ -19,7 +19,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
 
-from mmrs.apis.statistics import fill_statistics, leaves, loaded_bands
+from mmrs.apis.statistics import applies_scale, fill_statistics, leaves, loaded_bands
 from mmrs.apis.train import explained_errors
 from mmrs.datasets.rasters import read_image
 from mmrs.engine.checkpoint import Match, load_matching, read_checkpoint, state_dict_of, trusting_checkpoints
@@ -219,6 +219,7 @@ class SegInferencer:
             blend=blend,
             batch_size=batch_size,
             bands=None if bands is None else tuple(bands),
+            apply_scale=applies_scale(dataset),
         )
         self.gsd: float | None = dataset.get('gsd')
         model = json.dumps([cfg.model.to_dict(), self.steps, tta, amp, backend], sort_keys=True, default=str)
@@ -254,7 +255,9 @@ class SegInferencer:
             ValueError: The image is no such array, or has other bands than the model.
         """
         if not isinstance(image, np.ndarray):
-            image, known = read_image(os.fspath(image), self.settings['bands'])
+            image, known = read_image(
+                os.fspath(image), self.settings['bands'], apply_scale=self.settings['apply_scale']
+            )
             valid = known if valid is None else valid if known is None else valid & known
         if image.ndim != 3 or 0 in image.shape or (valid is not None and valid.shape != image.shape[:2]):
             raise ValueError(

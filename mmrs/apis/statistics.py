@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
@@ -17,17 +18,19 @@ from rich.table import Table
 from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.datasets.statistics import band_statistics
 from mmrs.datasets.statistics_bands import BandStatistics
-from mmrs.registry import DATASETS
+from mmrs.registry import DATASETS, TRANSFORMS
 from mmrs.utils.config import check_types, load_config
 from mmrs.utils.errors import ConfigError, DataError
 
 __all__ = [
+    'applies_scale',
     'build_images',
     'domain_leaves',
     'domain_statistics',
     'fill_statistics',
     'leaves',
     'loaded_bands',
+    'loading',
     'preprocessor_settings',
     'statistics_table',
     'training_domains',
@@ -80,8 +83,7 @@ def loaded_bands(dataset: Mapping[str, Any]) -> tuple[int, ...] | None:
     Raises:
         ConfigError: Its pipeline has no `LoadRasterImage`.
     """
-    pipeline = dataset.get('pipeline') or ()
-    loader = next((step for step in pipeline if str(step['type']).endswith('LoadRasterImage')), None)
+    pipeline, loader = dataset.get('pipeline') or (), _loader(dataset)
     if loader is None:
         raise ConfigError(
             f'the pipeline of {dataset.get("type")} {dataset.get("data_root", "")} has no LoadRasterImage (it has '
@@ -92,6 +94,22 @@ def loaded_bands(dataset: Mapping[str, Any]) -> tuple[int, ...] | None:
     return None if bands is None else tuple(bands)
 
 
+def applies_scale(dataset: Mapping[str, Any]) -> bool:
+    """Whether the pipeline of a data set's configuration applies the scale and offset that files give."""
+    return bool((_loader(dataset) or {}).get('apply_scale', False))
+
+
+def loading(dataset: Mapping[str, Any]) -> list[BaseTransform]:
+    """Of the pipeline of a data set's configuration, what loads the images; nothing where that is no loader of ours."""
+    loader = _loader(dataset)
+    return [] if loader is None else [TRANSFORMS.build(dict(loader))]
+
+
+def _loader(dataset: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    pipeline = dataset.get('pipeline') or ()
+    return next((step for step in pipeline if str(step['type']).endswith('LoadRasterImage')), None)
+
+
 def without_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a data set without the path of its labels."""
     prefix = {key: value for key, value in dataset.get('data_prefix', {}).items() if key != 'seg_map_path'}
@@ -99,8 +117,8 @@ def without_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_images(dataset: Mapping[str, Any]) -> BaseDataset:
-    """Builds a data set without pipeline and labels: of its files nothing but the images is looked for."""
-    return DATASETS.build({**without_labels(dataset), 'pipeline': [], 'lazy_init': False})
+    """Builds a data set without labels, with what loads its images alone as its pipeline."""
+    return DATASETS.build({**without_labels(dataset), 'pipeline': loading(dataset), 'lazy_init': False})
 
 
 def _merge(parts: Mapping[str, BandStatistics]) -> BandStatistics:
@@ -178,7 +196,7 @@ def _of_domain(
     for i, part in enumerate(parts, 1):
         own = loaded_bands(part) if bands is None else bands
         name = f'data set {i}, {part.get("type")} {part.get("data_root", "")}'
-        measured[name] = band_statistics(build_images(part), own, workers, cache)
+        measured[name] = band_statistics(build_images(part), own, workers, cache, apply_scale=applies_scale(part))
     return _merge(measured)
 
 

@@ -26,6 +26,7 @@ def read_aligned_image(
     bands: Sequence[int] | None,
     window: Window,
     grid_shape: tuple[int, int],
+    apply_scale: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads what an image shows of a window of another raster, on the pixels of that window.
 
@@ -39,6 +40,7 @@ def read_aligned_image(
         bands: Numbers of the bands to read; see `read_image`.
         window: x0, y0, x1, y1 in pixels of the other raster, or of that raster resampled.
         grid_shape: Rows and columns of the whole other raster, or of that raster resampled.
+        apply_scale: As for `read_image`.
 
     Returns:
         The image and the map of the pixels that hold data, as of `read_image`. A pixel holds data where the image does
@@ -54,7 +56,7 @@ def read_aligned_image(
     with shared_raster(path) as raster:
         own = RasterGrid.of(raster)
     if whole.matches(own):
-        return read_image(path, bands, window, grid_shape)
+        return read_image(path, bands, window, grid_shape, apply_scale)
     grid = whole.resampled(grid_shape).window(window)
     edge, fineness = _in_pixels(grid, own)
     if fineness >= 2:
@@ -73,9 +75,9 @@ def read_aligned_image(
     )
     if part[0] >= part[2] or part[1] >= part[3]:
         # One pixel, for the number of bands and their type.
-        image, _ = read_image(path, bands, (0, 0, 1, 1), own.shape)
+        image, _ = read_image(path, bands, (0, 0, 1, 1), own.shape, apply_scale)
         return np.zeros((*grid.shape, image.shape[2]), image.dtype), np.zeros(grid.shape, bool)
-    image, valid = read_image(path, bands, part, own.shape)
+    image, valid = read_image(path, bands, part, own.shape, apply_scale)
     if valid is None:
         valid = np.ones(image.shape[:2], bool)
     if same_pixels:

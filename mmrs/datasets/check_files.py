@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,15 +11,20 @@ import numpy as np
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
+from rasterio.windows import Window
 
 from mmrs.datasets.grids import RasterGrid, place
-from mmrs.datasets.rasters import expand_palette, open_raster
-from mmrs.datasets.statistics import Advance, chosen_bands, raster_windows, read_windows
+from mmrs.datasets.rasters import expand_palette, open_raster, scale_and_offset
+from mmrs.datasets.statistics import Advance, chosen_bands, raster_windows, read_windows, value_type
 from mmrs.datasets.statistics_bands import BandAccumulator, BandStatistics
 
 # A file with more different values than this is no label map, and counting them would fill the memory.
 _MAX_VALUES = 1 << 16
 
+
+#: GDAL calls the fourth of four 8-bit bands alpha unless told otherwise, which hides pixels where near infrared is 0.
+#: Real transparency is partial along edges only.
+MOST_TRANSLUCENT = 0.1
 
 _NO_GRID = RasterGrid(None, Affine.identity(), 0, 0)
 
@@ -50,6 +55,7 @@ class ImageFacts:
         digest: Hash of the pixels of the chosen bands, the same for equal pixels in another format.
         statistics: Of the chosen bands; None if the file cannot be read.
         translucent_share: Share of the pixels whose alpha is neither none nor full, 0 to 1.
+        scale: Scale and offset that the file gives and that were not applied, for the screen; empty for none.
     """
 
     problem: str = ''
@@ -59,6 +65,7 @@ class ImageFacts:
     digest: bytes = b''
     statistics: BandStatistics | None = None
     translucent_share: float = 0.0
+    scale: str = ''
 
     @property
     def pixel_metres(self) -> tuple[float, ...]:
@@ -105,10 +112,11 @@ class LabelFacts:
 
 
 class ImageTask(NamedTuple):
-    """An image to read, and the numbers of the bands that training reads (None: all)."""
+    """An image to read, and how training reads it: numbers of the bands (None: all), whether their scale is applied."""
 
     path: str
     bands: tuple[int, ...] | None
+    apply_scale: bool = False
 
 
 class LabelTask(NamedTuple):
@@ -132,29 +140,46 @@ def read_facts(task: ImageTask | LabelTask, advance: Advance) -> ImageFacts | La
 
 
 def _image(raster: DatasetReader, grid: RasterGrid, task: ImageTask, advance: Advance) -> ImageFacts:
-    bands, dtype = chosen_bands(raster, task.bands), raster.dtypes[0]
+    bands, dtype = chosen_bands(raster, task.bands), value_type(raster, task.apply_scale)
     digest = hashlib.blake2b(f'{dtype} {len(bands)} {grid.shape}'.encode(), digest_size=16)
     accumulator = BandAccumulator(len(bands), dtype)
-    for planes, valid in read_windows(raster, bands):
+    for planes, valid in read_windows(raster, bands, task.apply_scale):
         digest.update(np.ascontiguousarray(planes).data)
         accumulator.add(planes, valid)
         advance(planes[0].size / (grid.width * grid.height))
     return ImageFacts(
-        '', grid, len(chosen_bands(raster)), dtype, digest.digest(), accumulator.result(), _translucent(raster, bands)
+        '',
+        grid,
+        len(chosen_bands(raster)),
+        dtype,
+        digest.digest(),
+        accumulator.result(),
+        translucent_share(raster, bands, raster_windows(raster)),
+        '' if task.apply_scale else describe_scale(raster, bands),
     )
 
 
-def _translucent(raster: DatasetReader, bands: Sequence[int]) -> float:
-    """Share of the pixels whose alpha is neither none nor full; 0 where no alpha band hides any pixel."""
+def describe_scale(raster: DatasetReader, bands: Sequence[int]) -> str:
+    """`scale 0.0001, offset -0.1`, as a raster gives them for some bands; empty where they would change nothing."""
+    tags = scale_and_offset(raster, bands)
+    if tags is None:
+        return ''
+    shown = (', '.join(f'{value:g}' for value in dict.fromkeys(own.tolist())) for own in tags)
+    return 'scale {}, offset {}'.format(*shown)
+
+
+def translucent_share(raster: DatasetReader, bands: Sequence[int], windows: Iterable[Window]) -> float:
+    """Share of the pixels in windows whose alpha is neither none nor full; 0 where no alpha band hides any pixel."""
     kinds = raster.colorinterp
     alpha = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
     if alpha is None or alpha in bands or raster.dtypes[alpha - 1][0] == 'f':
         return 0.0
-    full, number = np.iinfo(raster.dtypes[alpha - 1]).max, 0
-    for window in raster_windows(raster):
+    full, number, total = np.iinfo(raster.dtypes[alpha - 1]).max, 0, 0
+    for window in windows:
         values = raster.read(alpha, window=window)
         number += int(((values != 0) & (values != full)).sum())
-    return number / (raster.width * raster.height)
+        total += values.size
+    return number / total
 
 
 def _label(raster: DatasetReader, grid: RasterGrid, task: LabelTask, advance: Advance) -> LabelFacts:

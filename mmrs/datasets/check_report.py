@@ -44,6 +44,11 @@ KINDS = {
     'shifted_grid': Kind('warning', 'Image and label map are part of a pixel apart', 'Warp one to the other grid.'),
     'pair_place': Kind('warning', 'Paired images lie in different places', 'Use GeographicPairedDataset.'),
     'crs_missing': Kind('warning', 'Georeference on one side only', 'Add it, or make sure that the pair is right.'),
+    'scales_differ': Kind(
+        'warning',
+        'Scales or offsets that differ and are not applied',
+        'Apply them: LoadRasterImage(apply_scale=True).',
+    ),
     'crs_beside': Kind('warning', 'CRS in a .prj beside the file, which nothing reads', 'Write it into the file.'),
     'alpha_of_many_values': Kind(
         'warning',
@@ -67,6 +72,7 @@ KINDS = {
     'normalisation': Kind('warning', 'Mean and std of other images', 'Take those of band_statistics.py.'),
     'unknown_classes': Kind('info', 'Labels without a table of classes', 'Name them: classes.yaml, or --classes FILE.'),
     'unpaired': Kind('info', 'Images without a counterpart', 'Look for files with another name or place.'),
+    'scale_not_applied': Kind('info', 'Scale and offset that are not applied', 'Set apply_scale if they matter.'),
     'sampled': Kind('info', 'Only a part was checked', 'Leave out --sample to check all.'),
 }  # fmt: skip
 

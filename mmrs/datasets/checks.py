@@ -11,6 +11,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from mmrs.datasets.check_files import (
+    MOST_TRANSLUCENT,
     ImageFacts,
     ImageTask,
     LabelFacts,
@@ -29,10 +30,6 @@ from mmrs.datasets.transforms.loading import LoadRasterAnnotations
 # In pixels: from here on, labels are of another place rather than a little off.
 _OTHER_PLACE = 0.5
 
-# GDAL calls the fourth of four 8-bit bands alpha unless told otherwise, which hides pixels where near infrared is 0.
-# Real transparency is partial along edges only.
-_TRANSLUCENT = 0.1
-
 # Ranges of values that differ by such a factor are other units, not another light.
 _OTHER_UNITS = 10
 
@@ -47,6 +44,7 @@ class CheckedSet:
         role: `train`, `val`, `test`, or something else.
         samples: Paths of images, each with that of its label map, or None.
         bands: Numbers of the bands that training reads, from 1; None for all.
+        apply_scale: Whether training applies the scale and offset that images give.
         classes: Names, in the order of the training indices.
         palette: Colours of the classes, perhaps empty.
         index_of_value: Training index by id or by colour, 255 for ignored ones; None where no classes are known.
@@ -62,6 +60,7 @@ class CheckedSet:
     role: str = ''
     samples: list[tuple[str, str | None]] = field(default_factory=list)
     bands: tuple[int, ...] | None = None
+    apply_scale: bool = False
     classes: tuple[str, ...] = ()
     palette: Sequence[Colour] = ()
     index_of_value: Mapping[Any, int] | None = None
@@ -100,7 +99,9 @@ def check_sets(
     for own in sets:
         _draw(own, sample, seed)
     facts = _read(sets, workers, progress)
-    images = {own.name: {path: facts[ImageTask(path, own.bands)] for path, _ in own.samples} for own in sets}
+    images = {
+        own.name: {path: facts[ImageTask(path, own.bands, own.apply_scale)] for path, _ in own.samples} for own in sets
+    }
     pixels = {}
     for own in sets:
         _check_images(own, images[own.name])
@@ -127,6 +128,7 @@ def check_sets(
         for own in differ
     ]
     findings += _duplicates(sets, images)
+    findings += _scales(sets, images)
     findings += _other_units(groups)
     shared = labelled[0] if labelled and not differ else None
     return Report(
@@ -152,7 +154,7 @@ def _read(sets: Sequence[CheckedSet], workers: int, progress: bool) -> dict[Imag
     tasks: dict[ImageTask | LabelTask, None] = {}
     for own in sets:
         for image, label in own.samples:
-            tasks[ImageTask(image, own.bands)] = None
+            tasks[ImageTask(image, own.bands, own.apply_scale)] = None
             if label is not None and own.dataset is None:
                 tasks[LabelTask(label, own.by_colour)] = None
     sizes = [os.path.getsize(task.path) if os.path.isfile(task.path) else 0 for task in tasks]
@@ -176,7 +178,7 @@ def _check_images(own: CheckedSet, images: Mapping[str, ImageFacts]) -> None:
                 own.find(kind, path, found=value(facts), expected=expected)
     for path, facts in readable.items():
         _check_crs(own, path, facts.grid)
-        if facts.translucent_share > _TRANSLUCENT:
+        if facts.translucent_share > MOST_TRANSLUCENT:
             found = f'{100 * facts.translucent_share:.3g} % of the pixels are neither hidden nor opaque'
             own.find('alpha_of_many_values', path, found=found, expected='nearly none')
         if not facts.valid_share:
@@ -330,6 +332,21 @@ def _duplicate_kind(first: CheckedSet, second: CheckedSet) -> str:
     if {first.role, second.role} == {'val', 'test'} and first.is_paired != second.is_paired:
         return 'target_in_evaluation'  # held-out pairs choose the checkpoint, though without labels
     return 'duplicate_image' if first.domain == second.domain else 'source_in_target'
+
+
+def _scales(sets: Sequence[CheckedSet], images: Mapping[str, Mapping[str, ImageFacts]]) -> Iterator[Finding]:
+    """Scales and offsets that are not applied; a warning where they are not the same everywhere."""
+    files: dict[str, dict[str, None]] = defaultdict(dict)
+    names: dict[str, None] = {}
+    for own in sets:
+        for path, facts in images[own.name].items():
+            if not facts.problem and not own.apply_scale:
+                files[facts.scale][path] = None
+                names[own.name] = None
+    if any(files):
+        found = '; '.join(f'{scale or "neither"} in {len(paths)} images' for scale, paths in files.items())
+        kind = 'scales_differ' if len(files) > 1 else 'scale_not_applied'
+        yield Finding(kind, ' and '.join(names), tuple(next(iter(paths)) for paths in files.values()), found)
 
 
 def _groups(

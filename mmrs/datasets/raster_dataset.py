@@ -131,7 +131,8 @@ class RasterDataset(RemoteSensingDataset):
                 f'The pipeline of {type(self).__name__} ends with PackSegInputs, which loses the place of a window and '
                 'which pixels hold data. Use PackRasterInputs.'
             )
-        wanted = next((t.bands for t in transforms if isinstance(t, LoadRasterImage)), None)
+        loader = next((t for t in transforms if isinstance(t, LoadRasterImage)), LoadRasterImage())
+        wanted = loader.bands
         first = images[0]
         for image in images:
             if wanted is None and image.bands != first.bands:
@@ -143,7 +144,7 @@ class RasterDataset(RemoteSensingDataset):
                 raise ValueError(
                     f'{image.path} has {image.bands} bands, numbered from 1; bands {list(wanted)} were asked for.'
                 )
-            if image.dtype != first.dtype:
+            if image.dtype != first.dtype and not loader.apply_scale:
                 raise ValueError(
                     f'{first.path} has values of type {first.dtype}, but {image.path} of {image.dtype}: the same '
                     'number would mean different things. Convert one (`rio convert --dtype`), or make two data sets.'

@@ -221,10 +221,12 @@ def read_image(
     bands: Sequence[int] | None = None,
     window: Sequence[int] | None = None,
     grid_shape: tuple[int, int] | None = None,
+    apply_scale: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads an image, or a window of it, with its bands in the order of the file.
 
-    A palette image becomes RGB. Values of uint8 stay as they are, all others become float32.
+    A palette image becomes RGB. Values of uint8 stay as they are, all others become float32; with `apply_scale`, all
+    but the colours of a palette do.
 
     Args:
         path: The file.
@@ -232,6 +234,8 @@ def read_image(
         window: x0, y0, x1, y1 of a rectangle of pixels, x1 and y1 outside. By default the whole image.
         grid_shape: Rows and columns of the resampled raster to which `window` belongs: averaged where that has fewer
             than the file, interpolated linearly where it has more. By default the file's own.
+        apply_scale: Whether values are multiplied by the scale that the file gives for their band, and its offset is
+            added.
 
     Returns:
         The image, `(H, W, C)`, and a boolean map `(H, W)` of the pixels that hold data, or None where all do. Pixels
@@ -242,14 +246,14 @@ def read_image(
 
     Raises:
         OSError: The file is missing or cannot be read.
-        ValueError: It lacks one of the bands.
+        ValueError: It lacks one of the bands, or has a scale that is 0 or no number.
     """
     with open_raster(path) if window is None else shared_raster(path) as raster:
         numbers = _numbers(path, raster, bands)
         if window is None or grid_shape is None or tuple(grid_shape) == raster.shape:
-            image, valid = _read_pixels(raster, numbers, window)
+            image, valid = _read_pixels(raster, numbers, window, apply_scale)
         else:
-            image, valid = _read_resampled(raster, numbers, window, grid_shape)
+            image, valid = _read_resampled(raster, numbers, window, grid_shape, apply_scale)
     if valid is None or valid.all():
         return image, None
     fill_missing(image, valid)
@@ -266,7 +270,7 @@ def _numbers(path: PathLike, raster: DatasetReader, bands: Sequence[int] | None)
 
 
 def _read_pixels(
-    raster: DatasetReader, numbers: list[int], window: Sequence[int] | None
+    raster: DatasetReader, numbers: list[int], window: Sequence[int] | None, apply_scale: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Pixels of an open raster as `read_image` has them, but for those without data, which may have any value."""
     part, shape = _part(raster, window, None)
@@ -275,7 +279,7 @@ def _read_pixels(
         if numbers != [1, 2, 3]:
             image = np.ascontiguousarray(image[..., [number - 1 for number in numbers]])
         return image, shown_pixels(raster, [1], **part)
-    kind = _kind(raster, numbers)
+    kind = _kind(raster, numbers, apply_scale)
     _require_memory(raster.name, shape, len(numbers) * kind.itemsize)
     image = np.empty((*shape, len(numbers)), kind)
     # Straight into place: each further copy of a large window costs as much again, mostly for fresh memory.
@@ -283,25 +287,56 @@ def _read_pixels(
     valid = _both(shown_pixels(raster, numbers, **part), without_nodata(image, raster, numbers))
     if kind != np.uint8 and not np.isfinite(image).all():
         valid = _both(valid, np.isfinite(image).all(axis=-1))
+    if apply_scale:
+        scale_values(image, raster, numbers)
     return image, valid
 
 
-def _kind(raster: DatasetReader, numbers: Sequence[int]) -> np.dtype:
+def scale_values(image: np.ndarray, raster: DatasetReader, numbers: Sequence[int]) -> None:
+    """Multiplies values `(H, W, C)`, float32, by the scales of their bands and adds the offsets, in place.
+
+    Raises:
+        DataError: A scale is 0, or one of the numbers is none.
+    """
+    tags = scale_and_offset(raster, numbers)
+    if tags is None:
+        return
+    if not np.isfinite(tags).all() or not tags[0].all():
+        raise DataError(
+            f'{raster.name} gives scale {", ".join(map(str, tags[0]))} and offset {", ".join(map(str, tags[1]))}; '
+            'numbers were expected, and no scale of 0. Correct its tags, or leave apply_scale out.'
+        )
+    image *= tags[0].astype(np.float32)
+    image += tags[1].astype(np.float32)
+
+
+def scale_and_offset(raster: DatasetReader, numbers: Sequence[int]) -> np.ndarray | None:
+    """By what the values of some bands are to be multiplied, and what then to be added, `(2, C)`, float64.
+
+    None where the file says nothing of the kind, as for the colours of a palette.
+    """
+    if colour_kinds(raster)[0] == ColorInterp.palette:
+        return None
+    tags = np.array([[values[number - 1] for number in numbers] for values in (raster.scales, raster.offsets)])
+    return None if (tags[0] == 1).all() and (tags[1] == 0).all() else tags
+
+
+def _kind(raster: DatasetReader, numbers: Sequence[int], apply_scale: bool) -> np.dtype:
     """Type of the image that bands make."""
     paletted = colour_kinds(raster)[0] == ColorInterp.palette
-    whole_bytes = paletted or all(raster.dtypes[number - 1] == 'uint8' for number in numbers)
+    whole_bytes = paletted or (not apply_scale and all(raster.dtypes[number - 1] == 'uint8' for number in numbers))
     return np.dtype(np.uint8 if whole_bytes else np.float32)
 
 
 def _read_resampled(
-    raster: DatasetReader, numbers: list[int], window: Sequence[int], grid_shape: tuple[int, int]
+    raster: DatasetReader, numbers: list[int], window: Sequence[int], grid_shape: tuple[int, int], apply_scale: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The same for a window of the resampled raster; the pixels without data are 0."""
-    kind, shape = _kind(raster, numbers), (window[3] - window[1], window[2] - window[0])
+    kind, shape = _kind(raster, numbers, apply_scale), (window[3] - window[1], window[2] - window[0])
     _require_memory(raster.name, shape, len(numbers) * kind.itemsize)
     image, valid = np.empty((*shape, len(numbers)), kind), np.ones(shape, bool)
     for here, rows, columns, own in _strips(raster, window, grid_shape, len(numbers) * kind.itemsize):
-        image[here], shown = resample(*_read_pixels(raster, numbers, own), rows, columns)
+        image[here], shown = resample(*_read_pixels(raster, numbers, own, apply_scale), rows, columns)
         if shown is not None:
             valid[here] = shown
     return image, valid

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -20,7 +20,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmrs.datasets.handles import scanning
-from mmrs.datasets.rasters import expand_palette, image_bands, open_raster, shown_pixels, without_nodata
+from mmrs.datasets.rasters import (
+    expand_palette,
+    image_bands,
+    open_raster,
+    scale_values,
+    shown_pixels,
+    without_nodata,
+)
 from mmrs.datasets.statistics_bands import BandAccumulator, BandStatistics
 from mmrs.datasets.statistics_cache import Stamp, StatisticsCache, file_stamp
 from mmrs.datasets.transforms.loading import LoadRasterAnnotations
@@ -56,8 +63,15 @@ def raster_windows(raster: DatasetReader) -> Iterator[Window]:
             yield Window(left, top, width, height)
 
 
-def read_windows(raster: DatasetReader, bands: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Reads a raster window by window, in its own data type.
+def value_type(raster: DatasetReader, apply_scale: bool) -> str:
+    """Data type of what `read_windows` yields."""
+    return 'float32' if apply_scale and raster.colorinterp[0] != ColorInterp.palette else raster.dtypes[0]
+
+
+def read_windows(
+    raster: DatasetReader, bands: Sequence[int], apply_scale: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Reads a raster window by window, in its own data type, or with `apply_scale` as `read_image` has it then.
 
     Yields:
         Pixels `(C, H, W)`, and a boolean map `(H, W)` of those that hold data, by the rules of `read_image`; None where
@@ -77,15 +91,20 @@ def read_windows(raster: DatasetReader, bands: Sequence[int]) -> Iterator[tuple[
             conditions.append(np.isfinite(planes).all(axis=0))
         met = [condition for condition in conditions if condition is not None]
         valid = np.logical_and.reduce(met) if met else None
+        if apply_scale and not paletted:
+            planes = planes.astype(np.float32)
+            scale_values(planes.transpose(1, 2, 0), raster, bands)
         yield planes, None if valid is None or valid.all() else valid
 
 
-def measure(path: str | Path, bands: Sequence[int] | None = None, advance: Advance | None = None) -> BandStatistics:
+def measure(
+    path: str | Path, bands: Sequence[int] | None = None, advance: Advance | None = None, apply_scale: bool = False
+) -> BandStatistics:
     """Statistics of one raster; see `band_statistics`. `advance` is told the share that each window is."""
     with open_raster(path, quiet=True) as raster:
         own = chosen_bands(raster, bands)
-        accumulator = BandAccumulator(len(own), raster.dtypes[0])
-        for planes, valid in read_windows(raster, own):
+        accumulator = BandAccumulator(len(own), value_type(raster, apply_scale))
+        for planes, valid in read_windows(raster, own, apply_scale):
             accumulator.add(planes, valid)
             if advance is not None:
                 advance(planes[0].size / (raster.width * raster.height))
@@ -162,6 +181,7 @@ def band_statistics(
     workers: int | None = None,
     cache: bool = True,
     progress: bool = True,
+    apply_scale: bool = False,
 ) -> BandStatistics:
     """Statistics of the bands of a data set's images, each file read once, window by window.
 
@@ -174,6 +194,7 @@ def band_statistics(
         workers: Number of threads; one per processor by default.
         cache: Whether to keep the numbers of each file (see `cache_folder`) and to read only files that have changed.
         progress: Whether to show a progress bar.
+        apply_scale: Whether the scale and offset that files give for their bands are applied.
 
     Raises:
         OSError: A file is missing or cannot be read.
@@ -188,7 +209,10 @@ def band_statistics(
         root = getattr(images, 'data_root', None) or ''
     if not paths:
         raise DataError('There are no images to take statistics of.')
-    store = StatisticsCache('bands', root, dict(bands=None if bands is None else list(bands)), cache)
+    settings: dict[str, Any] = dict(bands=None if bands is None else list(bands))
+    if apply_scale:
+        settings['apply_scale'] = True
+    store = StatisticsCache('bands', root, settings, cache)
     keys, stamps = [store.key(path) for path in paths], [file_stamp(path) for path in paths]
     found = [store.get(key, stamp) for key, stamp in zip(keys, stamps)]
     parts = [None if arrays is None else _unpack(arrays) for arrays in found]
@@ -196,7 +220,12 @@ def band_statistics(
     sizes = [stamps[i][0] for i in missing]
     threads = default_workers() if workers is None else workers
     measuring = map_files(
-        lambda i, advance: measure(paths[i], bands, advance), missing, sizes, threads, 'Band statistics', progress
+        lambda i, advance: measure(paths[i], bands, advance, apply_scale),
+        missing,
+        sizes,
+        threads,
+        'Band statistics',
+        progress,
     )
     try:
         with closing(measuring):

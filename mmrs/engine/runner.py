@@ -16,6 +16,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import nn
 
+from mmrs.datasets.image_warnings import image_warnings
 from mmrs.datasets.stream import StreamedDataset
 from mmrs.engine.checkpoint import load_matching, require_resumable, state_dict_of
 from mmrs.engine.compilation import compile_backbones
@@ -130,8 +131,11 @@ class AdaptationRunner(Runner):
             self.logger.info(f'{name} is compiled on its first batch')
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Build the loop; raises :class:`ConfigError` where classes of heads and data differ."""
-        return self._checked(super().build_train_loop(loop), 'train_dataloader.dataset')
+        """Build the loop, look at a few images; raises :class:`ConfigError` where classes of heads and data differ."""
+        built = self._checked(super().build_train_loop(loop), 'train_dataloader.dataset')
+        for text in image_warnings(built.dataloader.dataset):
+            self.logger.warning(text)
+        return built
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop; raises :class:`ConfigError` where classes of heads and data differ."""

@@ -53,6 +53,7 @@ class MapSettings:
         blend: Weights of overlapping windows: ``cosine``, ``gaussian`` or ``flat``.
         batch_size: Windows that are predicted together.
         bands: Numbers of the bands to read, counted from 1; by default all but an alpha band.
+        apply_scale: Whether the scale and offset that rasters give for their bands are applied.
         gsd: Ground sampling distance in metres at which the model sees the rasters; by default their own. The map has
             the raster's pixels all the same.
         bbox: Smallest x and y, largest x and y: predict there only.
@@ -68,6 +69,7 @@ class MapSettings:
     blend: str = 'cosine'
     batch_size: int = 4
     bands: tuple[int, ...] | None = None
+    apply_scale: bool = False
     gsd: float | None = None
     bbox: tuple[float, float, float, float] | None = None
     bbox_crs: str | None = None

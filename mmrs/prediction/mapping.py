@@ -18,6 +18,7 @@ from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_inf
 from mmengine.logging import MMLogger
 
 from mmrs.datasets.grids import crs_beside, write_crs
+from mmrs.datasets.image_warnings import file_warnings
 from mmrs.datasets.windows import Window
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapJob, list_inputs
@@ -93,7 +94,14 @@ class _Work:
         job, maker = self.job, self._maker
         settings = maker.settings
         source = RasterSource(
-            job.path, job.grid, settings.bands, maker.steps, job.model_size, settings.aoi, settings.aoi_layer
+            job.path,
+            job.grid,
+            settings.bands,
+            maker.steps,
+            job.model_size,
+            settings.aoi,
+            settings.aoi_layer,
+            settings.apply_scale,
         )
         checked = _Checked(source, job.path, maker.predictor)
         for run in runs:
@@ -175,6 +183,8 @@ def make_maps(
         if grids and vrt is not None:
             mosaic_grid(list(grids.items()))
         _mention_crs(plan)
+        for text in file_warnings([job.path for job in plan.jobs], maker.settings.bands, maker.settings.apply_scale):
+            MMLogger.get_current_instance().warning(text)
         if dry_run:
             rich.print(maker.table(plan))
         else:

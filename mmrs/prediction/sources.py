@@ -109,6 +109,7 @@ class RasterSource:
         model_size: Rows and columns to which a window is resampled before the steps.
         aoi: Vector file with the area of interest, if that is not the whole raster.
         aoi_layer: Its layer.
+        apply_scale: Whether the scale and offset that the file gives for its bands are applied.
     """
 
     def __init__(
@@ -120,9 +121,10 @@ class RasterSource:
         model_size: tuple[int, int],
         aoi: str | None = None,
         aoi_layer: str | None = None,
+        apply_scale: bool = False,
     ) -> None:
         self._path, self._grid, self._bands, self._steps = path, grid, bands, steps
-        self._model_size, self._aoi, self._aoi_layer = model_size, aoi, aoi_layer
+        self._model_size, self._aoi, self._aoi_layer, self._apply_scale = model_size, aoi, aoi_layer, apply_scale
 
     def read(self, window: Window) -> WindowPixels | None:
         """See :class:`Source`.
@@ -136,7 +138,7 @@ class RasterSource:
             shown = burn_labels(self._aoi, grid, {None: 1}, background=0, layer=self._aoi_layer) == 1
             if not shown.any():
                 return None
-        image, valid = read_image(self._path, self._bands, window)
+        image, valid = read_image(self._path, self._bands, window, apply_scale=self._apply_scale)
         if valid is not None:
             shown = shown & valid
             if not shown.any():

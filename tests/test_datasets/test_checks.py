@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 from mmengine.config import Config
 from rasterio.crs import CRS
 from rasterio.transform import Affine
@@ -73,6 +74,11 @@ def _label(folder, write, labels, **profile):
     write(folder / 'ann_dir' / 'train' / '0.tif', labels, **{**PLACE, **profile})
 
 
+def _scaled(path, scale, offset):
+    with rasterio.open(path, 'r+') as raster:
+        raster.scales, raster.offsets = (scale,) * raster.count, (offset,) * raster.count
+
+
 def _without_crs(folder, write):
     """As a survey delivers images: the CRS in a file of its own."""
     _image(folder, write, SOME, crs=None)
@@ -109,6 +115,11 @@ TRAPS = {
     'constant_image': (lambda f, w: _image(f, w, 0 * SOME + 5), '5, 5, 5', ''),
     'ignored_label': (lambda f, w: _label(f, w, 0 * IDS + 255), '', ''),
     'nodata_is_class': (lambda f, w: _label(f, w, IDS, nodata=2), 'nodata 2 on 16 pixels is water', ''),
+    'scales_differ': (
+        lambda f, w: _scaled(f / 'img_dir' / 'train' / '0.tif', 1e-4, -0.1),
+        'scale 0.0001, offset -0.1 in 1 images; neither in 5 images',
+        '',
+    ),
     'crs_beside': (lambda f, w: _without_crs(f, w), '--crs EPSG:32633', ''),
     'alpha_of_many_values': (
         lambda f, w: _image(f, w, np.dstack([SOME, IDS * 25]), photometric='RGB', alpha='YES'), '75 %', '',
@@ -122,10 +133,18 @@ def test_one_trap_is_found_and_no_other(root, write, kind):
     change(root, write)
     finding = only(check(root))
     assert finding.kind == kind
-    assert finding.where == 'train'
+    assert finding.where.startswith('train')
     assert any('0.' in path.rsplit('/', 1)[-1] for path in finding.files)
     assert found in finding.found
     assert expected in finding.expected
+
+
+def test_the_same_scale_everywhere_is_no_warning(root):
+    for path in (root / 'img_dir').rglob('*.*'):
+        _scaled(path, 0.01, 0)
+    finding = only(check(root))
+    assert (finding.kind, finding.severity) == ('scale_not_applied', 'info')
+    assert finding.found == 'scale 0.01, offset 0 in 6 images'
 
 
 def test_a_class_without_a_pixel(root, write):

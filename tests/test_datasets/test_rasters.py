@@ -544,3 +544,65 @@ def test_pixels_without_an_area(tmp_path):
         raster.write(np.ones((1, 8, 8), np.uint8))
     with pytest.raises(DataError, match=r'a\.tif has the transform \(0\.5, .*its pixels have no area'):
         read_headers([str(path)], False)
+
+
+@pytest.fixture
+def reflectance(tmp_path, write, rng):
+    """Sentinel-2 before and after its offset of -0.1 was brought in; and what both files say."""
+    values = rng.integers(100, 3000, (24, 32, 2)).astype(np.uint16)
+    values[3:6, 4:8] = 0
+    names = ('old.tif', 0, 0.0), ('new.tif', 1000, -0.1)
+    for name, added, offset in names:
+        path = write(tmp_path / name, np.where(values > 0, values + np.uint16(added), 0).astype(np.uint16), nodata=0)
+        with rasterio.open(path, 'r+') as raster:
+            raster.scales, raster.offsets = (1e-4, 2e-4), (offset, 2 * offset)
+    return tmp_path, values * np.array([1e-4, 2e-4]), (values > 0).all(axis=2)
+
+
+@pytest.mark.parametrize('name', ['old.tif', 'new.tif'])
+def test_scale_and_offset(reflectance, name):
+    folder, expected, shown = reflectance
+    for window, grid_shape in (
+        (None, None),
+        ((0, 0, 32, 24), None),
+        ((0, 0, 16, 12), (12, 16)),
+        ((0, 0, 64, 48), (48, 64)),
+    ):
+        image, valid = read_image(folder / name, None, window, grid_shape, apply_scale=True)
+        assert image.dtype == np.float32
+        if image.shape[0] == 24:
+            np.testing.assert_allclose(image[valid], expected[shown], atol=1e-6)
+            np.testing.assert_array_equal(valid, shown)
+        if image.shape[0] == 12:
+            number = shown.reshape(12, 2, 16, 2).sum(axis=(1, 3))
+            total = np.where(shown[..., None], expected, 0).reshape(12, 2, 16, 2, 2).sum(axis=(1, 3))
+            means = total[number > 0] / number[number > 0][:, None]
+            np.testing.assert_allclose(image[number > 0], means, atol=1e-6)
+    image, _ = read_image(folder / name, [2], apply_scale=True)
+    np.testing.assert_allclose(image[shown, 0], expected[shown, 1], atol=1e-6)
+    assert read_image(folder / name)[0].max() > 100  # as it is in the file
+
+
+def test_bytes_with_a_scale_become_numbers_and_colours_stay(tmp_path, write, rng):
+    values = rng.integers(0, 256, (6, 4, 1), np.uint8)
+    for name, palette in (('a.tif', None), ('b.tif', PALETTE)):
+        values = values % 3 if palette else values
+        path = write(tmp_path / name, values, palette=palette, photometric='palette' if palette else 'minisblack')
+        with rasterio.open(path, 'r+') as raster:
+            raster.scales, raster.offsets = (0.5,), (-3,)
+        image, _ = read_image(path, apply_scale=True)
+        if palette:
+            assert image.dtype == np.uint8
+            np.testing.assert_array_equal(image, read_image(path)[0])
+        else:
+            np.testing.assert_array_equal(image, values * np.float32(0.5) - 3)
+
+
+@pytest.mark.parametrize(('scale', 'offset'), [(0, 0), (np.nan, 0), (1, np.inf)])
+def test_scales_that_are_none(tmp_path, write, rng, scale, offset):
+    path = write(tmp_path / 'a.tif', rng.integers(0, 256, (6, 4, 1), np.uint8))
+    with rasterio.open(path, 'r+') as raster:
+        raster.scales, raster.offsets = (scale,), (offset,)
+    assert read_image(path)[0].dtype == np.uint8
+    with pytest.raises(DataError, match=r'a\.tif gives scale'):
+        read_image(path, apply_scale=True)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import rasterio
+from rasterio.transform import from_origin
 
 from mmrs.datasets.grids import RasterGrid
 from mmrs.datasets.rasters import read_image
@@ -27,3 +28,18 @@ def test_the_model_sees_the_pixels_that_it_was_trained_on(tmp_path, dtype, facto
     shown = seen.image.numpy().transpose(1, 2, 0)
     np.testing.assert_array_equal(shown[valid], expected[valid])
     np.testing.assert_allclose(shown[~valid], expected[~valid], rtol=1e-5)
+
+
+def test_scale_and_offset(tmp_path):
+    values = np.random.default_rng(0).integers(1000, 3000, (1, 64, 80), np.uint16)
+    path = str(tmp_path / 'a.tif')
+    with rasterio.open(
+        path, 'w', driver='GTiff', width=80, height=64, count=1, dtype='uint16', crs='EPSG:32633',
+        transform=from_origin(5e5, 5e6, 1, 1),
+    ) as raster:  # fmt: skip
+        raster.write(values)
+        raster.scales, raster.offsets = (1e-4,), (-0.1,)
+        grid = RasterGrid.of(raster)
+    for apply_scale, expected in ((True, values * 1e-4 - 0.1), (False, values)):
+        seen = RasterSource(path, grid, None, WindowSteps(), (64, 80), apply_scale=apply_scale).read((0, 0, 80, 64))
+        np.testing.assert_allclose(seen.image, expected, atol=1e-6)

@@ -329,3 +329,16 @@ def test_launcher_without_launch(config, capsys, tmp_path, monkeypatch):
 def test_a_config_without_training_part(config, capsys, tmp_path):
     config.write_text(config.read_text() + '\noptim_wrapper = None\n')
     assert 'training needs optim_wrapper' in fails(capsys, config, '--work-dir', tmp_path / 'run')
+
+
+def test_an_alpha_band_that_looks_like_data_is_named_before_the_first_iteration(tmp_path):
+    clips = write_clips(tmp_path / 'clips')
+    for path in (clips / 'img_dir').rglob('*.png'):
+        image = np.asarray(Image.open(path))
+        Image.fromarray(np.dstack((image, image[..., 0]))).save(path)  # a fourth band of data, as infrared would be
+    config = write_config(tmp_path / 'tiny.py', clips)
+    assert train.main([str(config), '--work-dir', str(tmp_path / 'run')]) == 0
+    lines = log_of(tmp_path / 'run').splitlines()
+    (said,) = (i for i, line in enumerate(lines) if 'alpha band' in line)
+    assert 'clip0.png' in lines[said]
+    assert said < next(i for i, line in enumerate(lines) if 'Iter(train)' in line)

@@ -33,12 +33,17 @@ class LoadRasterImage(BaseTransform):
 
     Args:
         bands: Numbers of the bands to read, counted from 1, in the wanted order. By default all but an alpha band.
+        apply_scale: Whether values are multiplied by the scale that the file gives for their band, and its offset is
+            added; uint8 becomes float32 then, too. Declared nodata is compared with the values before that.
     """
 
-    def __init__(self, bands: Sequence[int] | None = None) -> None:
+    def __init__(self, bands: Sequence[int] | None = None, apply_scale: bool = False) -> None:
         if bands is not None and not (isinstance(bands, Sequence) and bands and all(isinstance(b, int) for b in bands)):
             raise ConfigError(f'LoadRasterImage: bands is {bands!r}; a list of numbers, counted from 1, was expected')
+        if not isinstance(apply_scale, bool):
+            raise ConfigError(f'LoadRasterImage: apply_scale is {apply_scale!r}; True or False was expected')
         self.bands = None if bands is None else tuple(bands)
+        self.apply_scale = apply_scale
 
     def transform(self, results: dict) -> dict | None:
         """Reads the image; None where it has no data at all and the data set wants none such.
@@ -50,10 +55,12 @@ class LoadRasterImage(BaseTransform):
         path = results['img_path']
         if 'grid_path' in results:
             results['img'], valid = read_aligned_image(
-                path, results['grid_path'], self.bands, results['window'], results['grid_shape']
+                path, results['grid_path'], self.bands, results['window'], results['grid_shape'], self.apply_scale
             )
         else:
-            results['img'], valid = read_image(path, self.bands, results.get('window'), results.get('grid_shape'))
+            results['img'], valid = read_image(
+                path, self.bands, results.get('window'), results.get('grid_shape'), self.apply_scale
+            )
         results['img_shape'] = results['ori_shape'] = results['img'].shape[:2]
         if valid is not None:
             if results.get('skip_empty') and not valid.any():
@@ -66,7 +73,7 @@ class LoadRasterImage(BaseTransform):
         return results
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(bands={self.bands})'
+        return f'{type(self).__name__}(bands={self.bands}, apply_scale={self.apply_scale})'
 
 
 @TRANSFORMS.register_module()

@@ -1,0 +1,103 @@
+"""What a look at a few images says about the way in which they are read, before they are trained on or predicted."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from rasterio.windows import Window
+
+from mmrs.datasets.check_files import MOST_TRANSLUCENT, describe_scale, translucent_share
+from mmrs.datasets.rasters import open_raster
+from mmrs.datasets.statistics import chosen_bands
+from mmrs.datasets.transforms.loading import LoadRasterImage
+from mmrs.utils.errors import some
+
+#: Images of each data set that are looked at; a data set is mostly of one kind.
+FILES = 4
+
+# Of an image, the part in its middle: some of the images are large.
+_SIDE = 1024
+
+
+def image_warnings(dataset: Any) -> list[str]:
+    """Alpha bands that look like data, and scales or offsets that differ and are not applied.
+
+    Args:
+        dataset: A data set that is built, with any wrappers around it and of any number of domains. Those that read
+            their images otherwise than by `LoadRasterImage` are passed over.
+
+    Returns:
+        A sentence for each kind of warning. `tools/check_dataset.py` looks at all images instead of a few.
+    """
+    alpha: list[str] = []
+    scales: dict[str, list[str]] = {}
+    for leaf in _leaves(dataset):
+        loader = next((t for t in leaf.pipeline.transforms if isinstance(t, LoadRasterImage)), None)
+        if loader is None or not len(leaf):
+            continue
+        places = np.unique(np.linspace(0, len(leaf) - 1, FILES).astype(int)).tolist()
+        paths = list(dict.fromkeys(leaf.get_data_info(i)['img_path'] for i in places))
+        own_alpha, own_scales = _look(paths, loader.bands)
+        alpha += own_alpha
+        for scale, files in own_scales.items() if not loader.apply_scale else ():
+            scales.setdefault(scale, []).extend(files)
+    differ = [f'{scale or "neither"} ({files[0]})' for scale, files in scales.items()] if len(scales) > 1 else []
+    return [
+        *_about_alpha(alpha),
+        *(f'images have {text}, which is not applied: LoadRasterImage(apply_scale=True).' for text in _joined(differ)),
+    ]
+
+
+def file_warnings(paths: Sequence[str], bands: Sequence[int] | None, apply_scale: bool) -> list[str]:
+    """The same for images that are to be predicted, of which any scale or offset that is not applied is named."""
+    alpha, scales = _look(paths[:FILES], bands)
+    found = [] if apply_scale else [f'{scale} ({files[0]})' for scale, files in scales.items() if scale]
+    return [
+        *_about_alpha(alpha),
+        *(
+            f'rasters have {text}, which is not applied. If the training images had another one: '
+            'LoadRasterImage(apply_scale=True).'
+            for text in _joined(found)
+        ),
+    ]
+
+
+def _leaves(dataset: Any) -> Iterator[BaseDataset]:
+    """The data sets inside any wrappers."""
+    parts = [getattr(dataset, name) for name in ('dataset', 'source', 'target') if hasattr(dataset, name)]
+    parts += getattr(dataset, 'datasets', ())
+    if not parts and isinstance(dataset, BaseDataset):
+        yield dataset
+    for part in parts:
+        yield from _leaves(part)
+
+
+def _look(paths: Sequence[str], bands: Sequence[int] | None) -> tuple[list[str], dict[str, list[str]]]:
+    """Which files have an alpha band that looks like data, and the files by their scale and offset."""
+    alpha, scales = [], dict[str, list[str]]()
+    for path in paths:
+        try:
+            with open_raster(path, quiet=True) as raster:
+                numbers = chosen_bands(raster, bands)
+                height, width = (min(side, _SIDE) for side in raster.shape)
+                middle = Window((raster.width - width) // 2, (raster.height - height) // 2, width, height)
+                if translucent_share(raster, numbers, [middle]) > MOST_TRANSLUCENT:
+                    alpha.append(path)
+                scales.setdefault(describe_scale(raster, numbers), []).append(path)
+        except (OSError, ValueError):  # said where the image is read
+            continue
+    return alpha, scales
+
+
+def _about_alpha(paths: Sequence[str]) -> list[str]:
+    if not paths:
+        return []
+    return [
+        f'{some(paths)}: what is taken for an alpha band, which hides pixels, looks like data. If it is near infrared '
+        'or the like, read it by number: LoadRasterImage(bands=...).'
+    ]
+
+
+def _joined(texts: Sequence[str]) -> list[str]:
+    return ['; '.join(texts)] if texts else []
