@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from scipy.sparse import csr_array
 
 from mmrs.datasets.handles import bound_block_cache, file_state, handles
+from mmrs.datasets.orientation import require_upright
 from mmrs.datasets.resampling import resample, resampling_weights
 from mmrs.utils.errors import DataError
 
@@ -93,6 +94,7 @@ def open_raster(path: PathLike, quiet: bool = False) -> Iterator[DatasetReader]:
     Raises:
         FileNotFoundError: There is no such file.
         OSError: The file cannot be opened, holds no pixels or is cut, or a read inside the `with` block fails.
+        DataError: Its EXIF orientation says that what it shows is not what it stores.
     """
     path = os.fspath(path)
     with reading(path), open_unmanaged(path, quiet) as raster:
@@ -126,6 +128,7 @@ def open_unmanaged(path: str, quiet: bool = True) -> DatasetReader:
         raster = DatasetReader(path, driver=drivers)  # `rasterio.open` takes one driver only
     _kinds_of[raster] = raster.colorinterp
     require_last_block(path, raster)
+    require_upright(path, raster)
     return raster
 
 
