@@ -129,6 +129,8 @@ def _config_set(leaf: dict[str, Any], name: str, domain: str, role: str) -> Chec
     result.palette = dataset.metainfo.get('palette') or ()
     if infos and result.classes:
         result.index_of_value = training_indices(infos[0])
+        result.index_of_colour = infos[0].get('label_colours') or {}
+        result.by_colour = infos[0].get('by_colour', False)
     if infos and 'window' in infos[0]:
         result.dataset = dataset
         _find_others(result, dataset.data_prefix['img_path'], dataset.img_suffix)
@@ -241,7 +243,6 @@ def folder_sets(
         if folder is not None and not Path(folder).is_dir():
             raise DataError(f'{folder}: no such folder; a configuration (.py) or a folder of images was expected')
     images = path / 'img_dir'
-    by_colour: bool | None = False
     if images.is_dir():
         if labels is not None:
             raise ConfigError(f'{path} is in the standard layout, whose labels are in ann_dir; leave out --labels')
@@ -253,17 +254,15 @@ def folder_sets(
         pairs = {split: (image, label if label.is_dir() else None) for split, (image, label) in folders.items()}
     else:
         pairs = {'': (path, None if labels is None else Path(labels))}
-        # Masks as they were published: colours, if that is what the classes have.
-        has_ids = classes is not None and any(c.ids for c in classes.classes)
-        by_colour = None if classes is None else not has_ids and any(c.colours for c in classes.classes)
     sets = []
     for split, (image_folder, label_folder) in pairs.items():
         role = next((role for role in _ROLES if split.lower().startswith(role)), '')
-        result = CheckedSet(split or 'images', str(path), role, by_colour=by_colour)
+        result = CheckedSet(split or 'images', str(path), role)
         result.is_labelled = label_folder is not None
         if classes is not None:
             result.classes, result.palette = classes.names, classes.palette
-            result.index_of_value = classes.index_of_colour if by_colour else {255: IGNORE_INDEX, **classes.index_of_id}
+            result.index_of_value = {255: IGNORE_INDEX, **classes.index_of_id}
+            result.index_of_colour, result.by_colour = classes.index_of_colour, classes.by_colour
         suffixes = [(suffix,) if suffix else RASTER_SUFFIXES for suffix in (image_suffix, label_suffix)]
         label_path = None if label_folder is None else str(label_folder)
         result.samples = list(_pairs(result, str(image_folder), label_path, *suffixes))

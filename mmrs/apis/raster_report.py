@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mmrs.datasets.masks import nodata_is_class
 from mmrs.evaluation.iou_metric import scores
 from mmrs.utils.errors import OutputError
 from mmrs.utils.files import write_json
@@ -92,11 +93,13 @@ class RasterReport:
         erode: Radius in pixels of the reference within which class boundaries are left out of `eroded`; 0 for none.
         files: Scores of each pair by its name: of all labelled pixels, and of those away from boundaries.
         failed: Why a pair could not be scored, by its name.
+        hidden_classes: Files that declare the id of a class as nodata, so that its pixels are not scored.
     """
 
     erode: float = 0
     files: dict[str, tuple[RasterScores, RasterScores]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    hidden_classes: list[str] = field(default_factory=list)
 
     @property
     def full(self) -> RasterScores:
@@ -120,7 +123,8 @@ class RasterReport:
             for name, (full, eroded) in self.files.items()
         }
         eroded = {'eroded': self.eroded.as_dict()} if self.erode else {}
-        return {**about, **self.full.as_dict(), **eroded, 'files': files, 'failed': self.failed}
+        others = dict(files=files, failed=self.failed, hidden_classes=self.hidden_classes)
+        return {**about, **self.full.as_dict(), **eroded, **others}
 
     def save(self, folder: str | Path) -> None:
         """Write ``metrics.json`` and pictures of the confusion matrices, over those that are there.
@@ -150,6 +154,9 @@ class RasterReport:
             share = _percent(self.full.missing, labelled)
             counted = 'counted as wrong' if self.full.missing_as_error else 'not scored'
             console.print(f'missing: {share} of the labelled pixels have no prediction ({counted})', highlight=False)
+        if self.hidden_classes:
+            text = nodata_is_class(self.hidden_classes)
+            console.print(f'warning: {text}', highlight=False, markup=False, soft_wrap=True)
 
 
 def _class_table(part: RasterScores, title: str) -> Table:

@@ -178,6 +178,7 @@ def evaluate_rasters(
                 report.files[name] = _score(
                     pair, windows[name], erode, missing_as_error, write, lambda: bar.advance(task)
                 )
+                report.hidden_classes += pair.hidden_classes()
             done += len(windows[name])
             bar.update(task, completed=done)  # also where a pair failed on the way
     if not report.files:

@@ -11,12 +11,12 @@ from rasterio.vrt import WarpedVRT
 
 from mmrs.datasets.grids import RasterGrid, check_labels_fit
 from mmrs.datasets.handles import file_state, handles
+from mmrs.datasets.masks import mask_colours, not_resampled, read_mask
 from mmrs.datasets.rasters import (
     PathLike,
+    image_bands,
     open_raster,
     open_unmanaged,
-    read_coverage,
-    read_ids,
     reading,
     require_one_band,
     shared_raster,
@@ -31,9 +31,9 @@ def window_grid(img_path: PathLike, window: Window, grid_shape: tuple[int, int])
 
 
 def read_aligned_labels(
-    path: PathLike, img_path: PathLike, window: Window, grid_shape: tuple[int, int]
+    path: PathLike, img_path: PathLike, window: Window, grid_shape: tuple[int, int], by_colour: bool = False
 ) -> tuple[np.ndarray, float | None, np.ndarray | None]:
-    """Reads the class ids of a window of an image.
+    """Reads the class ids, or colours, of a window of an image.
 
     Where the label raster has the pixels of the image (to 1/1000 of one), it is read straight. Otherwise each pixel
     gets the id at its centre, or the most frequent one in it where the labels are much finer. A change of CRS is right
@@ -44,25 +44,31 @@ def read_aligned_labels(
         img_path: The image.
         window: x0, y0, x1, y1 in pixels of the image, or of the resampled image.
         grid_shape: Rows and columns of the whole image, or of the resampled image.
+        by_colour: Whether the labels are colours, see `read_mask`. Those of three bands cannot be resampled.
 
     Returns:
-        The ids `(H, W)`, the declared nodata value, and a boolean map `(H, W)` of the pixels that the label raster
-        covers with data, or None where it has no say in that.
+        The ids or packed colours `(H, W)`, the declared nodata value, and a boolean map `(H, W)` of the pixels that the
+        label raster covers with data, or None where it has no say in that.
 
     Raises:
         OSError: A file is missing or cannot be read.
-        ValueError: The label raster has several bands, or cannot belong to the image.
+        ValueError: The label raster has several bands that are no colours, or cannot belong to the image.
     """
     path, img_path = os.fspath(path), os.fspath(img_path)
     with reading(path):
         key = (path, file_state(path), img_path, file_state(img_path), tuple(grid_shape))
         labels, straight = handles.get(key, lambda: _open_labels(path, img_path, grid_shape))
+        raster = labels if straight else labels.src_dataset
+        if not by_colour:
+            require_one_band(path, len(image_bands(raster)))
         if straight:
-            ids = read_ids(labels, window, grid_shape)
-            return ids, labels.nodata, read_coverage(labels, window, grid_shape)
+            values, covered = read_mask(labels, by_colour, window, grid_shape)
+            return values, labels.nodata, covered
+        if by_colour and len(mask_colours(raster).bands) > 1:
+            raise not_resampled(path)
         x0, y0, x1, y1 = window
         ids, alpha = labels.read(window=rasterio.windows.Window(x0, y0, x1 - x0, y1 - y0))
-        return ids, None, alpha > 0
+        return mask_colours(raster).pack(ids[None]) if by_colour else ids, None, alpha > 0
 
 
 def _open_labels(path: str, img_path: str, grid_shape: tuple[int, int]) -> tuple[DatasetReader, bool]:
@@ -70,7 +76,6 @@ def _open_labels(path: str, img_path: str, grid_shape: tuple[int, int]) -> tuple
     with open_raster(img_path, quiet=True) as image:
         grid = RasterGrid.of(image)
     labels = open_unmanaged(path)
-    require_one_band(path, labels.count)
     own = RasterGrid.of(labels)
     check_labels_fit(img_path, grid, path, own)
     # A virtual raster hands what it is to resample on to its files, which would take it from their overviews.
@@ -88,6 +93,6 @@ def _open_labels(path: str, img_path: str, grid_shape: tuple[int, int]) -> tuple
         width=grid.width,
         height=grid.height,
         resampling=Resampling.mode if finer else Resampling.nearest,
-        add_alpha=True,
+        add_alpha=len(image_bands(labels)) == labels.count,
     )
     return view, False

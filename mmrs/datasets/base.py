@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
-from mmrs.datasets.classes import IGNORE_INDEX, load_classes
+from mmrs.datasets.classes import IGNORE_INDEX, Colour, load_classes
 from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.datasets.samplers.rare_class import RareClassSampling
 from mmrs.datasets.statistics import class_statistics
@@ -34,7 +34,7 @@ class RemoteSensingDataset(BaseSegDataset):
 
     Args:
         classes_file: YAML table of classes (see `load_classes`), absolute or relative to `data_root`. It replaces
-            `metainfo`'s classes and palette and says which values of the label maps mean which class.
+            `metainfo`'s classes and palette and says which ids or colours of the label maps mean which class.
         class_map: Classes to train with, in the order of their indices, each with the name or names of the data set's
             classes that count as it: `dict(water='water', bare='barren', green=['forest', 'agriculture'])`. Classes
             that are not mentioned are ignored. A new class has the colour of the first one that counts as it.
@@ -72,11 +72,15 @@ class RemoteSensingDataset(BaseSegDataset):
                 raise ConfigError(f'{type(self).__name__}: {name} is {mapping!r}; dict(...) was expected')
         require_text(self, 'metainfo.classes', (metainfo or {}).get('classes'), several=True)
         self._index_of_id: dict[int, int] | None = None
+        #: Training index by colour, for masks in colours; and whether those of one band are.
+        self._index_of_colour: dict[Colour, int] = {}
+        self._by_colour = False
         self.label_map: dict[int, int] | None
         if classes_file is not None:
             table = load_classes(os.path.join(data_root or '', classes_file))
             metainfo = {**(metainfo or {}), 'classes': table.names, 'palette': table.palette}
-            self._index_of_id = table.index_of_id
+            self._index_of_id, self._index_of_colour = table.index_of_id, table.index_of_colour
+            self._by_colour = table.by_colour
         if unknown := set(rare_class_sampling or ()) - {'temperature', 'min_pixels'}:
             raise ConfigError(
                 f'rare_class_sampling has {", ".join(sorted(unknown))}; temperature and min_pixels were expected'
@@ -111,9 +115,9 @@ class RemoteSensingDataset(BaseSegDataset):
         index_of = {old: index for index, names in enumerate(members.values()) for old in names}
         new_index = [index_of.get(name, IGNORE_INDEX) for name in own]
         before: dict[int, int] = self._index_of_id or self.label_map or {index: index for index in range(len(own))}
-        self.label_map = {
-            value: IGNORE_INDEX if index == IGNORE_INDEX else new_index[index] for value, index in before.items()
-        }
+        new_index_of = {IGNORE_INDEX: IGNORE_INDEX, **dict(enumerate(new_index))}
+        self.label_map = {value: new_index_of[index] for value, index in before.items()}
+        self._index_of_colour = {colour: new_index_of[index] for colour, index in self._index_of_colour.items()}
         self._index_of_id = None
         palette = [self._metainfo['palette'][own.index(names[0])] for names in members.values()]
         self._metainfo.update(classes=tuple(members), palette=palette, label_map=self.label_map)
@@ -212,6 +216,8 @@ class RemoteSensingDataset(BaseSegDataset):
             seg_fields=[],
             reduce_zero_label=self.reduce_zero_label,
             label_map=self._index_of_id or self.label_map,
+            label_colours=self._index_of_colour,
+            by_colour=self._by_colour,
             classes=self._metainfo.get('classes'),
         )
         if self._rare_classes is not None:

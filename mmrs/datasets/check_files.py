@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +14,8 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from mmrs.datasets.grids import RasterGrid, place
-from mmrs.datasets.rasters import expand_palette, open_raster, scale_and_offset
+from mmrs.datasets.masks import hidden_values, read_mask
+from mmrs.datasets.rasters import image_bands, open_raster, scale_and_offset
 from mmrs.datasets.statistics import Advance, chosen_bands, raster_windows, read_windows, value_type
 from mmrs.datasets.statistics_bands import BandAccumulator, BandStatistics
 
@@ -95,11 +96,10 @@ class LabelFacts:
     Attributes:
         problem: Why it cannot be read; empty if it can.
         grid: Its pixels.
-        bands: Number of bands.
+        bands: Number of bands without transparency.
         by_colour: Whether `counts` are of colours.
-        counts: Pixels by id, or by colour packed into a number (0xRRGGBB).
-        nodata: The declared nodata value, if there is one.
-        nodata_pixels: Pixels of that value, or NaN; they are not in `counts`.
+        counts: Pixels by id, or by colour packed into a number (0xRRGGBB), without hidden ones and NaN.
+        hidden: The same of the hidden ones, see `hidden_values`.
     """
 
     problem: str = ''
@@ -107,8 +107,7 @@ class LabelFacts:
     bands: int = 0
     by_colour: bool = False
     counts: Counter = field(default_factory=Counter)
-    nodata: float | None = None
-    nodata_pixels: int = 0
+    hidden: Counter = field(default_factory=Counter)
 
 
 class ImageTask(NamedTuple):
@@ -120,10 +119,11 @@ class ImageTask(NamedTuple):
 
 
 class LabelTask(NamedTuple):
-    """A label map to read: by colour, by id, or (None) by colour if it has several bands."""
+    """A label map to read, and whether one of one band holds colours, and one of several may."""
 
     path: str
-    by_colour: bool | None
+    by_colour: bool
+    has_colours: bool
 
 
 def read_facts(task: ImageTask | LabelTask, advance: Advance) -> ImageFacts | LabelFacts:
@@ -183,42 +183,30 @@ def translucent_share(raster: DatasetReader, bands: Sequence[int], windows: Iter
 
 
 def _label(raster: DatasetReader, grid: RasterGrid, task: LabelTask, advance: Advance) -> LabelFacts:
-    by_colour = raster.count > 1 if task.by_colour is None else task.by_colour
-    if not by_colour and raster.count > 1:
-        return LabelFacts('', grid, raster.count)
-    counts = Counter[float]()
-    read = _colours if by_colour else _ids
-    for values, number in read(raster):
-        counts.update(dict(zip(values.tolist(), number.tolist())))
+    bands = len(image_bands(raster))
+    if bands == 2 or (bands > 2 and not task.has_colours):
+        return LabelFacts('', grid, bands)
+    by_colour = task.by_colour or bands > 2
+    counts, hidden = Counter[float](), Counter[float]()
+    for window in raster_windows(raster):
+        corner = window.col_off, window.row_off
+        values, covered = read_mask(raster, by_colour, (*corner, corner[0] + window.width, corner[1] + window.height))
+        _count(hidden_values(raster, by_colour, values, covered), hidden)
+        _count(values if covered is None else values[covered], counts)
         if len(counts) > _MAX_VALUES:
             raise ValueError(f'holds more than {_MAX_VALUES} different values; is it a label map?')
-        advance(number.sum() / (grid.width * grid.height))
-    empty = [value for value in counts if value != value or (not by_colour and value == raster.nodata)]
-    nodata_pixels = sum(counts.pop(value) for value in empty)
-    return LabelFacts('', grid, raster.count, by_colour, counts, None if by_colour else raster.nodata, nodata_pixels)
+        advance(values.size / (grid.width * grid.height))
+    return LabelFacts('', grid, bands, by_colour, counts, hidden)
 
 
-def _ids(raster: DatasetReader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for window in raster_windows(raster):
-        ids = raster.read(1, window=window)
-        if ids.dtype == np.uint8:
-            counts = np.bincount(ids.ravel(), minlength=256)
-            values = counts.nonzero()[0]
-            yield values, counts[values]
-        else:
-            yield np.unique(ids, return_counts=True)
-
-
-def _colours(raster: DatasetReader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if raster.dtypes[0] != 'uint8':
-        raise ValueError(f'holds {raster.dtypes[0]}; a colour mask has 8 bits a channel (uint8)')
-    for window in raster_windows(raster):
-        if raster.colorinterp[0] == ColorInterp.palette:
-            planes = expand_palette(raster.read(1, window=window), raster.colormap(1)).transpose(2, 0, 1)
-        else:  # one band is grey
-            planes = raster.read([1, 2, 3] if raster.count >= 3 else [1, 1, 1], window=window)
-        red, green, blue = planes.astype(np.int32)
-        yield np.unique((red << 16) | (green << 8) | blue, return_counts=True)
+def _count(values: np.ndarray, into: Counter) -> None:
+    if values.dtype == np.uint8:
+        number = np.bincount(values.ravel(), minlength=256)
+        found = number.nonzero()[0]
+        number = number[found]
+    else:
+        found, number = np.unique(values, return_counts=True)
+    into.update({value: count for value, count in zip(found.tolist(), number.tolist()) if value == value})
 
 
 def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, list[str]]:

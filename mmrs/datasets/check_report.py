@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmrs.datasets.classes import Colour
+from mmrs.datasets.masks import NODATA_IS_CLASS
 from mmrs.datasets.statistics_bands import BandStatistics, wasserstein_shift
 
 SEVERITIES = ('error', 'warning', 'info')
@@ -60,7 +61,7 @@ KINDS = {
     'empty_image': Kind('warning', 'Image without any data', 'Remove it.'),
     'constant_image': Kind('warning', 'Image with one value everywhere', 'Remove it.'),
     'ignored_label': Kind('warning', 'Label map without a labelled pixel', 'Remove the pair from training.'),
-    'nodata_is_class': Kind('warning', 'Nodata value that is a class', 'Remove the nodata tag, or use another id.'),
+    'nodata_is_class': Kind('warning', *NODATA_IS_CLASS),
     'incomplete': Kind('warning', 'Fewer images than were published', 'Unpack the archive again, or name a list.'),
     'duplicate_image': Kind('warning', 'Same image twice', 'Remove one.'),
     'target_in_evaluation': Kind(

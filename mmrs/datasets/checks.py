@@ -21,11 +21,12 @@ from mmrs.datasets.check_files import (
     read_facts,
 )
 from mmrs.datasets.check_report import Finding, Group, Report
-from mmrs.datasets.classes import IGNORE_INDEX, Colour, to_hex
+from mmrs.datasets.classes import IGNORE_INDEX, Colour
 from mmrs.datasets.grids import TOLERANCE, RasterGrid, crs_beside, write_crs
+from mmrs.datasets.masks import find_hidden_class, hidden_class, packed, value_name
 from mmrs.datasets.statistics import count_classes, map_files
 from mmrs.datasets.statistics_bands import BandStatistics
-from mmrs.datasets.transforms.loading import LoadRasterAnnotations
+from mmrs.datasets.transforms.loading import LoadRasterAnnotations, training_indices
 
 # In pixels: from here on, labels are of another place rather than a little off.
 _OTHER_PLACE = 0.5
@@ -47,8 +48,9 @@ class CheckedSet:
         apply_scale: Whether training applies the scale and offset that images give.
         classes: Names, in the order of the training indices.
         palette: Colours of the classes, perhaps empty.
-        index_of_value: Training index by id or by colour, 255 for ignored ones; None where no classes are known.
-        by_colour: Whether label maps are colour masks; None: those with several bands are.
+        index_of_value: Training index by id, 255 for ignored ones; None where no classes are known.
+        index_of_colour: The same by colour, for masks in colours.
+        by_colour: Whether label maps of one band are such masks.
         is_labelled: Whether it has labels at all.
         is_paired: Whether its images are paired with those of another domain, which may be the same files.
         dataset: Where labels are not of the images' size (windows, vectors): the data set to load them with.
@@ -64,7 +66,8 @@ class CheckedSet:
     classes: tuple[str, ...] = ()
     palette: Sequence[Colour] = ()
     index_of_value: Mapping[Any, int] | None = None
-    by_colour: bool | None = False
+    index_of_colour: Mapping[Colour, int] = field(default_factory=dict)
+    by_colour: bool = False
     is_labelled: bool = False
     is_paired: bool = False
     dataset: BaseDataset | None = None
@@ -73,6 +76,10 @@ class CheckedSet:
     def find(self, kind: str, *files: str, found: str = '', expected: str = '') -> None:
         """Adds a finding."""
         self.findings.append(Finding(kind, self.name, files, found, expected))
+
+    def label_task(self, path: str) -> LabelTask:
+        """How a label map is to be read."""
+        return LabelTask(path, self.by_colour, self.index_of_value is None or bool(self.index_of_colour))
 
     def rename(self, name: str) -> None:
         """Gives the data set another name, in its findings too."""
@@ -108,7 +115,7 @@ def check_sets(
         if own.dataset is not None:
             pixels[own.name] = _count_by_loading(own, workers, progress)
         else:
-            labels = {path: facts[LabelTask(path, own.by_colour)] for _, path in own.samples if path is not None}
+            labels = {path: facts[own.label_task(path)] for _, path in own.samples if path is not None}
             pixels[own.name] = _check_labels(own, images[own.name], labels)
         missing = [name for name, number in zip(own.classes, pixels[own.name]) if not number]
         if missing and pixels[own.name].any():
@@ -156,7 +163,7 @@ def _read(sets: Sequence[CheckedSet], workers: int, progress: bool) -> dict[Imag
         for image, label in own.samples:
             tasks[ImageTask(image, own.bands, own.apply_scale)] = None
             if label is not None and own.dataset is None:
-                tasks[LabelTask(label, own.by_colour)] = None
+                tasks[own.label_task(label)] = None
     sizes = [os.path.getsize(task.path) if os.path.isfile(task.path) else 0 for task in tasks]
     return dict(zip(tasks, map_files(read_facts, list(tasks), sizes, workers, 'Reading files', progress)))
 
@@ -207,10 +214,11 @@ def _check_labels(own: CheckedSet, images: Mapping[str, ImageFacts], labels: Map
         if not image.problem:
             _check_grids(own, image_path, image, label_path, label)
         if not label.by_colour and label.bands > 1:
-            own.find('label_bands', label_path, found=f'{label.bands} bands', expected='1 band of class ids')
+            expected = '1 band of class ids, or a colour of each class in the table'
+            own.find('label_bands', label_path, found=f'{label.bands} bands', expected=expected)
             continue
         if own.index_of_value is None:
-            unknown_ids.update(_value_name(value, label.by_colour) for value in label.counts)
+            unknown_ids.update(value_name(value, label.by_colour) for value in label.counts)
             continue
         total += _count(own, label_path, label)
     if unknown_ids:
@@ -221,38 +229,31 @@ def _check_labels(own: CheckedSet, images: Mapping[str, ImageFacts], labels: Map
 
 def _count(own: CheckedSet, path: str, label: LabelFacts) -> np.ndarray:
     """Pixels of each class in a label map; adds findings about its values."""
-    index_of = own.index_of_value or {}
+    index_of = packed(own.index_of_colour) if label.by_colour else own.index_of_value or {}
     pixels, unknown = np.zeros(len(own.classes), np.int64), Counter[float]()
     for value, number in label.counts.items():
-        index = index_of.get(_unpack(value) if label.by_colour else value)
+        index = index_of.get(value)
         if index is None:
             unknown[value] = number
         elif index != IGNORE_INDEX:
             pixels[index] += number
     if unknown:
         all_pixels = label.grid.width * label.grid.height
-        found = [f'{_value_name(v, label.by_colour)} ({100 * n / all_pixels:.3g} %)' for v, n in unknown.most_common(5)]
+        found = [f'{value_name(v, label.by_colour)} ({100 * n / all_pixels:.3g} %)' for v, n in unknown.most_common(5)]
         rest = f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''
-        keys = [to_hex(key) if isinstance(key, tuple) else str(key) for key in sorted(index_of)]
+        keys = [value_name(key, label.by_colour) for key in sorted(index_of)]
         known = _joined(keys if len(keys) <= 20 else [*keys[:20], '...'])
         own.find(
             'unknown_colour' if label.by_colour else 'unknown_id', path, found=_joined(found) + rest, expected=known
         )
     elif not pixels.any():
         own.find('ignored_label', path)
-    if index_of.get(label.nodata, IGNORE_INDEX) != IGNORE_INDEX and label.nodata_pixels:
-        name = own.classes[index_of[label.nodata]]
-        own.find('nodata_is_class', path, found=f'nodata {label.nodata:g} on {label.nodata_pixels} pixels is {name}')
+    for value, number in label.hidden.items():
+        index = index_of.get(value, IGNORE_INDEX)
+        if index != IGNORE_INDEX:
+            text = hidden_class(value_name(value, label.by_colour), number, own.classes[index])
+            own.find('nodata_is_class', path, found=text)
     return pixels
-
-
-def _unpack(value: float) -> Colour:
-    packed = int(value)
-    return packed >> 16, packed >> 8 & 255, packed & 255
-
-
-def _value_name(value: float, by_colour: bool) -> str:
-    return to_hex(_unpack(value)) if by_colour else f'{value:g}'
 
 
 def _check_grids(own: CheckedSet, image_path: str, image: ImageFacts, label_path: str, label: LabelFacts) -> None:
@@ -285,6 +286,11 @@ def _count_by_loading(own: CheckedSet, workers: int, progress: bool) -> np.ndarr
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     infos = [info for info in infos if info['img_path'] in chosen and info.get('seg_map_path') is not None]
     loader = LoadRasterAnnotations()
+    for path, info in {info['seg_map_path']: info for info in infos if 'vector_labels' not in info}.items():
+        by_colour = info.get('by_colour', False)
+        index_of = packed(info['label_colours']) if by_colour else training_indices(info)
+        if text := find_hidden_class(path, by_colour, index_of, own.classes):
+            own.find('nodata_is_class', path, found=text.removeprefix(f'{path}: '))
 
     def count(info: dict, _: Any) -> np.ndarray | str:
         try:

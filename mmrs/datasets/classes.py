@@ -65,6 +65,14 @@ class ClassTable:
         """Training index by colour."""
         return {colour: self.training_index(c) for c in self.classes for colour in c.colours}
 
+    @property
+    def by_colour(self) -> bool:
+        """Whether a mask of one band holds colours: each class that counts has some, and none has an id.
+
+        Otherwise it holds ids. A mask of three bands always holds colours.
+        """
+        return bool(self.palette) and not any(c.ids for c in self.classes)
+
     def converted(self) -> 'ClassTable':
         """The same classes under their training indices, ignored ones under 255: how converted masks hold them."""
         return ClassTable(

@@ -31,6 +31,8 @@ class RasterHeader:
         dtype: Their type; several, joined by `/`, where they differ.
         row_wise: Whether the file holds compressed whole rows, so that a window costs as much as the rows it touches.
         empty: Whether no pixel holds data.
+        planes: Number of its bands that are no alpha band.
+        nodata: The declared nodata value, if there is one.
     """
 
     path: str
@@ -40,6 +42,8 @@ class RasterHeader:
     dtype: str
     row_wise: bool
     empty: bool
+    planes: int
+    nodata: float | None
 
     @property
     def pixel_metres(self) -> tuple[float, float] | None:
@@ -86,6 +90,8 @@ def _read_header(path: str, find_empty: bool) -> RasterHeader:
             '/'.join(dtypes),
             raster.compression is not None and raster.block_shapes[0][1] == raster.width,
             find_empty and may_lack_data and not _has_data(path, raster.shape),
+            len(numbers),
+            raster.nodata,
         )
 
 

@@ -14,7 +14,8 @@ from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.classes import IGNORE_INDEX, load_classes
 from mmrs.datasets.grids import check_labels_fit, same_gsd, write_crs
 from mmrs.datasets.headers import RasterHeader, read_headers
-from mmrs.datasets.rasters import RASTER_SUFFIXES, require_one_band
+from mmrs.datasets.masks import find_hidden_class, holds_colours, nodata_is_class, not_resampled, packed
+from mmrs.datasets.rasters import RASTER_SUFFIXES
 from mmrs.datasets.transforms.loading import LoadRasterImage, training_indices
 from mmrs.datasets.vector_labels import VectorLabels
 from mmrs.datasets.vectors import VECTOR_SUFFIXES, is_vector
@@ -102,7 +103,7 @@ class RasterDataset(RemoteSensingDataset):
         pairs = super().load_data_list()
         images = read_headers([pair['img_path'] for pair in pairs], self._skip_empty)
         self._check_pipeline(images)
-        self._check_labels(images, [pair.get('seg_map_path') for pair in pairs])
+        labels = self._check_labels(images, [pair.get('seg_map_path') for pair in pairs])
         empty = [image.path for image in images if image.empty]
         if empty:
             left_out = '' if self.test_mode else ' and are left out'
@@ -111,6 +112,12 @@ class RasterDataset(RemoteSensingDataset):
         for pair, image in zip(pairs, images):
             if self.test_mode or not image.empty:
                 raster, windows = self._cut(image)
+                if (label := labels.get(pair.get('seg_map_path', ''))) is not None:
+                    raster['by_colour'] = self._holds_colours(label)
+                    if label.planes > 1 and not (
+                        image.grid.matches(label.grid) and raster['grid_shape'] == label.grid.shape
+                    ):
+                        raise not_resampled(label.path)
                 samples += [dict(raster=len(self._rasters), window=window) for window in windows]
                 self._rasters.append({**pair, **raster})
         if not samples:
@@ -150,17 +157,29 @@ class RasterDataset(RemoteSensingDataset):
                     'number would mean different things. Convert one (`rio convert --dtype`), or make two data sets.'
                 )
 
-    def _check_labels(self, images: Sequence[RasterHeader], labels: Sequence[str | None]) -> None:
+    def _check_labels(self, images: Sequence[RasterHeader], labels: Sequence[str | None]) -> dict[str, RasterHeader]:
+        """Raises ValueError for labels that do not fit; returns the headers of those that are rasters."""
         pairs = [(image, path) for image, path in zip(images, labels) if path is not None]
         vectors = [(image, path) for image, path in pairs if is_vector(path)]
         rasters = [(image, path) for image, path in pairs if not is_vector(path)]
         headers = {label.path: label for label in read_headers(sorted({path for _, path in rasters}), find_empty=False)}
+        hidden = []
         for label in headers.values():
-            require_one_band(label.path, label.count)
+            by_colour = self._holds_colours(label)
+            if label.nodata is not None:
+                index_of = packed(self._index_of_colour) if by_colour else training_indices(self._label_facts())
+                classes = self._metainfo.get('classes') or ()
+                hidden.append(find_hidden_class(label.path, by_colour, index_of, classes, count=False))
+        if hidden := list(filter(None, hidden)):
+            self._log(nodata_is_class(hidden), logging.WARNING)
         for image, path in rasters:
             check_labels_fit(image.path, image.grid, path, headers[path].grid)
         if vectors:
             self._vector_labels.check(vectors, self._index_of_own_class(), training_indices(self._label_facts()))
+        return headers
+
+    def _holds_colours(self, label: RasterHeader) -> bool:
+        return holds_colours(label.path, label.planes, self._index_of_colour, self._by_colour)
 
     def _cut(self, image: RasterHeader) -> tuple[dict[str, Any], list[Window]]:
         """What samples of a raster have in common, and its windows."""

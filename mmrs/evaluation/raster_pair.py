@@ -1,20 +1,18 @@
 """A predicted raster and its reference, read side by side."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from rasterio import windows
 from rasterio.warp import transform
 
 from mmrs.datasets.classes import IGNORE_INDEX, ClassTable, LabelClass
-from mmrs.datasets.converters.encoding import UNKNOWN, MaskEncoder
 from mmrs.datasets.grids import RasterGrid, check_labels_fit, place
 from mmrs.datasets.headers import RasterHeader, read_headers
-from mmrs.datasets.rasters import PathLike, image_bands, open_raster, require_one_band, shared_raster, shown_pixels
+from mmrs.datasets.masks import find_hidden_class, holds_colours, not_resampled, packed
+from mmrs.datasets.rasters import PathLike, open_raster
 from mmrs.datasets.transforms.loading import LoadRasterAnnotations, training_indices
 from mmrs.datasets.vector_labels import VectorLabels
 from mmrs.datasets.vectors import is_vector
@@ -66,23 +64,29 @@ class RasterPair:
             table = _table(self.prediction)
         index_of_name = _positions(self.prediction, self.classes, table)
         facts = dict(grid_shape=self.grid.shape, classes=self.classes)
-        self._own = dict(facts, img_path=self.prediction, seg_map_path=self.prediction, label_map=own_ids)
+        self._own: dict[str, Any] = dict(
+            facts, img_path=self.prediction, seg_map_path=self.prediction, label_map=own_ids
+        )
+        if own_ids is not None:  # as the table says
+            self._own.update(label_colours=table.index_of_colour, by_colour=table.by_colour)
         self._labels: dict[str, Any] = dict(facts, img_path=self.prediction, seg_map_path=self.label)
         self._labels['label_map'] = {
             value: index if index == IGNORE_INDEX else index_of_name[table.names[index]]
             for value, index in table.index_of_id.items()
         }
+        self._labels['label_colours'] = {
+            colour: IGNORE_INDEX if c.ignore else index_of_name[c.name] for c in table.classes for colour in c.colours
+        }
         self._labels['reduce_zero_label'] = reduce_zero_label
-        self._colours: MaskEncoder | None = None
         self._label_grid: RasterGrid | None = None
         if is_vector(self.label):
             vector_labels, index_of_id = vector_labels or VectorLabels(), training_indices(self._labels)
             vector_labels.check([(image, self.label)], index_of_name, index_of_id)
             self._labels['vector_labels'] = vector_labels.burning(index_of_name, index_of_id)
         else:
-            self._open_raster(_header(self.label), table, index_of_name)
+            self._open_raster(_header(self.label), table)
 
-    def _open_raster(self, header: RasterHeader, table: ClassTable, index_of_name: dict[str, int]) -> None:
+    def _open_raster(self, header: RasterHeader, table: ClassTable) -> None:
         grid = self._label_grid = header.grid
         if (grid.crs is None) != (self.grid.crs is None) and grid.shape == self.grid.shape:
             self._labels['img_path'] = self.label  # so that it is read on its own grid
@@ -91,20 +95,20 @@ class RasterPair:
             check_labels_fit(self.prediction, self.grid, self.label, grid)
             if self.grid.matches(grid):
                 self._label_grid = None
-        paletted = header.count == 1 and header.bands == 3
-        if header.count < 3 and not (paletted and not any(c.ids for c in table.classes) and table.index_of_colour):
-            require_one_band(self.label, header.count)
-            return
-        if not table.index_of_colour:
-            raise DataError(f'{self.label} is a mask in colours, but the classes have none. Give them in the table.')
-        if self._label_grid is not None:
-            raise DataError(
-                f'{self.label} is a mask in colours on another grid than {self.prediction}. Turn it into class ids '
-                'with tools/dataset_converters/color_masks.py first.'
-            )
-        self._colours = MaskEncoder(
-            {colour: IGNORE_INDEX if c.ignore else index_of_name[c.name] for c in table.classes for colour in c.colours}
-        )
+        by_colour = holds_colours(self.label, header.planes, self._labels['label_colours'], table.by_colour)
+        self._labels['by_colour'] = by_colour
+        if header.planes > 1 and self._label_grid is not None:
+            raise not_resampled(self.label)
+
+    def hidden_classes(self) -> list[str]:
+        """What `find_hidden_class` says of the two files."""
+        found = []
+        for facts in (self._own, self._labels):
+            if 'vector_labels' not in facts:
+                by_colour = facts.get('by_colour', False)
+                index_of = packed(facts['label_colours']) if by_colour else training_indices(facts)
+                found.append(find_hidden_class(facts['seg_map_path'], by_colour, index_of, self.classes))
+        return list(filter(None, found))
 
     @cached_property
     def label_pixel(self) -> np.ndarray:
@@ -133,25 +137,7 @@ class RasterPair:
 
     def labelled(self, window: Window) -> np.ndarray:
         """Labelled class indices `(H, W)`, uint8, 255 where the pixel is ignored; raises as `predicted`."""
-        return _load(self._labels, window) if self._colours is None else self._decode(self._colours, window)
-
-    def _decode(self, encoder: MaskEncoder, window: Window) -> np.ndarray:
-        x0, y0, x1, y1 = window
-        part = windows.Window(x0, y0, x1 - x0, y1 - y0)
-        with shared_raster(self.label) as mask:
-            values = encoder.read(mask, part)
-            shown = shown_pixels(mask, image_bands(mask), window=part)
-        indices = encoder.encode(values)
-        if shown is not None:
-            indices[~shown] = IGNORE_INDEX
-        unknown = indices == UNKNOWN
-        if unknown.any():
-            found = encoder.describe_unknown(Counter(values[unknown].tolist()), unknown.size)
-            raise DataError(
-                f'{self.label}: colour {found} is no class. Expected: {encoder.known}. Add it to the table of classes, '
-                'with `ignore: true` for unlabelled pixels.'
-            )
-        return indices
+        return _load(self._labels, window)
 
 
 def _header(path: str) -> RasterHeader:

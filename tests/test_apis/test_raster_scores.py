@@ -236,10 +236,10 @@ def test_masks_in_colours(tmp_path, kind):
         label = write_raster(path, bands, photometric='rgb', alpha='yes' if kind == 'rgba' else 'no')
     check_scores(evaluate_raster(prediction, label, classes=classes).full, count(predicted, labels))
     if kind == 'rgb':
-        with pytest.raises(DataError, match=r'colour #000000 .* is no class. Expected: #FFFFFF, #0000FF, #00FF00'):
+        with pytest.raises(DataError, match=r'colour #000000 .* is no class .*Expected: #FFFFFF, #0000FF, #00FF00'):
             evaluate_raster(prediction, label)
         moved = write_raster(tmp_path / 'moved.tif', bands, Affine(0.5, 0, 400001, 0, -0.5, 5800000))
-        with pytest.raises(DataError, match='in colours on another grid'):
+        with pytest.raises(DataError, match='in colours of three bands, and on another grid'):
             evaluate_raster(prediction, moved, classes=classes)
 
 

@@ -107,7 +107,7 @@ TRAPS = {
     'crs_missing': (
         lambda f, w: _label(f, w, IDS, crs=None, transform=Affine.identity()), '0.tif has no georeference', '',
     ),
-    'label_bands': (lambda f, w: _label(f, w, SOME), '3 bands', '1 band'),
+    'label_bands': (lambda f, w: _label(f, w, SOME[..., :2]), '2 bands', '1 band'),
     'unknown_id': (lambda f, w: _label(f, w, np.where(IDS == 1, 7, IDS)), '7 (25 %)', '0, 1, 2, 9, 255'),
     'band_mismatch': (lambda f, w: _image(f, w, SOME[..., :2]), '2 bands', '3 bands, as 3 of 4'),
     'dtype_mismatch': (lambda f, w: _image(f, w, SOME.astype(np.uint16)), 'uint16', 'uint8, as 3 of 4'),

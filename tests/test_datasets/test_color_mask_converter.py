@@ -8,8 +8,8 @@ import rasterio
 import yaml
 from rasterio.enums import ColorInterp
 
-from mmrs.datasets import LoadRasterAnnotations, LoadRasterImage, RemoteSensingDataset
-from mmrs.datasets.converters import color_masks, encoding
+from mmrs.datasets import LoadRasterAnnotations, LoadRasterImage, RemoteSensingDataset, masks
+from mmrs.datasets.converters import color_masks
 from mmrs.datasets.converters.color_masks import Conversion
 from mmrs.datasets.converters.recipe import Split, assign_splits, find_pairs, load_recipe
 from mmrs.datasets.rasters import open_raster, read_image, read_label_map
@@ -361,7 +361,7 @@ def test_large_images_are_to_be_cut(tmp_path, data, recipe, monkeypatch):
 
 def test_strips_and_workers_change_nothing(tmp_path, data, recipe, monkeypatch):
     expected = Conversion(recipe(), data[0], tmp_path / 'a').run()
-    monkeypatch.setattr(encoding, '_STRIP_PIXELS', 100)
+    monkeypatch.setattr(masks, '_STRIP_PIXELS', 100)
     assert Conversion(recipe(), data[0], tmp_path / 'b').run(workers=2) == expected
     assert files(tmp_path / 'a') == files(tmp_path / 'b')
     for name in files(tmp_path / 'a'):

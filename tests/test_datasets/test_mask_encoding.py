@@ -3,8 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mmrs.datasets.converters import encoding
-from mmrs.datasets.converters.encoding import UNKNOWN, MaskEncoder
+from mmrs.datasets import masks
+from mmrs.datasets.converters.encoding import MaskEncoder
+from mmrs.datasets.masks import UNKNOWN
 from mmrs.datasets.rasters import open_raster
 
 COLOURS = {(255, 0, 0): 0, (0, 255, 0): 1, (0, 0, 255): 2, (9, 9, 9): 255}
@@ -12,7 +13,7 @@ COLOURS = {(255, 0, 0): 0, (0, 255, 0): 1, (0, 0, 255): 2, (9, 9, 9): 255}
 
 def encode(path, encoder):
     with open_raster(path) as mask:
-        return encoder.encode(encoder.read(mask))
+        return encoder.encode(mask)
 
 
 @pytest.fixture
@@ -82,21 +83,22 @@ def test_nan_is_ignored_and_fractions_are_an_error(tmp_path, write):
 
 
 def test_masks_of_the_wrong_kind(tmp_path, write, labels):
-    with pytest.raises(ValueError, match=r'c\.png has 3 bands; an id mask has one.*give the classes colours'):
+    with pytest.raises(ValueError, match=r'c\.png has 3 bands, which is a mask in colours, but the classes have none'):
         encode(write(tmp_path / 'c.png', paint(labels)), MaskEncoder({0: 0}))
-    with pytest.raises(ValueError, match=r'm\.png holds uint16; a colour mask has 8 bits'):
+    with pytest.raises(ValueError, match=r'm\.png has 16 bits, but values from 1 to 255'):
         encode(write(tmp_path / 'm.png', labels.astype(np.uint16)), MaskEncoder(COLOURS))
 
 
 def test_survey_counts_in_strips(tmp_path, write, labels, monkeypatch):
-    monkeypatch.setattr(encoding, '_STRIP_PIXELS', 35)
+    monkeypatch.setattr(masks, '_STRIP_PIXELS', 35)
     image = paint(labels)
     image[0, :3] = (254, 3, 0)
     image[11, 9] = (1, 2, 3)
     encoder = MaskEncoder(COLOURS)
     with open_raster(write(tmp_path / 'm.png', image)) as mask:
-        counts, unknown = encoder.survey(mask)
+        counts, unknown, hidden = encoder.survey(mask)
         np.testing.assert_array_equal(counts, np.bincount(encode(tmp_path / 'm.png', encoder).ravel(), minlength=256))
+    assert not hidden
     assert unknown == Counter({0xFE0300: 3, 0x010203: 1})
     text = encoder.describe_unknown(unknown, 120)
     assert text == '#FE0300 (2.5 %, 3 away from #FF0000), #010203 (0.833 %, 8 away from #090909)'

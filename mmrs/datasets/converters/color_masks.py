@@ -21,6 +21,7 @@ from mmrs.datasets.converters.survey import (
     SurveyTask,
     band_count,
     drop_unusable,
+    hidden_classes,
     print_report,
     read_bands,
     statistics,
@@ -112,9 +113,11 @@ class Conversion:
         dropped += unused + drop_unusable(chosen, surveys)
         usable = [pair for pair in chosen if not surveys[pair.stem].problem]
         splits = {name: [p for p in members if not surveys[p.stem].problem] for name, members in splits.items()}
+        masks, names = {str(pair.mask): surveys[pair.stem] for pair in chosen}, self.recipe.classes.names
         report = dict(
             splits={n: statistics([surveys[p.stem] for p in members], self.recipe) for n, members in splits.items()},
             dropped=[item._asdict() for item in dropped],
+            hidden_classes=hidden_classes(masks, self._encoder, names),
         )
         print_report(report)
         if message := unknown_values({str(pair.mask): surveys[pair.stem] for pair in usable}, self._encoder):
@@ -197,7 +200,7 @@ def _convert_whole(job: _Job) -> _Written:
         if pair.mask is not None and not is_written(label_path):
             encoder = MaskEncoder(job.label_of, job.tolerance)
             with open_raster(pair.mask, quiet=True) as mask:
-                write_raster(label_path, encoder.encode(encoder.read(mask)), **georeference(mask))
+                write_raster(label_path, encoder.encode(mask), **georeference(mask))
     return _Written(1, 0)
 
 
@@ -219,7 +222,7 @@ def _convert_clips(job: _Job) -> _Written:
     ):
         fits_png = image.dtypes[0] == 'uint8' and band_count(image) in (1, 3) and image.nodata is None
         for clip in _clips(image.width, image.height, job):
-            labels = None if mask is None else encoder.encode(encoder.read(mask, clip.window))
+            labels = None if mask is None else encoder.encode(mask, clip)
             if labels is not None and (labels == IGNORE_INDEX).all():
                 without_label += 1
                 continue

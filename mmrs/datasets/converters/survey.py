@@ -16,6 +16,7 @@ from mmrs.datasets.classes import IGNORE_INDEX
 from mmrs.datasets.converters.encoding import MaskEncoder
 from mmrs.datasets.converters.recipe import Dropped, Pair, Recipe
 from mmrs.datasets.converters.running import advance
+from mmrs.datasets.masks import hidden_class, nodata_is_class
 from mmrs.datasets.rasters import expand_palette, open_raster
 from mmrs.datasets.statistics import measure
 from mmrs.datasets.statistics_bands import BandStatistics
@@ -30,6 +31,7 @@ class Survey:
         bands: Number of bands, after a palette is expanded, and their data type.
         counts: Pixels by label id, 256 numbers.
         unknown: Pixels by mask value, of the values that are no class.
+        hidden: The same of those that are one, where a nodata value or, of colours, transparency hides them.
         values: Statistics of the bands, by the rules of training; None where the pair cannot be used.
         problem: Why the pair cannot be used; empty if it can.
     """
@@ -38,6 +40,7 @@ class Survey:
     bands: tuple[int, str] = (0, '')
     counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     unknown: Counter[int] = field(default_factory=Counter)
+    hidden: Counter[int] = field(default_factory=Counter)
     values: BandStatistics | None = None
     problem: str = ''
 
@@ -67,9 +70,9 @@ def survey_pair(task: SurveyTask) -> Survey:
                 return Survey(
                     problem=f'{size[0]} x {size[1]} pixels (width x height), its mask {mask_size[0]} x {mask_size[1]}'
                 )
-            counts, unknown = MaskEncoder(task.label_of, task.tolerance).survey(mask)
-        is_labelled = counts[:IGNORE_INDEX].any()
-        return Survey(size, bands, counts, unknown, values, '' if is_labelled else 'no labelled pixel in its mask')
+            counts, unknown, hidden = MaskEncoder(task.label_of, task.tolerance).survey(mask)
+        problem = '' if counts[:IGNORE_INDEX].any() else 'no labelled pixel in its mask'
+        return Survey(size, bands, counts, unknown, hidden, values, problem)
     except OSError as error:
         return Survey(problem=str(error))
     finally:
@@ -135,6 +138,15 @@ def unknown_values(surveys: dict[str, Survey], encoder: MaskEncoder) -> str:
     )
 
 
+def hidden_classes(surveys: dict[str, Survey], encoder: MaskEncoder, names: Sequence[str]) -> list[str]:
+    """Says which masks hide which classes by their nodata value. Keys are files, `names` those of the label ids."""
+    return [
+        f'{file}: {hidden_class(encoder.name(value), pixels, names[encoder.label(value)])}'
+        for file, survey in surveys.items()
+        for value, pixels in survey.hidden.most_common()
+    ]
+
+
 def print_report(report: dict[str, Any]) -> None:
     """Shows the statistics of all splits and what was dropped."""
     console, splits = Console(), report['splits']
@@ -159,6 +171,8 @@ def print_report(report: dict[str, Any]) -> None:
         files = [item['file'] for item in report['dropped'] if item['reason'] == reason]
         shown = ', '.join(files[:3]) + (', ...' if count > 3 else '')
         console.print(f'Left out {count}: {reason}: {shown}', highlight=False, soft_wrap=True)
+    if hidden := report['hidden_classes']:
+        console.print(f'warning: {nodata_is_class(hidden)}', highlight=False, soft_wrap=True)
 
 
 def _megapixels(pixels: int) -> str:

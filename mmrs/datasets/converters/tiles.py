@@ -21,11 +21,12 @@ from mmrs.datasets.converters.clips import (
     write_raster,
 )
 from mmrs.datasets.converters.conversion import DatasetConversion, Sample
-from mmrs.datasets.converters.encoding import UNKNOWN, MaskEncoder
+from mmrs.datasets.converters.encoding import MaskEncoder
 from mmrs.datasets.converters.running import advance
 from mmrs.datasets.converters.scaling import percentile_bounds, raster_histogram, to_uint8, valid_pixels
 from mmrs.datasets.converters.splits import RandomSplits, Splits
 from mmrs.datasets.handles import scanning
+from mmrs.datasets.masks import UNKNOWN
 from mmrs.datasets.rasters import open_raster, reading
 
 
@@ -249,7 +250,7 @@ class TileConversion(DatasetConversion):
                 with reading(task.image):
                     bounds = percentile_bounds(raster_histogram(image, task.bands))
             for clip, sample in todo:
-                ids = encoder.encode(encoder.read(mask, clip.window))
+                ids = encoder.encode(mask, clip)
                 if (ids == UNKNOWN).any():
                     raise ValueError(_unknown_colours(encoder, mask))
                 with reading(task.image):
@@ -286,7 +287,7 @@ def _check_sizes(image: DatasetReader, mask: DatasetReader, clip_size: int) -> N
 
 
 def _unknown_colours(encoder: MaskEncoder, mask: DatasetReader) -> str:
-    _, unknown = encoder.survey(mask)
+    _, unknown, _ = encoder.survey(mask)
     return (
         f'{mask.name} has colours that are no class: '
         f'{encoder.describe_unknown(unknown, mask.width * mask.height)} of the pixels. Expected: {encoder.known}. '

@@ -1,20 +1,19 @@
 """Transforms that read images and label maps."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform
 
 from mmrs.datasets.aligned_images import read_aligned_image
 from mmrs.datasets.aligned_labels import read_aligned_labels, window_grid
-from mmrs.datasets.classes import IGNORE_INDEX
-from mmrs.datasets.rasters import read_image, read_label_map
+from mmrs.datasets.classes import IGNORE_INDEX, to_hex
+from mmrs.datasets.masks import UNKNOWN, holds_colours, look_up, packed, read_mask, value_name
+from mmrs.datasets.rasters import image_bands, open_raster, read_image
 from mmrs.datasets.vectors import burn_labels
 from mmrs.registry import TRANSFORMS
 from mmrs.utils.errors import ConfigError
-
-# Stands for "no class" in look-up tables; a table of classes never reaches it.
-_UNKNOWN = 254
 
 
 @TRANSFORMS.register_module()
@@ -81,12 +80,15 @@ class LoadRasterAnnotations(BaseTransform):
     """Reads labels, checks them, and turns them into training indices.
 
     Labels are a raster of class ids; of a `RasterDataset` also polygons (see `burn_labels`) or a raster on another grid
-    than the image (see `read_aligned_labels`). A palette image counts by its palette indices. With the data set's
-    `reduce_zero_label`, id 0 is ignored and ids 1 to K become 0 to K-1. Ignored pixels become 255; so do 255 itself,
-    the file's declared nodata value, and the pixels where the image has no data or the labels do not reach.
+    than the image (see `read_aligned_labels`). A palette image counts by its palette indices. A mask of three bands
+    holds colours of the classes instead, and so does one of one band, be it grey or a palette, where the classes have
+    colours and no ids (see `MaskColours`). With the data set's `reduce_zero_label`, id 0 is ignored and ids 1 to K
+    become 0 to K-1. Ignored pixels become 255; so do the id 255, unless it is a class's, the file's declared nodata
+    value, and the pixels that a mask hides, where the image has no data or the labels do not reach.
 
-    Required: `seg_map_path`, and from the data set `reduce_zero_label`, `label_map`, `classes`; `window`, `grid_shape`
-    and `vector_labels` from a `RasterDataset`. Added: `gt_seg_map` `(H, W)`, uint8, one of `seg_fields`.
+    Required: `seg_map_path`, and from the data set `reduce_zero_label`, `label_map`, `classes`, and for masks in
+    colours `label_colours` (training index by colour) and `by_colour` (of one band too); `window`, `grid_shape` and
+    `vector_labels` from a `RasterDataset`. Added: `gt_seg_map` `(H, W)`, uint8, one of `seg_fields`.
     """
 
     def transform(self, results: dict) -> dict:
@@ -94,8 +96,8 @@ class LoadRasterAnnotations(BaseTransform):
 
         Raises:
             OSError: A file is missing or cannot be read.
-            ValueError: The sample has no label path, or the file has several bands, another size or place than the
-                image, or ids that are no class.
+            ValueError: The sample has no label path, or the file has a wrong number of bands, another size or place
+                than the image, or ids or colours that are no class.
         """
         if results.get('seg_map_path') is None:
             raise ValueError(
@@ -120,32 +122,35 @@ def _burn(results: Mapping) -> np.ndarray:
 
 
 def _read(results: Mapping) -> np.ndarray:
-    path, covered = results['seg_map_path'], None
+    path = results['seg_map_path']
+    by_colour, index_of_colour = results.get('by_colour', False), results.get('label_colours') or {}
     if 'window' in results:
         labels, nodata, covered = read_aligned_labels(
-            path, results['img_path'], results['window'], results['grid_shape']
+            path, results['img_path'], results['window'], results['grid_shape'], by_colour
         )
     else:
-        labels, nodata = read_label_map(path)
+        with open_raster(path) as mask:
+            by_colour = holds_colours(path, len(image_bands(mask)), index_of_colour, by_colour)
+            (labels, covered), nodata = read_mask(mask, by_colour), mask.nodata
     if labels.shape != tuple(results.get('ori_shape', labels.shape)):
         (h, w), (label_h, label_w) = results['ori_shape'], labels.shape
         raise ValueError(
             f'The image {results["img_path"]} has {w} x {h} pixels (width x height), but its label map {path} has '
             f'{label_w} x {label_h}. They must be of one size.'
         )
-    index_of_id = training_indices(results)
-    if nodata is not None:
-        index_of_id[int(nodata) if np.isfinite(nodata) else nodata] = IGNORE_INDEX
-    indices = _look_up(labels, index_of_id)
+    index_of_value: dict[Any, int] = packed(index_of_colour) if by_colour else training_indices(results)
+    if nodata is not None and not by_colour:
+        index_of_value[nodata] = IGNORE_INDEX
+    indices = look_up(labels, index_of_value)
     if covered is not None:
         indices[~covered] = IGNORE_INDEX
-    unknown = indices == _UNKNOWN
+    unknown = indices == UNKNOWN
     if unknown.any():
-        raise ValueError(_unknown_ids(path, labels, unknown, results))
+        raise ValueError((_unknown_colours if by_colour else _unknown_ids)(path, labels, unknown, results))
     return indices
 
 
-def training_indices(results: Mapping) -> dict:
+def training_indices(results: Mapping) -> dict[Any, int]:
     """Training index by label id, from the info of a sample.
 
     Data sets that do not say how many classes they have may hold any id.
@@ -154,24 +159,21 @@ def training_indices(results: Mapping) -> dict:
     if label_map is not None:
         indices = dict(label_map)
     else:
-        indices = {index: index for index in range(len(classes) if classes is not None else _UNKNOWN)}
+        indices = {index: index for index in range(len(classes) if classes is not None else UNKNOWN)}
     if results.get('reduce_zero_label'):
         indices = {0: IGNORE_INDEX, **{index + 1: new for index, new in indices.items()}}
     # A class table may give the value 255 to a class of its own.
     return {IGNORE_INDEX: IGNORE_INDEX, **indices}
 
 
-def _look_up(labels: np.ndarray, index_of_id: dict) -> np.ndarray:
-    if labels.dtype == np.uint8:
-        table = np.full(256, _UNKNOWN, np.uint8)
-        for value, index in index_of_id.items():
-            if 0 <= value < 256:
-                table[int(value)] = index
-        return table[labels]
-    values, inverse = np.unique(labels, return_inverse=True)
-    # NaN is no key that could be found, not being equal to itself; it is never a class.
-    indices = [IGNORE_INDEX if value != value else index_of_id.get(value, _UNKNOWN) for value in values.tolist()]
-    return np.array(indices, np.uint8)[inverse].reshape(labels.shape)
+def _unknown_colours(path: str, labels: np.ndarray, unknown: np.ndarray, results: Mapping) -> str:
+    values = np.unique(labels[unknown])
+    found = ', '.join(value_name(value, True) for value in values[:8].tolist()) + (', ...' if len(values) > 8 else '')
+    return (
+        f'{path}: colour {found} on {100 * unknown.mean():.3g} % of the pixels is no class of the data set. Expected: '
+        f'{", ".join(map(to_hex, results["label_colours"]))}. Add it to the table of classes, with `ignore: true` for '
+        'unlabelled pixels; or, if the values are ids and no grey, give the classes an `id` each.'
+    )
 
 
 def _unknown_ids(path: str, labels: np.ndarray, unknown: np.ndarray, results: Mapping) -> str:
