@@ -72,15 +72,16 @@ class RemoteSensingDataset(BaseSegDataset):
                 raise ConfigError(f'{type(self).__name__}: {name} is {mapping!r}; dict(...) was expected')
         require_text(self, 'metainfo.classes', (metainfo or {}).get('classes'), several=True)
         self._index_of_id: dict[int, int] | None = None
-        #: Training index by colour, for masks in colours; and whether those of one band are.
-        self._index_of_colour: dict[Colour, int] = {}
+        # For masks in colours: an id of each colour's class, None if it is ignored; whether those of one band are such.
+        self._id_of_colour: dict[Colour, int | None] = {}
         self._by_colour = False
         self.label_map: dict[int, int] | None
         if classes_file is not None:
             table = load_classes(os.path.join(data_root or '', classes_file))
             metainfo = {**(metainfo or {}), 'classes': table.names, 'palette': table.palette}
-            self._index_of_id, self._index_of_colour = table.index_of_id, table.index_of_colour
-            self._by_colour = table.by_colour
+            self._index_of_id, self._by_colour = table.index_of_id, table.by_colour
+            ids = {c: None if c.ignore else (*c.ids, table.training_index(c))[0] for c in table.classes}
+            self._id_of_colour = {colour: ids[c] for c in table.classes for colour in c.colours}
         if unknown := set(rare_class_sampling or ()) - {'temperature', 'min_pixels'}:
             raise ConfigError(
                 f'rare_class_sampling has {", ".join(sorted(unknown))}; temperature and min_pixels were expected'
@@ -115,9 +116,9 @@ class RemoteSensingDataset(BaseSegDataset):
         index_of = {old: index for index, names in enumerate(members.values()) for old in names}
         new_index = [index_of.get(name, IGNORE_INDEX) for name in own]
         before: dict[int, int] = self._index_of_id or self.label_map or {index: index for index in range(len(own))}
-        new_index_of = {IGNORE_INDEX: IGNORE_INDEX, **dict(enumerate(new_index))}
-        self.label_map = {value: new_index_of[index] for value, index in before.items()}
-        self._index_of_colour = {colour: new_index_of[index] for colour, index in self._index_of_colour.items()}
+        self.label_map = {
+            value: IGNORE_INDEX if index == IGNORE_INDEX else new_index[index] for value, index in before.items()
+        }
         self._index_of_id = None
         palette = [self._metainfo['palette'][own.index(names[0])] for names in members.values()]
         self._metainfo.update(classes=tuple(members), palette=palette, label_map=self.label_map)
@@ -128,6 +129,12 @@ class RemoteSensingDataset(BaseSegDataset):
             + '; '.join(f'{new} <- {", ".join(names)}' for new, names in rows),
             logger='current',
         )
+
+    @property
+    def _index_of_colour(self) -> dict[Colour, int]:
+        """Training index by colour."""
+        index_of_id = self._index_of_id or self.label_map or {}
+        return {c: IGNORE_INDEX if value is None else index_of_id[value] for c, value in self._id_of_colour.items()}
 
     @property
     def rare_classes(self) -> RareClassSampling:

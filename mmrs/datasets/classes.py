@@ -58,7 +58,9 @@ class ClassTable:
     @property
     def index_of_id(self) -> dict[int, int]:
         """Training index by mask value. A class without ids stands under its training index."""
-        return {value: self.training_index(c) for c in self.classes for value in (c.ids or (self.training_index(c),))}
+        index_of = {self.training_index(c): self.training_index(c) for c in self.classes if not c.ids}
+        index_of.update({value: self.training_index(c) for c in self.classes for value in c.ids})
+        return index_of
 
     @property
     def index_of_colour(self) -> dict[Colour, int]:

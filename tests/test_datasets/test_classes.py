@@ -43,6 +43,25 @@ def test_classes_without_ids_stand_under_their_position():
     assert parse_classes(yaml.safe_load(table.to_yaml()), 'copy') == table
 
 
+def test_an_ignored_class_without_id_does_not_take_the_id_255_from_a_class():
+    classes = [{'name': 'b', 'id': 0}, {'name': 'w', 'id': 255}, {'name': 'x', 'ignore': True}]
+    assert parse_classes({'classes': classes}, 'here').index_of_id == {0: 0, 255: 1}
+
+
+@pytest.mark.parametrize(
+    ('by_colour', 'first', 'others'),
+    [
+        (True, "color: '#000000'", "color: '#FFFFFF'"),
+        (False, "color: '#000000', id: 0", "color: '#FFFFFF', id: 1"),
+        (False, "color: '#000000'", 'ignore: false'),
+        (False, 'id: 0', 'id: 1'),
+    ],
+)
+def test_masks_are_by_colour_where_all_classes_have_colours_and_none_an_id(by_colour, first, others):
+    classes = yaml.safe_load(f'classes: [{{name: a, {first}}}, {{name: b, {others}}}, {{name: c, ignore: true}}]')
+    assert parse_classes(classes, 'here').by_colour is by_colour
+
+
 @pytest.mark.parametrize(
     ('classes', 'message'),
     [
