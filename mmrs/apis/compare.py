@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from mmrs.apis.comparison import Comparison, last_values
 from mmrs.engine.saved_runs import newest_checkpoint, number_of, own_checkpoints
+from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.config import flatten, load_config
 from mmrs.utils.errors import ConfigError, OutputError, UserError, describe
 from mmrs.utils.files import write_json
@@ -41,15 +42,18 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: One is no ``KEY=VALUE``, or sets what each run has for itself.
     """
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--options', nargs='+', action=DictAction)
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_cfg_options(parser)
     for option in options:
         if '=' not in option:
             raise ConfigError(f'--cfg-options {option}: KEY=VALUE was expected')
         key = option.split('=')[0]
         if key in ('randomness.seed', 'work_dir', 'resume'):
             raise ConfigError(f'--cfg-options {key}: each run has its own; leave it out')
-    return parser.parse_args(['--options', *options]).options if options else {}
+    try:
+        return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error).removeprefix('argument ')) from error
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -15,14 +17,59 @@ __all__ = ['Options', 'add_cfg_options', 'add_launcher', 'add_overwrite', 'add_t
 
 
 class Options(DictAction):
-    """MMEngine's action for ``KEY=VALUE``, with a message where an argument is none. Nothing is evaluated."""
+    """MMEngine's action for ``KEY=VALUE``, with dicts, and a message where an argument is none. Nothing is evaluated.
+
+    A dict is ``dict(a=1,b=[x,dict(c=None)])`` or ``{"a":1}``, alone or in brackets. Words in it need no quotes where
+    they are names, numbers and ``true``, ``false`` and ``None`` mean what they do elsewhere.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Parse the values, and add them to the dict."""
         try:
             super().__call__(*args, **kwargs)
-        except (ValueError, AssertionError, RecursionError) as error:
+        except (ValueError, AssertionError, RecursionError, MemoryError) as error:
             raise argparse.ArgumentError(self, f'KEY=VALUE with closed brackets was expected ({error})') from error
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        text = val.strip()
+        if not (re.match(r'[\[({]|dict\(', text) and re.search(r'\{|\bdict\(', text)):
+            return DictAction._parse_iterable(val)
+        try:
+            return _literal(ast.parse(text, mode='eval').body)
+        except (SyntaxError, ValueError) as error:
+            reason = error.msg if isinstance(error, SyntaxError) else error
+            raise ValueError(
+                f'{text} is no dict: {reason}. Write dict(key=1,list=[1,2],path="a/b"), or set its keys one by one, '
+                'KEY.key=1'
+            ) from error
+
+
+def _literal(node: ast.expr) -> Any:
+    """What a piece of Python's syntax says, if it is a value and no program."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, type(None))):
+        return node.value
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return (list if isinstance(node, ast.List) else tuple)(map(_literal, node.elts))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        number = _literal(node.operand)
+        if isinstance(number, (int, float)):
+            return -number
+    if isinstance(node, ast.Name):
+        return DictAction._parse_int_float_bool(node.id)
+    if isinstance(node, ast.Attribute):  # a.b, as types have it
+        return f'{_literal(node.value)}.{node.attr}'
+    pairs: list[tuple[Any, ast.expr]] | None = None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+        pairs = [(keyword.arg, keyword.value) for keyword in node.keywords]
+    elif isinstance(node, ast.Dict):
+        keys = [key.id if isinstance(key, ast.Name) else key and _literal(key) for key in node.keys]
+        pairs = list(zip(keys, node.values))
+    if pairs is None or not all(isinstance(key, str) for key, _ in pairs):
+        raise ValueError(f'{ast.unparse(node)[:100]} is no plain value')
+    if twice := [key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i])]:
+        raise ValueError(f'the key {twice[0]} is there twice')
+    return {key: _literal(value) for key, value in pairs}
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +79,8 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         action=Options,
         metavar='KEY=VALUE',
-        help='override the config: a.b=1, list="[1,2]" or list=1,2 (no blanks inside, quotes around brackets)',
+        help='override the config: a.b=1, list="[1,2]" or list=1,2, "c=dict(d=1,e=x)" (no blanks inside, quotes around '
+        'brackets)',
     )
 
 

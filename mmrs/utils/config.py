@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from mmengine import registry as mmengine_registry
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
@@ -87,6 +87,8 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
         # Where MMEngine reads a file, it replaces {{...}} in its text before it runs it, by any program if need be.
         if '{{' in str(value):
             raise ConfigError(f'--cfg-options {key}: {{{{ is for configuration files, where it stands for other text')
+        for name in (name for _, node in walk(value) for name in node if repr(name) != f"'{name}'"):
+            raise ConfigError(f'--cfg-options {key}: the key {name!r} was found; text without quotes was expected')
     top_level = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
     for key in options:
         node: Any = config
@@ -99,7 +101,7 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
                 break
             known = set(node.keys()) | (top_level if depth == 0 else set())
             if part in node:
-                if node[part] is None and depth < len(parts) - 1:
+                if node[part] is None and (depth < len(parts) - 1 or isinstance(options[key], Mapping)):
                     cast('dict', node)[part] = {}  # MMEngine merges into dicts only
                 node = node[part]
                 continue
@@ -111,10 +113,29 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
                     f'did you mean {", ".join(".".join([*parts[:depth], name]) for name in near)}?'
                 )
             break
+        else:
+            _check_kind(key, node, options[key])
     try:
-        config.merge_from_dict(dict(options))
+        config.merge_from_dict(ConfigDict(options))
     except (KeyError, TypeError, IndexError, AssertionError, AttributeError) as error:
         raise ConfigError(f'--cfg-options {" ".join(options)} cannot be merged: {error}') from error
+
+
+def _check_kind(key: str, before: Any, value: Any) -> None:
+    """Raise ConfigError where an option is no dict, and the configuration has one, or a list of them."""
+    dicts = isinstance(value, (list, tuple)) and value and all(isinstance(item, Mapping) for item in value)
+    shown = textwrap.shorten(repr(before), 100)
+    if isinstance(before, Mapping) and not (value is None or isinstance(value, Mapping) or dicts):
+        some_key = next(iter(before), 'key')
+        raise ConfigError(
+            f'--cfg-options {key}={value}: the configuration has a dict there, {shown}. Set its keys, '
+            f'{key}.{some_key}=..., or give a dict, "{key}=dict({some_key}=...)"'
+        )
+    if isinstance(before, (list, tuple)) and isinstance(value, Mapping) and not all(k.isdecimal() for k in value):
+        raise ConfigError(
+            f'--cfg-options {key}: the configuration has a list there, {shown}. Set keys of its items, '
+            f'{key}.0.KEY=..., or give a list, "{key}=[dict(...)]"'
+        )
 
 
 def walk(node: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:

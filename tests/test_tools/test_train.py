@@ -259,7 +259,6 @@ def test_typo_in_a_type(config, capsys, tmp_path, option, expected):
         ('model.decode_head.num_classes=x', 'model.decode_head (mmseg.SegformerHead) cannot be built: '),
         ('val_evaluator=None', 'the runner cannot be built: ValueError: val_dataloader, val_cfg, and val_evaluator'),
         ('randomness.seed=abc', 'the runner cannot be built: TypeError: '),
-        ('model=3', 'model is 3; a dict with a type was expected'),
         ('model.init_cfg.type=Pretrained', 'model.init_cfg (Pretrained) cannot be built: '),
     ],
 )
@@ -267,6 +266,18 @@ def test_values_that_cannot_be(config, capsys, tmp_path, option, expected):
     message = fails(capsys, config, '--work-dir', tmp_path / 'run', '--cfg-options', option)
     assert message.startswith(f'error: config {config}: {expected}')
     assert message.count('\n') == 1
+
+
+def test_dicts_as_options(config, tmp_path, capsys):
+    common = ['--work-dir', tmp_path / 'run', '--cfg-options']
+    message = fails(capsys, config, *common, 'model=3')
+    assert message.startswith('error: --cfg-options model=3: the configuration has a dict there, ')
+    assert 'model.type=' in message
+    assert message.count('\n') == 1
+    arguments = [config, *common, 'model.test_cfg=dict(mode=slide,crop_size=(64,64),stride=(42,42))']
+    assert train.main([str(arg) for arg in arguments]) == 0
+    written = Config.fromfile(tmp_path / 'run' / config.name)
+    assert written.model.test_cfg == dict(mode='slide', crop_size=(64, 64), stride=(42, 42))
 
 
 @pytest.mark.parametrize('workers', [0, 1])

@@ -176,6 +176,94 @@ def test_values_are_not_evaluated():
     assert parser.parse_args(['--cfg-options', f'a={text}']).cfg_options == dict(a=text)
 
 
+def parsed(*arguments):
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_cfg_options(parser)
+    return parser.parse_args(['--cfg-options', *arguments]).cfg_options
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('dict(mode=slide,crop_size=(64,64),stride=(42,42))', dict(mode='slide', crop_size=(64, 64), stride=(42, 42))),
+        ('{"mode":"whole"}', dict(mode='whole')),
+        ("{'mode': 'whole', 'a': [1, -2.5, 1e-4]}", dict(mode='whole', a=[1, -2.5, 1e-4])),
+        ('{mode:whole,on:true,off:False,none:None}', dict(mode='whole', on=True, off=False, none=None)),
+        ('[{"type":"A"},dict(t=mmseg.B,x=[(1,),{}])]', [dict(type='A'), dict(t='mmseg.B', x=[(1,), {}])]),
+        ('(dict(a=1),2)', (dict(a=1), 2)),
+        ('dict()', {}),
+        ('{}', {}),
+        ('dict(path="a/b, c=d",q="it\'s")', dict(path='a/b, c=d', q="it's")),
+        ('{"low vegetation":"tree"}', {'low vegetation': 'tree'}),
+        ('dict(lr=inf)', dict(lr=float('inf'))),
+        # As before, by MMEngine's rules.
+        ('', ''),
+        ('a=b', 'a=b'),
+        ('1e-4', 1e-4),
+        ('-3', -3),
+        ('x,y', ['x', 'y']),
+        ('[1,(2,a),True,None]', [1, (2, 'a'), True, None]),
+        ('img_{}.tif', 'img_{}.tif'),
+        ('dictionary', 'dictionary'),
+        ('[]', []),
+    ],
+)  # fmt: skip
+def test_values_of_options(text, value):
+    found = parsed(f'a.b={text}')['a.b']
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'dict(a=os.system("touch attacked"))', 'dict(a=[b for b in c])', 'dict(a=f"{1}")', 'dict(a=lambda:1)',
+        '{"a":1', 'dict(a=1', 'dict(1)', 'dict(**{})', '{**{}}', '{1,2}', '{1:2}', 'dict(a=/b/c)', 'dict(a=1,a=2)',
+        '{"a":1,a:2}', '{"a":1}x', 'dict(a=b"x")', 'dict(a=1j)', 'dict(a=1+1)', '[{}].pop()', 'dict(a=...)',
+        '{{"a":1}}', 'dict(a=' + '[' * 300 + ']' * 300 + ')', 'dict(a=' + '-' * 5000 + '1)', '{"a":\0}',
+    ],
+)  # fmt: skip
+def test_what_is_no_dict(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(argparse.ArgumentError, match='KEY=VALUE with closed brackets was expected'):
+        parsed(f'a.b={text}')
+    assert not list(tmp_path.iterdir())
+
+
+def test_dicts_are_merged():
+    cfg = config(neck=None, hooks=[dict(type='A', x=1)])
+    merge_options(cfg, parsed('model.test_cfg={"crop_size":[1,1]}', 'neck=dict(type=N)', 'hooks.0=dict(y=2)'))
+    assert cfg.model.test_cfg == dict(mode='whole', crop_size=[1, 1])
+    assert cfg.neck == dict(type='N')
+    assert cfg.hooks == [dict(type='A', x=1, y=2)]
+    merge_options(cfg, parsed('model.test_cfg=dict(_delete_=True,mode=slide)', 'hooks=[dict(type=B)]', 'neck=None'))
+    assert cfg.model.test_cfg == dict(mode='slide')
+    assert cfg.hooks == [dict(type='B')]
+    assert cfg.hooks[0].type == 'B'
+    assert cfg.neck is None
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'words'),
+    [
+        ('model.test_cfg', 'whole', ['model.test_cfg=whole', "{'mode': 'whole'}", 'model.test_cfg.mode=']),
+        ('model.test_cfg', 3, ['model.test_cfg=3']),
+        ('model.test_cfg', False, ['model.test_cfg=False']),
+        ('model.test_cfg', ['a', 'b'], ['dict(mode=...)']),
+        ('model', '', ['model.type=...']),
+        ('hooks', dict(type='B'), ['has a list there', 'hooks.0.KEY', 'hooks=[dict(...)]']),
+        ('hooks.0', 'B', ['hooks.0=B', 'has a dict there']),
+        ('new', {"a', 'b": 1}, ['the key "a\', \'b"', 'without quotes']),
+        ('new', [dict(x={'a\n': 1})], ["the key 'a\\n'"]),
+    ],
+)
+def test_another_kind_of_value_than_the_configuration_has(option, value, words):
+    cfg = config(hooks=[dict(type='A')])
+    with pytest.raises(ConfigError) as error:
+        merge_options(cfg, {option: value})
+    assert all(word in str(error.value) for word in [f'--cfg-options {option}', *words]), str(error.value)
+
+
 def test_remove_pretrained_goes_all_the_way_down():
     pretrained = dict(type='Pretrained', checkpoint='https://x/y.pth')
     normal = dict(type='Normal', std=0.1)
