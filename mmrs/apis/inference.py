@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,20 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
+from mmseg.datasets import BaseSegDataset
 from mmseg.models import BaseSegmentor
 
 from mmrs.apis.statistics import applies_scale, fill_statistics, leaves, loaded_bands
 from mmrs.apis.train import explained_errors
 from mmrs.datasets.rasters import read_image
-from mmrs.engine.checkpoint import Match, load_matching, read_checkpoint, state_dict_of, trusting_checkpoints
+from mmrs.engine.checkpoint import (
+    Match,
+    dataset_meta_of,
+    load_matching,
+    read_checkpoint,
+    state_dict_of,
+    trusting_checkpoints,
+)
 from mmrs.engine.distributed import init_cpu_group
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapSettings
@@ -91,10 +98,10 @@ def init_model(
         with trusting_checkpoints(trust_checkpoint):
             state = read_checkpoint(checkpoint)
         _require_what_predicts(load_matching(model, state_dict_of(state, checkpoint), checkpoint), checkpoint)
-        meta = _dataset_meta(state, checkpoint)
+        meta = dataset_meta_of(state, checkpoint)
     if not meta and cfg.get('test_dataloader'):
-        dataset = DATASETS.get(cfg.test_dataloader.dataset.type)
-        meta = {**getattr(dataset, 'METAINFO', {}), **cfg.test_dataloader.dataset.get('metainfo', {})}
+        with explained_errors(cfg):
+            meta = _configured_meta(next(leaves(cfg.test_dataloader.dataset)))
     model.cfg, model.dataset_meta = cfg, dict(meta)
     try:
         return model.to(device or get_device()).eval()
@@ -102,22 +109,12 @@ def init_model(
         raise ConfigError(f'the model cannot be put on the device {device!r}: {error}') from error
 
 
-def _dataset_meta(state: Mapping[str, Any], source: str | Path) -> Mapping[str, Any]:
-    """Classes and palette that a checkpoint names; empty if it names none."""
-    meta = state.get('meta')
-    known = (meta.get('dataset_meta') or {}) if isinstance(meta, Mapping) else {}
-    try:
-        names, colours = known.get('classes') or (), known.get('palette') or ()
-        valid = all(isinstance(name, str) for name in names)
-        valid &= all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in colours)
-    except (AttributeError, TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise CheckpointError(
-            f'{source}: meta.dataset_meta is {textwrap.shorten(repr(known), 100)}; names (classes) and colours '
-            '(palette) were expected. Save its state_dict alone with torch.save; the configuration has the names'
-        )
-    return dict(known)
+def _configured_meta(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Classes and palette of a data set's configuration; of its files, `classes_file` alone is read."""
+    kind = DATASETS.get(dataset['type'])
+    if isinstance(kind, type) and issubclass(kind, BaseSegDataset):
+        return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True}).metainfo
+    return {**getattr(kind, 'METAINFO', {}), **dataset.get('metainfo', {})}
 
 
 @dataclass(frozen=True)

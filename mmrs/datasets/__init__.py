@@ -3,6 +3,7 @@
 import mmrs._quiet  # noqa: F401
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.city_osm import CityOSMDataset
+from mmrs.datasets.concat import ConcatDataset
 from mmrs.datasets.domain_adaptation import DomainAdaptationDataset
 from mmrs.datasets.geographic_pairs import GeographicPairedDataset
 from mmrs.datasets.gid import GIDDataset
@@ -35,6 +36,7 @@ __all__ = [
     'ChannelPermutation',
     'CityOSMDataset',
     'ColourMatrix',
+    'ConcatDataset',
     'Contrast',
     'DomainAdaptationDataset',
     'GIDDataset',

@@ -115,13 +115,8 @@ class RemoteSensingDataset(BaseSegDataset):
             raise ValueError(f'class_map of {type(self).__name__} names {", ".join(twice)} twice.')
         index_of = {old: index for index, names in enumerate(members.values()) for old in names}
         new_index = [index_of.get(name, IGNORE_INDEX) for name in own]
-        before: dict[int, int] = self._index_of_id or self.label_map or {index: index for index in range(len(own))}
-        self.label_map = {
-            value: IGNORE_INDEX if index == IGNORE_INDEX else new_index[index] for value, index in before.items()
-        }
-        self._index_of_id = None
         palette = [self._metainfo['palette'][own.index(names[0])] for names in members.values()]
-        self._metainfo.update(classes=tuple(members), palette=palette, label_map=self.label_map)
+        self._reindex(new_index, tuple(members), palette)
         ignored = [name for name in own if name not in index_of]
         rows = [*members.items(), *([('ignored', ignored)] if ignored else [])]
         print_log(
@@ -129,6 +124,29 @@ class RemoteSensingDataset(BaseSegDataset):
             + '; '.join(f'{new} <- {", ".join(names)}' for new, names in rows),
             logger='current',
         )
+
+    def _reindex(self, new_index: Sequence[int], classes: tuple[str, ...], palette: Sequence[Any]) -> None:
+        """Replaces the classes, where `new_index` says what becomes of each index."""
+        before: dict[int, int] = (
+            self._index_of_id or self.label_map or {index: index for index in range(len(new_index))}
+        )
+        self.label_map = {
+            value: IGNORE_INDEX if index == IGNORE_INDEX else new_index[index] for value, index in before.items()
+        }
+        self._index_of_id = None
+        self._metainfo.update(classes=classes, palette=palette, label_map=self.label_map)
+
+    def order_classes(self, classes: Sequence[str]) -> None:
+        """Counts the same classes in another order, in labels, names and palette; see `match_classes`.
+
+        Raises:
+            ValueError: They are others.
+        """
+        own, palette = list(self._metainfo['classes']), self._metainfo['palette']
+        self._reindex(
+            [tuple(classes).index(name) for name in own], tuple(classes), [palette[own.index(name)] for name in classes]
+        )
+        self._rare_classes = None  # counted by index
 
     @property
     def _index_of_colour(self) -> dict[Colour, int]:

@@ -21,6 +21,7 @@ from mmrs.datasets.check_files import (
     read_facts,
 )
 from mmrs.datasets.check_report import Finding, Group, Report
+from mmrs.datasets.class_names import same_names
 from mmrs.datasets.classes import IGNORE_INDEX, Colour
 from mmrs.datasets.grids import TOLERANCE, RasterGrid, crs_beside, write_crs
 from mmrs.datasets.masks import find_hidden_class, hidden_class, packed, value_name
@@ -109,7 +110,8 @@ def check_sets(
     images = {
         own.name: {path: facts[ImageTask(path, own.bands, own.apply_scale)] for path, _ in own.samples} for own in sets
     }
-    pixels = {}
+    pixels: dict[str, np.ndarray] = {}
+    first = next((own.classes for own in sets if own.classes), ())
     for own in sets:
         _check_images(own, images[own.name])
         if own.dataset is not None:
@@ -120,6 +122,9 @@ def check_sets(
         missing = [name for name, number in zip(own.classes, pixels[own.name]) if not number]
         if missing and pixels[own.name].any():
             own.find('class_never_seen', found=', '.join(missing))
+        if own.classes != first and same_names(own.classes, first):  # as training and evaluation take them
+            order = [own.classes.index(name) for name in first]
+            own.classes, pixels[own.name] = first, pixels[own.name][order]
     groups = _groups(sets, images, pixels)
     labelled = [own for own in sets if own.classes]
     differ = [own for own in labelled if own.classes != labelled[0].classes]

@@ -223,12 +223,12 @@ class RasterDataset(RemoteSensingDataset):
         name = ' '.join(filter(None, (type(self).__name__, self.data_root)))
         print_log(f'{name}: {text}', logger='current', level=level)
 
-    def _map_classes(self, class_map: Mapping[str, str | Sequence[str]]) -> None:
+    def _reindex(self, new_index: Sequence[int], *args: Any) -> None:
         own = self._index_of_own_class()
-        super()._map_classes(class_map)
-        members = [[old] if isinstance(old, str) else old for old in class_map.values()]
-        new = {name: index for index, names in enumerate(members) for name in names}
-        self._index_of_name = {name: new.get(name, IGNORE_INDEX) for name in own}
+        super()._reindex(new_index, *args)
+        self._index_of_name = {
+            name: index if index == IGNORE_INDEX else new_index[index] for name, index in own.items()
+        }
 
     def _index_of_own_class(self) -> dict[str, int]:
         """Training index, perhaps 255, by the name that the data set itself gives a class."""

@@ -5,6 +5,7 @@ import copy
 from mmengine.dataset import BaseDataset
 from torch.utils.data import Dataset
 
+from mmrs.datasets.class_names import class_names, difference, same_names
 from mmrs.registry import DATASETS
 
 
@@ -17,7 +18,7 @@ class TwoDomainDataset(Dataset):
 
     Raises:
         OSError: A file or folder is missing or cannot be read.
-        ValueError: One of them has no images, or both name classes and they differ.
+        ValueError: One of them has no images, or both name classes and the names differ.
     """
 
     def __init__(self, source: dict | BaseDataset, target: dict | BaseDataset) -> None:
@@ -46,11 +47,13 @@ class TwoDomainDataset(Dataset):
         """What a data set has to say about the files that were listed."""
 
     def _check_classes(self) -> None:
-        source, target = (part.metainfo.get('classes') for part in (self.source, self.target))
-        if source and target and tuple(source) != tuple(target):
+        # In any order: no label of a target is read.
+        source, target = class_names(self.source), class_names(self.target)
+        if source and target and not same_names(source, target):
             raise ValueError(
-                f'Source and target differ in their classes: {tuple(source)} and {tuple(target)}. Adaptation needs the '
-                'same classes in the same order; adapt the metainfo or the classes_file of one.'
+                f'Source and target differ in their classes: {", ".join(source)} and {", ".join(target)} '
+                f'({difference(source, target)}). Adaptation needs the same classes; adapt the metainfo or the '
+                'classes_file of one, or map them with class_map.'
             )
 
     @property

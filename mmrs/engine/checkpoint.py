@@ -15,6 +15,7 @@ import logging
 import pickle
 import re
 import tarfile
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -48,6 +49,7 @@ from mmrs.utils.errors import CheckpointError, some
 
 __all__ = [
     'Match',
+    'dataset_meta_of',
     'download',
     'expand_bands',
     'load_matching',
@@ -293,6 +295,28 @@ def state_dict_of(checkpoint: Mapping[str, Any], source: str | Path) -> dict[str
     if not weights:
         raise CheckpointError(f'{source} holds no weights; its keys are {", ".join(map(str, list(checkpoint)[:8]))}')
     return weights
+
+
+def dataset_meta_of(checkpoint: Mapping[str, Any], source: str | Path) -> Mapping[str, Any]:
+    """Classes and palette that a checkpoint names; empty if it names none.
+
+    Raises:
+        CheckpointError: They are none.
+    """
+    meta = checkpoint.get('meta')
+    known = (meta.get('dataset_meta') or {}) if isinstance(meta, Mapping) else {}
+    try:
+        names, colours = known.get('classes') or (), known.get('palette') or ()
+        valid = all(isinstance(name, str) for name in names)
+        valid &= all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in colours)
+    except (AttributeError, TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise CheckpointError(
+            f'{source}: meta.dataset_meta is {textwrap.shorten(repr(known), 100)}; names (classes) and colours '
+            '(palette) were expected. Save its state_dict alone with torch.save; the configuration has the names'
+        )
+    return dict(known)
 
 
 # Remote files -------------------------------------------------------------------------------------------------------

@@ -2,23 +2,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, is_distributed, master_only
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import nn
 
+from mmrs.datasets.class_names import class_names, difference, match_classes, same_names
 from mmrs.datasets.image_warnings import image_warnings
 from mmrs.datasets.stream import StreamedDataset
-from mmrs.engine.checkpoint import load_matching, require_resumable, state_dict_of
+from mmrs.engine.checkpoint import dataset_meta_of, load_matching, require_resumable, state_dict_of
 from mmrs.engine.compilation import compile_backbones
 from mmrs.engine.distributed import (
     BatchNormSyncHook,
@@ -31,7 +32,7 @@ from mmrs.engine.saved_runs import damage, newest_checkpoint
 from mmrs.engine.schedules import differences, optimizer_names, other_optimizers, settings, take_over
 from mmrs.registry import RUNNERS
 from mmrs.utils import random_states
-from mmrs.utils.errors import CheckpointError, ConfigError, some
+from mmrs.utils.errors import CheckpointError, ConfigError, UserError, some
 from mmrs.utils.files import atomic_path
 
 __all__ = ['AdaptationRunner', 'check_num_classes']
@@ -70,7 +71,8 @@ class AdaptationRunner(Runner):
     - A checkpoint has its name only when it is complete, and a damaged one is noticed before it is loaded.
     - A checkpoint that fits the model in part gives a warning, one that does not fit at all an error; a resumed run
       demands a complete fit. See :mod:`mmrs.engine.checkpoint`.
-    - The class count of every decode head must be the data sets'.
+    - The class count of every decode head must be the data sets'. Which class is which follows from the names: a data
+      set for evaluation takes the order of the training set or the checkpoint, see :func:`match_classes`.
     - Weights that a resumed run overwrites anyway are not initialised, so it needs no pretrained file.
     """
 
@@ -125,6 +127,11 @@ class AdaptationRunner(Runner):
             )
         if not self._resume:
             super()._init_model_weights()
+            model = self.model.module if is_model_wrapper(self.model) else self.model
+            # Of a transfer, whose training reads no labels.
+            if classes := getattr(model, 'reference_classes', None):
+                for name, loop in (('train', self._train_loop), ('val', self._val_loop)):
+                    self._match_classes(loop, f'{name}_dataloader.dataset', classes, 'the reference')
 
     def _maybe_compile(self, target: str) -> None:
         for name in compile_backbones(self.model, self.cfg.get('compile')):
@@ -158,7 +165,42 @@ class AdaptationRunner(Runner):
     def _checked(self, loop: BaseLoop, where: str) -> BaseLoop:
         dataset = loop.dataloader.dataset
         check_num_classes(self.model, dataset.dataset if isinstance(dataset, StreamedDataset) else dataset, where)
+        if isinstance(self._train_loop, BaseLoop):
+            classes = class_names(self._train_loop.dataloader.dataset)
+            self._match_classes(loop, where, classes, 'train_dataloader.dataset')
         return loop
+
+    def _match_classes(self, loop: Any, where: str, classes: Sequence[str], whose: str) -> None:
+        if not isinstance(loop, BaseLoop) or not match_classes(loop.dataloader.dataset, classes, where, whose):
+            return
+        meta = loop.dataloader.dataset.metainfo
+        self.visualizer.dataset_meta = meta
+        if hasattr(loop, 'evaluator'):
+            loop.evaluator.dataset_meta = meta
+
+    def _match_checkpoint(self, checkpoint: dict[str, Any], source: str) -> None:
+        """Compare the classes of a checkpoint, if it names them, with those of the data sets."""
+        classes, whose = tuple(dataset_meta_of(checkpoint, source).get('classes') or ()), f'the checkpoint {source}'
+        if not isinstance(self._train_loop, BaseLoop):
+            for name, loop in (('val', self._val_loop), ('test', self._test_loop)):
+                self._match_classes(loop, f'{name}_dataloader.dataset', classes, whose)
+            return
+        own, where = class_names(self._train_loop.dataloader.dataset), 'train_dataloader.dataset'
+        if not own or own == classes or len(own) != len(classes):  # another number is the heads' affair
+            return
+        found = f'{where} has the classes {", ".join(own)}, but {whose} has {", ".join(classes)}'
+        if same_names(own, classes):
+            # Class weights and the like stand in the configuration in the order of the training set.
+            raise ConfigError(
+                f"{found}: the same in another order. Put the data set's into that of the checkpoint: "
+                f'class_map={dict(zip(classes, classes))}'
+            )
+        if self._resume:
+            raise ConfigError(
+                f'{found} ({difference(own, classes)}). A run is resumed with the classes that it began with; start a '
+                f'new one from its weights with --cfg-options load_from={source}'
+            )
+        self.logger.warning(f'{found} ({difference(own, classes)}): its heads start from weights of other classes')
 
     def load_checkpoint(
         self, filename: str, map_location: str | Callable = 'cpu', strict: bool = False, **kwargs: Any
@@ -173,6 +215,7 @@ class AdaptationRunner(Runner):
             meta = checkpoint['meta']
             meta.pop('config', None)  # MMEngine would run it as a program
             self._saved_states = meta.get('random_states')
+        self._match_checkpoint(checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_matching(self.model, state_dict_of(checkpoint, filename), filename, strict=strict or self._resume)
         self._has_loaded = True
@@ -186,6 +229,8 @@ class AdaptationRunner(Runner):
             super().resume(filename, *args, **kwargs)
             if fresh is not None:
                 take_over(self.optim_wrapper, self.param_schedulers, fresh, self.iter, self.epoch)
+        except UserError:
+            raise
         except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f'cannot resume from {filename}: its optimizers or schedules are not those of this configuration '

@@ -31,7 +31,8 @@ class RasterPair:
     Args:
         prediction: A map of `tools/predict.py`; or, with `table`, any raster of the ids in it.
         label: The reference.
-        table: Names, ids and colours of the reference's classes; by default the prediction's, ids from 0.
+        table: Names, ids and colours of the reference's classes; by default those that it names itself, as a map of
+            `tools/predict.py` does, else the prediction's, ids from 0.
         reduce_zero_label: Whether id 0 of the reference is ignored and 1 is the first class.
         vector_labels: How polygons become labels.
 
@@ -61,7 +62,7 @@ class RasterPair:
         self.grid = image.grid
         self.classes, own_ids = _predicted_classes(self.prediction, table)
         if table is None:
-            table = _table(self.prediction)
+            table = _table(self.label if _names_classes(self.label) else self.prediction)
         index_of_name = _positions(self.prediction, self.classes, table)
         facts = dict(grid_shape=self.grid.shape, classes=self.classes)
         self._own: dict[str, Any] = dict(
@@ -150,9 +151,7 @@ def _load(facts: dict[str, Any], window: Window) -> np.ndarray:
 
 def _predicted_classes(path: str, table: ClassTable | None) -> tuple[tuple[str, ...], dict[int, int] | None]:
     """Names of the classes of a prediction, and their indices by id (None for ids that are indices)."""
-    with open_raster(path, quiet=True) as raster:
-        tagged = CLASSES_TAG in raster.tags()
-    if tagged:
+    if _names_classes(path):
         return tuple(open_classes(path)[0]), None
     if table is None:
         raise DataError(
@@ -162,8 +161,15 @@ def _predicted_classes(path: str, table: ClassTable | None) -> tuple[tuple[str, 
     return table.names, table.index_of_id
 
 
-def _table(prediction: str) -> ClassTable:
-    names, palette = open_classes(prediction)
+def _names_classes(path: str) -> bool:
+    if is_vector(path):
+        return False
+    with open_raster(path, quiet=True) as raster:
+        return CLASSES_TAG in raster.tags()
+
+
+def _table(path: str) -> ClassTable:
+    names, palette = open_classes(path)
     return ClassTable(tuple(LabelClass(n, (i,), (c,)) for i, (n, c) in enumerate(zip(names, palette))))
 
 

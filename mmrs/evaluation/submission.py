@@ -14,6 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
 from PIL import Image
 
+from mmrs.datasets.class_names import class_names, same_names
 from mmrs.registry import DATASETS, METRICS
 from mmrs.utils.errors import ConfigError, DataError
 from mmrs.utils.files import atomic_path
@@ -95,8 +96,8 @@ def check_dataset(dataset: Any) -> None:
         ConfigError: It has other classes than the server.
         DataError: It lacks images of the test set, or has others.
     """
-    classes, own = tuple(dataset.metainfo['classes']), tuple(type(dataset).METAINFO['classes'])
-    if classes != own:
+    classes, own = class_names(dataset), tuple(type(dataset).METAINFO['classes'])
+    if not same_names(classes, own):
         raise ConfigError(
             f'--format-only: the configuration gives {type(dataset).__name__} the classes {", ".join(classes)}, but '
             f'the server expects {", ".join(own)}. Take class_map and metainfo out of it; a model of other classes '
@@ -161,6 +162,7 @@ class SubmissionMetric(BaseMetric):
         super().__init__(collect_device=collect_device)
         self.form = submission_format(dataset_type)
         self.out_dir = Path(out_dir)
+        self.classes = DATASETS.get(dataset_type).METAINFO['classes']
 
     @property
     def path(self) -> Path:
@@ -173,8 +175,12 @@ class SubmissionMetric(BaseMetric):
         Raises:
             DataError: An image does not have the size that the server expects.
         """
+        # The model's classes may have another order than the server's.
+        index = np.array(
+            [self.classes.index(name) for name in (self.dataset_meta or {}).get('classes', self.classes)], np.uint8
+        )
         for sample in data_samples:
-            labels = sample['pred_sem_seg']['data'].squeeze().cpu().numpy().astype(np.uint8)
+            labels = index[sample['pred_sem_seg']['data'].squeeze().cpu().numpy()]
             if labels.shape != self.form.image_size:
                 raise DataError(
                     f'{sample["img_path"]} has height and width {labels.shape}; the server expects '

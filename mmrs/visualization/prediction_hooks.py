@@ -85,7 +85,8 @@ class LabelMapHook(_OutputHook):
     def before_test(self, runner: Runner) -> None:
         """Look up the values of the data set's label maps, and the bands that the model sees."""
         dataset = runner.test_dataloader.dataset
-        info = dataset.get_data_info(0)
+        infos = [part.get_data_info(0) for part in getattr(dataset, 'datasets', [dataset])]
+        info = infos[0]
         count = len(dataset.metainfo['classes'])
         values = np.arange(256)
         for value, index in reversed(list((info.get('label_map') or {}).items())):
@@ -96,6 +97,13 @@ class LabelMapHook(_OutputHook):
             print_log(
                 f'Label maps in {self.out_dir} hold training indices: the data set has ids from {values[:count].min()} '
                 f'to {values[:count].max()}, and the maps have 8 bits, of which {NODATA} means no data.',
+                logger='current',
+                level=logging.WARNING,
+            )
+            values = np.arange(256)
+        if any(info.get(key) != other.get(key) for other in infos for key in ('label_map', 'reduce_zero_label')):
+            print_log(
+                f'Label maps in {self.out_dir} hold training indices: the test data sets have other ids each.',
                 logger='current',
                 level=logging.WARNING,
             )

@@ -496,3 +496,17 @@ def test_floods_against_their_shifted_copy(tmp_path, real_data):
     np.testing.assert_array_equal(report.full.counts, total)
     np.testing.assert_array_equal(report.eroded.counts, eroded)
     assert 0 < report.full.overall['mIoU'] < report.eroded.overall['mIoU'] < 100
+
+
+def test_two_maps_are_compared_by_name(tmp_path):
+    predicted, labels = blobs(0), blobs(1)
+    first = write_map(tmp_path / 'first.tif', predicted)
+    own = evaluate_raster(first, write_map(tmp_path / 'second.tif', labels)).full
+    order = [2, 0, 1]
+    place = np.full(256, 255, np.uint8)
+    place[order] = range(3)
+    turned = write_map(tmp_path / 'turned.tif', place[labels], classes=[CLASSES[i] for i in order])
+    other = evaluate_raster(first, turned).full
+    assert other.classes == CLASSES
+    np.testing.assert_array_equal(other.counts, own.counts)
+    np.testing.assert_array_equal(other.counts, count(predicted, labels))

@@ -13,6 +13,7 @@ from rasterio.transform import from_origin
 
 from mmrs.apis import SegInferencer, init_model
 from mmrs.apis.evaluate import without_labels
+from mmrs.datasets.isprs import PotsdamDataset
 from mmrs.datasets.loveda import LoveDADataset
 from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.evaluation.submission import SubmissionFormat
@@ -197,6 +198,46 @@ def test_class_count_differs(finished, tmp_path, capsys):
     assert 'test_dataloader.dataset (PotsdamDataset) has 6 classes' in message
 
 
+NAMES = PotsdamDataset.METAINFO['classes']
+
+
+@pytest.mark.parametrize('options', [[], ['--tta']])
+@pytest.mark.parametrize('order', [(5, 4, 3, 2, 1, 0), (1, 2, 0, 4, 5, 3)])
+def test_the_same_classes_in_another_order(finished, clips, tmp_path, order, options):
+    """The data set's own ids, in a table in another order than that of the checkpoint."""
+    rows = [f'  - {{name: {NAMES[i]}, id: {i + 1}}}\n' for i in order]
+    (tmp_path / 'classes.yaml').write_text('classes:\n' + ''.join(rows) + '  - {name: none, id: 0, ignore: true}\n')
+    keys = dict(type='RemoteSensingDataset', classes_file=tmp_path / 'classes.yaml')
+    settings = [f'test_dataloader.dataset.{key}={value}' for key, value in keys.items()]
+    out = tmp_path / 'out'
+    other = run(tmp_path, finished.config, finished.checkpoint, '--out', out, *options, '--cfg-options', *settings)
+    matrix = np.zeros((6, 6), int)
+    for name in ('clip0.png', 'clip1.png'):  # ids as in the data set's label maps
+        label = np.asarray(Image.open(clips / 'ann_dir' / 'val' / name))
+        prediction = np.asarray(Image.open(out / name))
+        np.add.at(matrix, (label[label > 0].astype(int) - 1, prediction[label > 0].astype(int) - 1), 1)
+    iou = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
+    place = [list(other['classes']).index(name) for name in NAMES]
+    assert np.array(other['confusion_matrix'])[np.ix_(place, place)].tolist() == matrix.tolist()
+    assert [other['classes'][name]['IoU'] for name in NAMES] == pytest.approx(100 * iou, nan_ok=True)
+    (tmp_path / 'own').mkdir()
+    own = run(tmp_path / 'own', finished.config, finished.checkpoint, *options)
+    assert own['confusion_matrix'] == matrix.tolist()
+    assert {key: own[key] for key in own if key.startswith(('IoU', 'mIoU'))} == {
+        key: other[key] for key in other if key.startswith(('IoU', 'mIoU'))
+    }
+
+
+def test_other_classes_are_refused(finished, tmp_path, capsys):
+    names = [{'tree': 'Tree'}.get(name, name) for name in NAMES]
+    options = ['--cfg-options', f'test_dataloader.dataset.class_map={dict(zip(names, NAMES))}']
+    message = fails(capsys, finished.config, finished.checkpoint, '--work-dir', tmp_path / 'work', *options)
+    assert f'test_dataloader.dataset has the classes {", ".join(names)}' in message
+    assert f'the checkpoint {finished.checkpoint} has {", ".join(NAMES)}' in message
+    assert "'Tree' and 'tree' are spelt differently" in message
+    assert message.count('\n') == 1
+
+
 # Labels are asked for in every way that --format-only has to undo: by the pipeline and by the data prefix.
 SUBMISSION = """
 model['decode_head']['num_classes'] = 7
@@ -223,6 +264,20 @@ def loveda(clips, tmp_path, monkeypatch):
     return config, tmp_path / 'weights.pth'
 
 
+def test_a_submission_has_the_order_of_the_server(loveda, tmp_path):
+    config, checkpoint = loveda
+    names = LoveDADataset.METAINFO['classes']
+    found = {}
+    for kind, classes in dict(own=names, turned=names[::-1]).items():
+        weights = torch.load(checkpoint)
+        torch.save(dict(state_dict=weights, meta=dict(dataset_meta=dict(classes=classes))), tmp_path / f'{kind}.pth')
+        arguments = [config, tmp_path / f'{kind}.pth', '--format-only', '--out', tmp_path / kind]
+        assert test_tool.main([str(arg) for arg in [*arguments, '--work-dir', tmp_path / 'work']]) == 0
+        found[kind] = np.asarray(Image.open(tmp_path / kind / '5167.png'))
+    assert len(np.unique(found['own'])) > 1
+    np.testing.assert_array_equal(found['turned'], 6 - found['own'])  # the first output is now the last class
+
+
 @pytest.mark.parametrize('options', [[], ['--tta']])
 def test_submission(loveda, tmp_path, options):
     out = tmp_path / 'out'
@@ -230,7 +285,8 @@ def test_submission(loveda, tmp_path, options):
     assert test_tool.main([str(arg) for arg in arguments]) == 0
     names = ['5167.png', '5168.png', '5169.png']
     assert sorted(path.name for path in out.iterdir()) == [*names, 'submission.zip']
-    named = {'test_dataloader.dataset.metainfo': dict(classes=tuple('abcdefg'))}
+    dataset = dict(type='RemoteSensingDataset', metainfo=dict(classes=tuple('abcdefg')))
+    named = {'test_dataloader.dataset': dataset}
     inferencer = SegInferencer(*loveda, device='cpu', cfg_options=named)
     with zipfile.ZipFile(out / 'submission.zip') as archive:
         assert archive.namelist() == names

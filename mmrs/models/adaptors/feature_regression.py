@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
-from mmrs.engine.checkpoint import load_matching, state_dict_of
+from mmrs.engine.checkpoint import dataset_meta_of, load_matching, state_dict_of
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 
@@ -217,6 +217,8 @@ class FeatureRegression(EncoderDecoder):
         self.weights = _checked_weights({'stage4': 1.0, LAST: 1.0} if features is None else features)
         self.loss_regression: Any = MODELS.build({'type': 'FeatureRegressionLoss', **(loss_regression or {})})
         self.reference_file = reference
+        #: Names of the classes of its outputs, where it has them, once its weights are loaded.
+        self.reference_classes: Sequence[str] | None = None
         self.train_decode_head = train_decode_head
         self.feature_cache = feature_cache
         self._cache: FeatureCache | None = None
@@ -297,7 +299,9 @@ class FeatureRegression(EncoderDecoder):
                 'feature regression starts from a trained network, and there is none: pass its checkpoint with '
                 '--reference, or name the configuration that trains it as reference_config'
             )
-        weights = state_dict_of(CheckpointLoader.load_checkpoint(self.reference_file, 'cpu'), self.reference_file)
+        checkpoint = CheckpointLoader.load_checkpoint(self.reference_file, 'cpu')
+        weights = state_dict_of(checkpoint, self.reference_file)
+        self.reference_classes = dataset_meta_of(checkpoint, self.reference_file).get('classes')
         student = Network(**parts_of(self))
         used = tuple(f'{name}.' for name in parts_of(self))
         weights = {key: value for key, value in weights.items() if key.startswith(used)}
