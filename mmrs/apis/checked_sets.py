@@ -21,7 +21,7 @@ from mmrs.datasets.raster_dataset import RasterDataset
 from mmrs.datasets.rasters import RASTER_SUFFIXES, other_rasters
 from mmrs.datasets.transforms.loading import training_indices
 from mmrs.registry import DATASETS
-from mmrs.utils.config import check_types
+from mmrs.utils.config import check_types, look_up
 from mmrs.utils.errors import ConfigError, DataError
 
 __all__ = ['config_pairs', 'config_sets', 'folder_sets']
@@ -90,7 +90,7 @@ def config_pairs(config: Config) -> dict[str, PairedDataset | str]:
 
 def _paired(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Configurations of data sets of pairs, inside any wrappers."""
-    kind = DATASETS.get(str(dataset.get('type')))
+    kind = look_up(DATASETS, dataset.get('type', ''))
     if isinstance(kind, type) and issubclass(kind, PairedDataset):
         yield dataset
     elif 'dataset' in dataset:

@@ -102,7 +102,7 @@ def evaluate(
         DataError: The test set or the submission is not what the test server expects.
         OutputError: An output exists already.
     """
-    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    cfg = load_config(config, cfg_options)
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or default_work_dir(cfg))
     if format_only:

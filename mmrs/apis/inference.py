@@ -42,7 +42,7 @@ from mmrs.prediction.sources import ArraySource, WindowSteps
 from mmrs.prediction.stream import Task, stream
 from mmrs.prediction.window_grid import WindowGrid
 from mmrs.registry import DATASETS, MODELS
-from mmrs.utils.config import check_types, load_config, remove_pretrained
+from mmrs.utils.config import check_types, load_config, look_up, remove_pretrained
 from mmrs.utils.errors import CheckpointError, ConfigError, some
 from mmrs.version import __version__
 
@@ -84,7 +84,7 @@ def init_model(
         ConfigError: Something in the configuration cannot work.
         CheckpointError: The checkpoint cannot be read or does not fit.
     """
-    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    cfg = load_config(config, cfg_options)
     check_types(cfg)
     if cfg.get('model') is None:
         raise ConfigError(f'config {cfg.filename}: a prediction needs model, which is not set')
@@ -111,7 +111,7 @@ def init_model(
 
 def _configured_meta(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
     """Classes and palette of a data set's configuration; of its files, `classes_file` alone is read."""
-    kind = DATASETS.get(dataset['type'])
+    kind = look_up(DATASETS, dataset['type'])
     if isinstance(kind, type) and issubclass(kind, BaseSegDataset):
         return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True}).metainfo
     return {**getattr(kind, 'METAINFO', {}), **dataset.get('metainfo', {})}
@@ -186,7 +186,7 @@ class SegInferencer:
         amp: bool = False,
         trust_checkpoint: bool = False,
     ) -> None:
-        cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+        cfg = load_config(config, cfg_options)
         if backend not in BACKENDS:
             raise ConfigError(f'backend is {backend!r}; one of {", ".join(BACKENDS)} was expected')
         init_default_scope(cfg.get('default_scope', 'mmrs'))  # the steps of the pipeline need it too

@@ -18,7 +18,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmrs.engine.checkpoint import state_dict_of
 from mmrs.registry import DATASETS, MODELS
-from mmrs.utils.config import flatten, load_config
+from mmrs.utils.config import flatten, load_config, look_up
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
 from mmrs.utils.files import write_json
 
@@ -32,7 +32,7 @@ _CIRCUMSTANCES = ('work_dir', 'launcher', 'resume', 'runner_type')
 
 def takes_reference(config: Config) -> bool:
     """Whether the model of a configuration has an argument `reference`."""
-    model = MODELS.get(config.model.type)
+    model = look_up(MODELS, config.model.type)
     return model is not None and 'reference' in inspect.signature(model).parameters
 
 

@@ -34,6 +34,7 @@ from mmrs.utils.config import (
     enable_amp,
     explain_error,
     load_config,
+    look_up,
     pretrained_files,
     remove_pretrained,
 )
@@ -133,7 +134,7 @@ def train(
         CheckpointError: Weights cannot be had or do not fit.
         OutputError: `work_dir` holds a run already, or a reference of other settings.
     """
-    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    cfg = load_config(config, cfg_options)
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or default_work_dir(cfg))
     if new_schedule and not (resume or cfg.get('resume')):
@@ -192,7 +193,7 @@ def _check_bands(cfg: Config) -> None:
         return
     takes = backbone.get('in_channels')
     if takes is None:  # the default, of the class or of one that it derives from
-        classes = inspect.getmro(MODELS.get(backbone['type']))[:-1]
+        classes = inspect.getmro(look_up(MODELS, backbone['type']))[:-1]
         arguments = (inspect.signature(kind).parameters.get('in_channels') for kind in classes)
         takes = next((argument.default for argument in arguments if argument is not None), None)
     mean = preprocessor.get('mean')

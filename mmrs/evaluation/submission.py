@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmrs.datasets.class_names import class_names, same_names
 from mmrs.registry import DATASETS, METRICS
+from mmrs.utils.config import look_up
 from mmrs.utils.errors import ConfigError, DataError
 from mmrs.utils.files import atomic_path
 
@@ -75,7 +76,7 @@ def submission_format(dataset_type: str) -> SubmissionFormat:
     Raises:
         ConfigError: The data set has no test server.
     """
-    known = DATASETS.get(dataset_type)
+    known = look_up(DATASETS, dataset_type)
     found = getattr(known, 'SUBMISSION', None)
     if found is None:
         having = sorted(name for name, cls in DATASETS.module_dict.items() if hasattr(cls, 'SUBMISSION'))
@@ -162,7 +163,7 @@ class SubmissionMetric(BaseMetric):
         super().__init__(collect_device=collect_device)
         self.form = submission_format(dataset_type)
         self.out_dir = Path(out_dir)
-        self.classes = DATASETS.get(dataset_type).METAINFO['classes']
+        self.classes = look_up(DATASETS, dataset_type).METAINFO['classes']
 
     @property
     def path(self) -> Path:

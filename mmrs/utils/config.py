@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, cast
 
 from mmengine import registry as mmengine_registry
@@ -33,19 +33,26 @@ __all__ = [
     'explain_error',
     'flatten',
     'load_config',
+    'look_up',
     'merge_options',
+    'name_types',
     'pretrained_files',
     'remove_pretrained',
 ]
 
 
-def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a configuration file and apply ``--cfg-options``.
+def load_config(config: str | Path | Config, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a configuration file and apply ``--cfg-options``; or take a configuration, to which no options apply.
+
+    In either, a class under `type` gives way to its name, see :func:`name_types`.
 
     Raises:
         ConfigError: The file or one of its `_base_` is missing, no valid Python or fails, or an option is misspelt.
     """
-    path = Path(path)
+    if isinstance(config, Config):
+        name_types(config)
+        return config
+    path = Path(config)
     if path.suffix != '.py':
         raise ConfigError(f'{path} is no configuration file: one that ends in .py was expected')
     if not path.is_file():
@@ -66,9 +73,39 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == own]
         where = f', line {lines[-1]}' if lines else ''
         raise ConfigError(f'config {path}{where}: {type(error).__name__}: {error}') from error
+    name_types(config)
     if options:
         merge_options(config, options)
     return config
+
+
+def name_types(config: Config) -> None:
+    """Put registered names where a configuration has classes, as pure Python configurations do, in place.
+
+    A name means the most special class of that name, so that MMEngine's `IterBasedTrainLoop` becomes this project's.
+    One that is not registered stays, as does a class that shares its name with an unrelated one.
+    """
+    registries = _registries()
+    for path, node in walk(config):
+        for key in _TYPE_KEYS:
+            if isinstance(node.get(key), (type, FunctionType)):
+                kind = _kind_at(path) if key == 'type' else None
+                cast('dict', node)[key] = _name_of(node[key], kind, registries)
+
+
+def _name_of(given: Any, kind: str | None, registries: Mapping[str, Registry]) -> Any:
+    """The name under which one of some registries has a class, or one of the same name that derives from it."""
+    for registry in [registries[kind]] if kind is not None else registries.values():
+        found = registry.get(given.__name__)
+        if found is given or (isinstance(found, type) and isinstance(given, type) and issubclass(found, given)):
+            return given.__name__
+    path = f'{given.__module__}.{given.__name__}'
+    return path if _find_registered(path) is given else given
+
+
+def look_up(registry: Registry, kind: Any) -> Any:
+    """What a `type` stands for: itself where it is a class, else what a registry has under that name, or None."""
+    return registry.get(kind) if isinstance(kind, str) else kind
 
 
 def merge_options(config: Config, options: Mapping[str, Any]) -> None:
@@ -212,6 +249,9 @@ def enable_amp(config: Config) -> None:
 
 # Unknown types ------------------------------------------------------------------------------------------------------
 
+#: Keys that name what is built.
+_TYPE_KEYS = ('type', 'constructor', 'runner_type')
+
 #: Registries that a `type` must be in, by its place in a configuration; the first match counts.
 _PLACES = {
     r'model(\.(backbone|neck|decode_head|auxiliary_head|data_preprocessor))?': 'model',
@@ -226,6 +266,11 @@ _PLACES = {
     r'(train|val|test)_cfg': 'loop',
     r'visualizer': 'visualizer',
 }
+
+
+def _kind_at(path: str) -> str | None:
+    """The registry of the `type` at a dotted key, where it is a usual place."""
+    return next((kind for place, kind in _PLACES.items() if re.fullmatch(place, path)), None)
 
 
 def check_types(config: Config, model: bool = True) -> None:
@@ -258,7 +303,7 @@ def check_types(config: Config, model: bool = True) -> None:
         if node.get('decode_backend') == 'pickle':
             raise ConfigError(f"{where}{path}.decode_backend is 'pickle', which can run foreign code; 'numpy' cannot")
         name = node.get('type')
-        kind = next((kind for place, kind in _PLACES.items() if re.fullmatch(place, path)), None)
+        kind = _kind_at(path)
         if name is None or kind is None or callable(name):
             continue
         if not isinstance(name, str) or registries[kind].get(name) is None:
@@ -368,7 +413,7 @@ def _unknown_type(config: Config, keys: list[str], name: str, kind: str) -> Conf
 
 
 def _type_keys(node: Mapping[str, Any], name: str) -> list[str]:
-    return [k for k in ('type', 'constructor', 'runner_type') if node.get(k) == name]
+    return [k for k in _TYPE_KEYS if node.get(k) == name]
 
 
 def _near(name: str, known: Sequence[str] | set[str]) -> list[str]:
