@@ -16,6 +16,7 @@ from mmrs.engine.checkpoint import trusting_checkpoints
 from mmrs.evaluation import IoUMetric, scores
 from mmrs.evaluation.submission import SubmissionMetric, check_dataset, submission_format
 from mmrs.utils.config import load_config
+from mmrs.utils.config_checks import check_keys
 from mmrs.utils.errors import ConfigError
 from mmrs.utils.files import new_directory, write_json
 from mmrs.visualization import LabelMapHook, OverlayHook, plot_confusion_matrix
@@ -103,6 +104,7 @@ def evaluate(
         OutputError: An output exists already.
     """
     cfg = load_config(config, cfg_options)
+    check_keys(cfg)
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or default_work_dir(cfg))
     if format_only:

@@ -38,6 +38,7 @@ from mmrs.utils.config import (
     pretrained_files,
     remove_pretrained,
 )
+from mmrs.utils.config_checks import check_keys
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
 
 __all__ = ['build_runner', 'default_work_dir', 'explained_errors', 'train']
@@ -166,6 +167,7 @@ def train(
 
 
 def _prepare(cfg: Config, amp: bool, pretrained: bool, preflight: bool) -> None:
+    check_keys(cfg)
     for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ConfigError(f'config {cfg.filename}: training needs {key}, which is not set')
