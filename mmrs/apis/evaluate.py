@@ -13,7 +13,7 @@ from prettytable import PrettyTable
 from mmrs.apis.statistics import fill_statistics
 from mmrs.apis.train import build_runner, default_work_dir, explained_errors
 from mmrs.engine.checkpoint import trusting_checkpoints
-from mmrs.evaluation import IoUMetric, scores
+from mmrs.evaluation import IoUMetric
 from mmrs.evaluation.submission import SubmissionMetric, check_dataset, submission_format
 from mmrs.utils.config import load_config
 from mmrs.utils.config_checks import check_keys
@@ -192,7 +192,7 @@ def _details(metric: IoUMetric, folder: Path) -> dict[str, Any]:
         table.add_row([name, *(f'{100 * n / total:.1f}' if total else '-' for n in row), f'{total:,}'])
     print_log(f'confusion matrix:\n{table}', MMLogger.get_current_instance())
     plot_confusion_matrix(matrix, classes, folder / 'confusion_matrix.png')
-    by_class = scores(matrix)
+    by_class = metric.class_scores()
     pixels = np.asarray(matrix).sum(1)
     details = {
         name: {**{key: float(values[i]) for key, values in by_class.items()}, 'pixels': int(pixels[i])}

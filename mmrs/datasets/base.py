@@ -16,6 +16,8 @@ from mmrs.datasets.transforms.eight_bit import guard_eight_bit
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, DataError
 
+#: The lightest of the greys of classes without counterpart.
+_LIGHTEST_GREY = 192
 _ADVICE = 'convert them (`rio convert IN OUT.tif`), or name their suffix ({}_suffix).'
 
 
@@ -37,7 +39,9 @@ class RemoteSensingDataset(BaseSegDataset):
             `metainfo`'s classes and palette and says which ids or colours of the label maps mean which class.
         class_map: Classes to train with, in the order of their indices, each with the name or names of the data set's
             classes that count as it: `dict(water='water', bare='barren', green=['forest', 'agriculture'])`. Classes
-            that are not mentioned are ignored. A new class has the colour of the first one that counts as it.
+            that are not mentioned are ignored. A new class has the colour of the first one that counts as it. None
+            stands for a class that has no counterpart in this data set: it keeps its index and gets a grey; an
+            evaluation counts its predictions as errors of the labelled classes and leaves it out of the means.
         rare_class_sampling: Settings of `RareClassSampling`, for a loader with a `RareClassSampler`.
         img_suffix: Suffix or suffixes of the images. By default everything that GDAL commonly reads.
         seg_map_suffix: The same for the label maps.
@@ -55,7 +59,7 @@ class RemoteSensingDataset(BaseSegDataset):
         self,
         *,
         classes_file: str | None = None,
-        class_map: Mapping[str, str | Sequence[str]] | None = None,
+        class_map: Mapping[str, str | Sequence[str] | None] | None = None,
         rare_class_sampling: Mapping[str, Any] | None = None,
         img_suffix: str | Sequence[str] | None = None,
         seg_map_suffix: str | Sequence[str] | None = None,
@@ -67,6 +71,11 @@ class RemoteSensingDataset(BaseSegDataset):
             require_text(self, name, text)
         for name, texts in dict(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix).items():
             require_text(self, name, texts, several=True)
+        if kwargs.get('ignore_index', IGNORE_INDEX) != IGNORE_INDEX:
+            raise ConfigError(
+                f'{type(self).__name__}: ignore_index is {kwargs["ignore_index"]}, but pixels without label have '
+                f'{IGNORE_INDEX} here: leave it out'
+            )
         for name, mapping in dict(metainfo=metainfo, rare_class_sampling=rare_class_sampling).items():
             if mapping is not None and not isinstance(mapping, Mapping):
                 raise ConfigError(f'{type(self).__name__}: {name} is {mapping!r}; dict(...) was expected')
@@ -99,11 +108,11 @@ class RemoteSensingDataset(BaseSegDataset):
         if class_map is not None:
             self._map_classes(class_map)
 
-    def _map_classes(self, class_map: Mapping[str, str | Sequence[str]]) -> None:
+    def _map_classes(self, class_map: Mapping[str, str | Sequence[str] | None]) -> None:
         """Replaces the classes by those of a class map."""
         own = list(self._metainfo.get('classes') or ())
         _check_class_map(class_map)
-        members = {new: [old] if isinstance(old, str) else list(old) for new, old in class_map.items()}
+        members = {new: class_members(old) for new, old in class_map.items()}
         named = [name for names in members.values() for name in names]
         unknown = sorted(set(named) - set(own))
         if unknown:
@@ -115,13 +124,19 @@ class RemoteSensingDataset(BaseSegDataset):
             raise ValueError(f'class_map of {type(self).__name__} names {", ".join(twice)} twice.')
         index_of = {old: index for index, names in enumerate(members.values()) for old in names}
         new_index = [index_of.get(name, IGNORE_INDEX) for name in own]
-        palette = [self._metainfo['palette'][own.index(names[0])] for names in members.values()]
+        absent = [new for new, names in members.items() if not names]
+        greys = iter([_LIGHTEST_GREY * (i + 1) // len(absent)] * 3 for i in range(len(absent)))
+        palette = [
+            self._metainfo['palette'][own.index(names[0])] if names else next(greys) for names in members.values()
+        ]
         self._reindex(new_index, tuple(members), palette)
+        if absent:
+            self._metainfo['no_counterpart'] = tuple(absent)
         ignored = [name for name in own if name not in index_of]
         rows = [*members.items(), *([('ignored', ignored)] if ignored else [])]
         print_log(
             f'classes of {type(self).__name__} {self.data_root or ""}: '
-            + '; '.join(f'{new} <- {", ".join(names)}' for new, names in rows),
+            + '; '.join(f'{new} <- {", ".join(names) or "no counterpart"}' for new, names in rows),
             logger='current',
         )
 
@@ -255,11 +270,19 @@ def _check_class_map(class_map: Any) -> None:
         raise ConfigError(f'class_map is {class_map!r}; dict(new_class=own_class or list of them, ...) was expected')
     for new, old in class_map.items():
         names = [old] if isinstance(old, str) else old
-        if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
+        valid = isinstance(names, Sequence) and names and all(isinstance(name, str) for name in names)
+        if old is not None and not valid:
             raise ConfigError(
-                f"class_map: {new} is {old!r}; the name of one of the data set's classes, or a list of names, was "
-                'expected'
+                f"class_map: {new} is {old!r}; the name of one of the data set's classes, a list of names, or None for "
+                'a class without counterpart was expected'
             )
+    if all(old is None for old in class_map.values()):
+        raise ConfigError(f'class_map has no counterpart for any of {", ".join(class_map)}; at least one was expected')
+
+
+def class_members(old: str | Sequence[str] | None) -> list[str]:
+    """The data set's own classes that a value of a `class_map` names."""
+    return [old] if isinstance(old, str) else list(old or ())
 
 
 def _as_tuple(suffix: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from mmrs.registry import DATASETS
 class ConcatDataset(MMEngineConcatDataset):
     """MMEngine's, for data sets that need not have their classes in the same order, nor under the same ids.
 
-    The order, and the palette, are the first one's.
+    The order, and the palette, are the first one's. A class has no counterpart here if it has none in any of them.
 
     Args:
         datasets: Data sets, or their configurations.
@@ -29,6 +29,9 @@ class ConcatDataset(MMEngineConcatDataset):
     ) -> None:
         ignored = [ignore_keys] if isinstance(ignore_keys, str) else list(ignore_keys or ())
         # What the ids in the files mean is each data set's own affair.
-        super().__init__(datasets, lazy_init, [*ignored, 'classes', 'palette', 'label_map', 'reduce_zero_label'])
+        own = ('classes', 'palette', 'label_map', 'reduce_zero_label', 'no_counterpart')
+        super().__init__(datasets, lazy_init, [*ignored, *own])
+        absent = set.intersection(*({*part.metainfo.get('no_counterpart', ())} for part in self.datasets))
+        self._metainfo['no_counterpart'] = tuple(name for name in class_names(self) if name in absent)
         for i, part in enumerate(self.datasets[1:], 1):
             match_classes(part, class_names(self), f'data set {i} of a ConcatDataset', 'data set 0')

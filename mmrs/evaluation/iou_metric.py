@@ -73,8 +73,10 @@ _DEFAULTS = dict(nan_to_num=None, beta=1, output_dir=None, format_only=False)
 class IoUMetric(MMSegIoUMetric):
     """mmseg's metric on a confusion matrix of integers, with the scores of each class.
 
-    Means leave out classes without a score, see :func:`scores`. All values are in percent: ``aAcc`` (overall accuracy),
-    ``mIoU``, ``mF1``, ``mAcc`` and ``IoU.<class>``. After an evaluation, :attr:`matrix` has the counts.
+    Means leave out classes without a score, see :func:`scores`, and those that the data set says it has no counterpart
+    of (`class_map`); predictions of these are errors of the labelled classes. All values are in percent: ``aAcc``
+    (overall accuracy), ``mIoU``, ``mF1``, ``mAcc`` and ``IoU.<class>``. After an evaluation, :attr:`matrix` has the
+    counts.
 
     Args:
         ignore_index: Label of pixels that do not count.
@@ -124,11 +126,20 @@ class IoUMetric(MMSegIoUMetric):
             except ValueError as error:
                 raise DataError(f'{sample.get("seg_map_path", sample.get("img_path"))}: {error}') from error
 
+    def class_scores(self) -> dict[str, np.ndarray]:
+        """:func:`scores` of :attr:`matrix`; classes that the data set has no counterpart of have none."""
+        names = self.dataset_meta['classes']
+        absent = [names.index(name) for name in self.dataset_meta.get('no_counterpart', ())]
+        by_class = scores(np.asarray(self.matrix))
+        for values in by_class.values():
+            values[absent] = np.nan
+        return by_class
+
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
         """Log a table of the classes and return the values."""
         names = self.dataset_meta['classes']
         self.matrix = torch.stack(results).sum(0).numpy()
-        by_class = scores(self.matrix)
+        by_class = self.class_scores()
         table = PrettyTable(['Class', *by_class], align='r')
         table.align['Class'] = 'l'
         for i, name in enumerate(names):

@@ -93,10 +93,12 @@ class LabelMapHook(_OutputHook):
             if 0 <= index < count:
                 values[index] = value
         values[:count] += bool(info.get('reduce_zero_label'))
-        if values[:count].min() < 0 or values[:count].max() >= NODATA:
+        ids = values[:count].tolist()
+        if min(ids) < 0 or max(ids) >= NODATA or len(set(ids)) < count:
             print_log(
-                f'Label maps in {self.out_dir} hold training indices: the data set has ids from {values[:count].min()} '
-                f'to {values[:count].max()}, and the maps have 8 bits, of which {NODATA} means no data.',
+                f'Label maps in {self.out_dir} hold training indices: the data set has ids from {min(ids)} to '
+                f'{max(ids)}, and the maps have 8 bits, of which {NODATA} means no data; or a class without '
+                'counterpart in it would have the id of another.',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -118,7 +120,9 @@ class LabelMapHook(_OutputHook):
     ) -> None:
         """Write the maps of a batch."""
         for sample in outputs or ():
-            labels = self._values[sample.pred_sem_seg.data.squeeze().cpu().numpy()]
+            labels = self._values[
+                sample.pred_sem_seg.data.squeeze().long().cpu().numpy()
+            ]  # mmseg: real numbers of two classes
             window, shape = _window(sample)
             with open_raster(sample.img_path, quiet=True) as image:
                 grid = RasterGrid.of(image)

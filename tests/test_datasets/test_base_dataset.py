@@ -6,6 +6,7 @@ import pytest
 from mmrs.datasets import LoadRasterAnnotations, LoadRasterImage, PotsdamDataset, RemoteSensingDataset, VaihingenDataset
 from mmrs.datasets.rasters import read_label_map
 from mmrs.registry import DATASETS
+from mmrs.utils import ConfigError
 
 PREFIX = dict(img_path='img_dir/train', seg_map_path='ann_dir/train')
 LOADING = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')]
@@ -191,6 +192,28 @@ def test_class_map_is_printed(make_dataset, monkeypatch):
     assert 'tree <- tree; built <- building, car; ignored <- impervious_surface, low_vegetation, clutter' in said[0]
 
 
+def test_class_map_without_a_counterpart(make_dataset, monkeypatch):
+    """The class keeps its index and a colour of its own; no pixel has it, and what was called car is ignored."""
+    said = []
+    monkeypatch.setattr('mmrs.datasets.base.print_log', lambda message, **_: said.append(message))
+    class_map = dict(tree='tree', car=None, built='building', ship=None)
+    dataset = build(make_dataset(classes=7), type='PotsdamDataset', class_map=class_map)
+    assert dataset.metainfo['classes'] == ('tree', 'car', 'built', 'ship')
+    assert dataset.metainfo['no_counterpart'] == ('car', 'ship')
+    assert dataset.metainfo['palette'][0] == [0, 255, 0]
+    assert len({tuple(colour) for colour in dataset.metainfo['palette']}) == 4
+    assert 'car <- no counterpart' in said[0]
+    assert 'ignored <- impervious_surface, low_vegetation, car, clutter' in said[0]
+    sample = dataset[0]
+    ids, _ = read_label_map(sample['seg_map_path'])
+    np.testing.assert_array_equal(sample['gt_seg_map'], np.select([ids == 4, ids == 2], [0, 2], 255))
+
+
+def test_another_ignored_label_is_refused(make_dataset):
+    with pytest.raises(ConfigError, match='ignore_index is 0, but pixels without label have 255'):
+        build(make_dataset(classes=7), type='PotsdamDataset', ignore_index=0)
+
+
 @pytest.mark.parametrize(
     ('class_map', 'message'),
     [
@@ -199,6 +222,7 @@ def test_class_map_is_printed(make_dataset, monkeypatch):
         (dict(a='tree', b=[]), r"b is \[\]; the name of one of the data set's classes"),
         (dict(a=3), "a is 3; the name of one of the data set's classes"),
         (dict(a=[3, 4]), r'a is \[3, 4\]; the name'),
+        (dict(a=None, b=None), 'class_map has no counterpart for any of a, b'),
         ({}, r'class_map is \{\}; dict\(new_class='),
         (['tree', 'car'], r"class_map is \['tree', 'car'\]; dict\(new_class="),
     ],

@@ -118,6 +118,16 @@ def test_several_data_sets_take_the_order_of_the_first(tmp_path, labels):
         DATASETS.build(dict(type='ConcatDataset', datasets=[first, second]))
 
 
+def test_a_class_is_absent_where_no_data_set_has_it(tmp_path, labels):
+    labels(IDS)
+    config = dict(type='RemoteSensingDataset', data_root=str(tmp_path), data_prefix=PREFIX, pipeline=LOADING)
+    first = dict(config, classes_file='classes.yaml', class_map=dict(b='b', c=None, a=None))
+    second = dict(config, classes_file='classes.yaml', class_map=dict(a=None, b=None, c='c'))
+    for parts, absent in (([first, second], ('a',)), ([second, first], ('a',)), ([first, first], ('c', 'a'))):
+        dataset = DATASETS.build(dict(type='ConcatDataset', datasets=parts))
+        assert dataset.metainfo['no_counterpart'] == absent
+
+
 def test_rare_classes_are_counted_anew(tmp_path, labels):
     names = labels(IDS)
     dataset = build(tmp_path, classes_file='classes.yaml', rare_class_sampling=dict(min_pixels=1))

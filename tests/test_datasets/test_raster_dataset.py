@@ -248,6 +248,7 @@ def burnt(first, second, rest, shape=(50, 70)):
         (['odd', 'odd'], dict(label_attribute='kind', label_background='even'), (1, 1, 0)),
         (None, dict(label_class='odd'), (1, 1, 255)),
         (['odd', 'even'], dict(label_attribute='kind', class_map=dict(one='odd')), (0, 255, 255)),
+        (['odd', 'even'], dict(label_attribute='kind', class_map=dict(none=None, one='odd')), (1, 255, 255)),
         (
             ['odd', 'odd'],
             dict(label_attribute='kind', class_map=dict(x='odd', y='even'), label_background='even'),

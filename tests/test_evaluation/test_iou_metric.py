@@ -127,3 +127,22 @@ def test_arguments_of_mmsegs_that_would_do_nothing(maps):
     for name, value in [('iou_metrics', ['mIoU', 'mDice']), ('iou_metrics', None), *others]:
         with pytest.raises(ConfigError, match=f'{name} is {re.escape(repr(value))}'):
             METRICS.build(dict(type='IoUMetric', **{name: value}))
+
+
+def test_classes_without_counterpart_are_left_out_of_the_means():
+    """Their predictions are errors of what is there: road 2 of 4, house 2 of 4, tree nowhere, car never right."""
+    label = torch.tensor([[0, 0, 0, 1, 1, 1, 255, 255]])
+    prediction = torch.tensor([[0, 0, 3, 1, 1, 0, 3, 2]])
+    metric = IoUMetric()
+    metric.dataset_meta = dict(META, no_counterpart=('car',))
+    metric.process({}, [sample(prediction, label)])
+    values = metric.evaluate(1)
+    assert values['IoU.road'] == pytest.approx(100 * 2 / 4)
+    assert values['IoU.house'] == pytest.approx(100 * 2 / 3)
+    assert np.isnan(values['IoU.car'])
+    assert values['mIoU'] == pytest.approx((50 + 200 / 3) / 2)
+    assert values['aAcc'] == pytest.approx(100 * 4 / 6)
+    assert np.isnan(metric.class_scores()['F1'][3])
+    # Without the remark, the class drags the mean down.
+    metric.dataset_meta = META
+    assert IoUMetric.compute_metrics(metric, [torch.from_numpy(metric.matrix)])['mIoU'] == pytest.approx(350 / 9)
