@@ -144,6 +144,30 @@ BREAKAGES: list[Breakage] = [
             'value',
         ),
         (
+            'pseudo-labels-by-all-terms',
+            'Dice and its like count the pixels in full that the teacher is not sure of',
+            'terms = [terms[n] for n in self.pseudo_terms[i]]',
+            'pass',
+        ),
+        (
+            'pseudo-weights-dropped',
+            'whether the teacher is sure of a pixel makes no difference',
+            'logits, label, pseudo_weight)',
+            'logits, label)',
+        ),
+        (
+            'auxiliary-heads-exchanged',
+            "each head reads the other student's stages",
+            "zip(heads.values(), 'st', features)",
+            "zip(heads.values(), 'st', features[::-1])",
+        ),
+        (
+            'sampler-ignored',
+            'all pixels teach where the hardest ones were asked for',
+            'if weight is None and head.sampler is not None:',
+            'if False:',
+        ),
+        (
             'target-student-alone-predicts',
             'half of the network takes no part',
             '(logits[0] + logits[1]) / 2',
@@ -182,6 +206,58 @@ BREAKAGES: list[Breakage] = [
             'the students learn what the teacher sees in nothing',
             'weight = weight * valid',
             'pass',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/binary.py',
+        (f'{MODEL_TESTS}/test_losses/test_losses.py', *DISENTANGLED),
+        (
+            'binary-classes-exchanged',
+            'the one output is taken for that of the first class: pseudo-labels and maps are inverted',
+            'torch.zeros_like(logits), logits',
+            'logits, torch.zeros_like(logits)',
+        ),
+        (
+            'binary-class-alone',
+            'confidence is 1 everywhere and every pixel of the first class',
+            'if logits.shape[1] == 1 else logits',
+            'if False else logits',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/probing.py',
+        (f'{MODEL_TESTS}/test_losses/test_probing.py',),
+        (
+            'weights-per-image-pass',
+            'a loss that weighs whole images passes for one that weighs pixels',
+            ', (elsewhere, first))',
+            ')',
+        ),
+        (
+            'wrong-is-as-good-as-right',
+            'a loss that learns the opposite of the labels is accepted',
+            'if not right < wrong:',
+            'if False:',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/focal.py',
+        (f'{MODEL_TESTS}/test_losses/test_losses.py',),
+        (
+            'focal-on-easy-pixels',
+            'easy pixels count most',
+            'F.logsigmoid(-right)).exp()',
+            'F.logsigmoid(right)).exp()',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/tta.py',
+        (f'{MODEL_TESTS}/test_tta.py',),
+        (
+            'sigmoid-twice',
+            'nearly every pixel is above the threshold, as in mmseg',
+            'logits if binary else',
+            'logits.sigmoid() if binary else',
         ),
     ),
     *_in_file(

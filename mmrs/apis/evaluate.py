@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -175,8 +174,6 @@ def _innermost(dataset: ConfigDict) -> ConfigDict:
 
 
 def _use_tta(cfg: Config) -> None:
-    # mmseg's merged prediction lacks a dimension, which MMEngine adds and warns of, image by image.
-    warnings.filterwarnings('ignore', message='The shape of value will convert', category=UserWarning)
     dataset = _innermost(cfg.test_dataloader.dataset)
     dataset.pipeline = cfg.get('tta_pipeline') or tta_pipeline(dataset.pipeline)
     cfg.model = ConfigDict(**(cfg.get('tta_model') or dict(type='SegTTAModel')), module=cfg.model)

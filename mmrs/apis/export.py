@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mmrs.apis.inference import init_model
 from mmrs.apis.statistics import leaves, loaded_bands
+from mmrs.models.binary import two_logits
 from mmrs.prediction.onnx_predictor import METADATA_KEY, OnnxPredictor, import_onnx_package
 from mmrs.prediction.predictors import TorchPredictor
 from mmrs.utils.errors import ConfigError, OutputError
@@ -54,7 +55,7 @@ class _Graph(nn.Module):
         shape = image.shape[2:]
         # As slices are predicted: mmseg resizes to the `img_shape` of the first image.
         meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, padding_size=[0] * 4)
-        logits = self.model.encode_decode((image - self.mean) / self.std, [meta])
+        logits = two_logits(self.model.encode_decode((image - self.mean) / self.std, [meta]))
         return logits.softmax(1), logits
 
 
@@ -71,8 +72,9 @@ def export_onnx(
     """Write the part of a model that predicts as an ONNX file, and compare the two in onnxruntime and PyTorch.
 
     The graph takes `image`, float32 ``(N, C, H, W)`` in file units, for any N, H and W: it normalises. It returns
-    `probabilities` and `logits`, ``(N, K, H, W)``. Classes, palette, mean, standard deviation and bands are in the
-    file's metadata, see :class:`OnnxPredictor`.
+    `probabilities` and `logits`, ``(N, K, H, W)``, also of a model with one output for two classes. Classes, palette,
+    mean, standard deviation, bands and the threshold of such a model are in the file's metadata, see
+    :class:`OnnxPredictor`.
 
     Args:
         config: A configuration or its file.
@@ -163,6 +165,7 @@ def _metadata(predictor: TorchPredictor) -> dict[str, Any]:
         palette=predictor.palette,
         mean=predictor.mean,
         std=predictor.std,
+        threshold=predictor.threshold,
         bands=loaded_bands(next(leaves(test.dataset))) if test else None,
         config=Path(cfg.filename).name if cfg.filename else None,
         version=__version__,

@@ -31,11 +31,12 @@ from mmrs.engine.checkpoint import (
     trusting_checkpoints,
 )
 from mmrs.engine.distributed import init_cpu_group
+from mmrs.models.checks import check_model
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapSettings
 from mmrs.prediction.maker import MapMaker
 from mmrs.prediction.mapping import MapReport, make_maps
-from mmrs.prediction.maps import NODATA
+from mmrs.prediction.maps import NODATA, labels_of
 from mmrs.prediction.onnx_predictor import OnnxPredictor
 from mmrs.prediction.predictors import FlipAverage, Predictor, TorchPredictor
 from mmrs.prediction.sources import ArraySource, WindowSteps
@@ -93,6 +94,7 @@ def init_model(
     remove_pretrained(cfg.model)
     with explained_errors(cfg):
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        check_model(model)
     meta: Mapping[str, Any] = {}
     if checkpoint is not None:
         with trusting_checkpoints(trust_checkpoint):
@@ -122,7 +124,7 @@ class Prediction:
     """What a model says of an image.
 
     Attributes:
-        labels: ``(H, W)``, uint8: index of the most probable class; 255 where the image has no data.
+        labels: ``(H, W)``, uint8: index of the class, see :func:`labels_of`; 255 where the image has no data.
         probabilities: ``(K, H, W)``, float32; 0 where the image has no data.
         classes: Names of the K classes.
     """
@@ -133,7 +135,7 @@ class Prediction:
 
     @property
     def confidence(self) -> np.ndarray:
-        """``(H, W)``: probability of the label."""
+        """``(H, W)``: the largest probability."""
         return self.probabilities.max(0)
 
 
@@ -265,7 +267,7 @@ class SegInferencer:
         window, settings = self.settings['window'], {k: self.settings[k] for k in ('overlap', 'blend', 'batch_size')}
         shape = (image.shape[0], image.shape[1])
         grid = WindowGrid(shape, (window, window), classes=len(self.classes), **settings)
-        output = _InMemory(shape, len(self.classes))
+        output = _InMemory(shape, len(self.classes), self.predictor.threshold)
         source = ArraySource(image, valid, WindowSteps(self.steps))
         runs = [run for lane in range(len(grid.lanes)) for run in grid.runs(lane)]
         stream((Task(source, grid, run, output) for run in runs), self.predictor)
@@ -346,14 +348,16 @@ class _InMemory:
 
     failed: bool = False
 
-    def __init__(self, shape: tuple[int, int], classes: int) -> None:
+    def __init__(self, shape: tuple[int, int], classes: int, threshold: float | None) -> None:
+        self.threshold = threshold
         self.labels = np.full(shape, NODATA, np.uint8)
         self.probabilities = np.zeros((classes, *shape), np.float32)
 
     def write(self, blended: Blended) -> None:
         (x0, y0, x1, y1), probabilities, shown = blended
         self.probabilities[:, y0:y1, x0:x1] = probabilities * shown
-        self.labels[y0:y1, x0:x1] = np.where(shown, probabilities.argmax(0), NODATA)
+        labels = labels_of(torch.from_numpy(probabilities), self.threshold).numpy()
+        self.labels[y0:y1, x0:x1] = np.where(shown, labels, NODATA)
 
     def fail(self, error: Exception) -> None:
         raise error

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.dist import all_gather_object, is_distributed, master_only
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import nn
 
 from mmrs.datasets.class_names import class_names, difference, match_classes, same_names
+from mmrs.datasets.classes import IGNORE_INDEX
 from mmrs.datasets.image_warnings import image_warnings
 from mmrs.datasets.stream import StreamedDataset
 from mmrs.engine.checkpoint import dataset_meta_of, load_matching, require_resumable, state_dict_of
@@ -30,6 +31,7 @@ from mmrs.engine.distributed import (
 )
 from mmrs.engine.saved_runs import damage, newest_checkpoint
 from mmrs.engine.schedules import differences, optimizer_names, other_optimizers, settings, take_over
+from mmrs.models.checks import check_losses, check_model, decode_heads
 from mmrs.registry import RUNNERS
 from mmrs.utils import random_states
 from mmrs.utils.errors import CheckpointError, ConfigError, UserError, some
@@ -47,17 +49,32 @@ def check_num_classes(model: nn.Module, dataset: Any, where: str) -> None:
         where: Configuration key of the data set, for the message.
 
     Raises:
-        ConfigError: They differ.
+        ConfigError: They differ, or the model ignores another label than the one that data sets write.
     """
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     if classes is None:
         return
-    for name, module in model.named_modules():
-        if isinstance(module, BaseDecodeHead) and module.num_classes != len(classes):
+    for name, head in decode_heads(model):
+        if head.num_classes != len(classes):
             raise ConfigError(
-                f'model.{name.removeprefix("module.")}.num_classes is {module.num_classes}, but the data set at '
-                f'{where} ({type(dataset).__name__}) has {len(classes)} classes: {", ".join(classes)}. Set num_classes '
-                f'of every decode head to {len(classes)}, or the classes by {where}.metainfo'
+                f'{name}.num_classes is {head.num_classes}, but the data set at {where} ({type(dataset).__name__}) has '
+                f'{len(classes)} classes: {", ".join(classes)}. Set num_classes of every decode head to '
+                f'{len(classes)}, or the classes by {where}.metainfo'
+            )
+    _check_ignored(model, getattr(dataset, 'ignore_index', IGNORE_INDEX), where)
+
+
+def _check_ignored(model: nn.Module, ignored: int, where: str) -> None:
+    found = {f'{name}.ignore_index': head.ignore_index for name, head in decode_heads(model)}
+    preprocessor: Any = getattr(getattr(model, 'module', model), 'data_preprocessor', None)
+    padding = getattr(preprocessor, 'pad_values', {}).get('seg_pad_val', getattr(preprocessor, 'seg_pad_val', None))
+    if padding is not None:
+        found['model.data_preprocessor.seg_pad_val'] = padding
+    for key, value in found.items():
+        if value != ignored:
+            raise ConfigError(
+                f'{key} is {value}, but pixels without label have {ignored} in the data set at {where}: set it to '
+                f'{ignored}. To ignore a class, leave it out of class_map, or set ignore for it in the classes_file'
             )
 
 
@@ -98,8 +115,16 @@ class AdaptationRunner(Runner):
         if self._starts[self._timestamp] > 1:
             self._timestamp += f'_{self._starts[self._timestamp]}'
 
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """Build the model; raises :class:`ConfigError` where its parts do not fit each other."""
+        built = super().build_model(model)
+        check_model(built)
+        return built
+
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """Wrap the model for several processes, on a CPU too."""
+        """Wrap the model for several processes, on a CPU too; for a training its losses are checked before."""
+        if self._train_loop is not None:
+            check_losses(model.to(get_device()))
         if self.distributed and on_cpu():
             model = revert_sync_batchnorm(model)  # torch synchronises batch statistics between GPUs only
             model_wrapper_cfg = dict(
@@ -168,6 +193,14 @@ class AdaptationRunner(Runner):
         if isinstance(self._train_loop, BaseLoop):
             classes = class_names(self._train_loop.dataloader.dataset)
             self._match_classes(loop, where, classes, 'train_dataloader.dataset')
+        for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
+            ignored = getattr(dataset, 'ignore_index', IGNORE_INDEX)
+            if getattr(metric, 'ignore_index', ignored) != ignored:
+                raise ConfigError(
+                    f'{where.partition("_")[0]}_evaluator ({type(metric).__name__}): ignore_index is '
+                    f'{metric.ignore_index}, but pixels without label have {ignored} in the data set at {where}: set '
+                    f'it to {ignored}'
+                )
         return loop
 
     def _match_classes(self, loop: Any, where: str, classes: Sequence[str], whose: str) -> None:

@@ -6,3 +6,4 @@ from .discriminators import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .necks import *  # noqa: F403
 from .teacher import EMATeacher as EMATeacher
+from .tta import SegTTAModel as SegTTAModel

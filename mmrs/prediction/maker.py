@@ -75,7 +75,9 @@ class MapMaker:
         self.predictor, self.settings, self.steps = predictor, settings, WindowSteps(steps)
         self.identity = dict(identity or {})
         self.quicklook, self.resume, self.overwrite = quicklook, resume, overwrite
-        self.layers = map_layers(predictor.classes, predictor.palette, settings.extra, settings.dtype)
+        self.layers = map_layers(
+            predictor.classes, predictor.palette, settings.extra, settings.dtype, predictor.threshold
+        )
 
     def store(self, target: Path) -> PartStore:
         """Where the parts of a map are."""

@@ -65,6 +65,8 @@ class OnnxPredictor:
             self.classes = tuple(str(name) for name in metadata['classes'])
             self.palette = [(int(red), int(green), int(blue)) for red, green, blue in metadata['palette']]
             self.mean, self.std = ([float(value) for value in metadata[key]] for key in ('mean', 'std'))
+            threshold = metadata.get('threshold')  # files of earlier versions have none
+            self.threshold = None if threshold is None else float(threshold)
         except (TypeError, ValueError) as error:
             raise DataError(f'{path}: its metadata {METADATA_KEY!r} are of no use ({error}); {_EXPORT}') from error
         self.bands = len(self.mean)

@@ -10,6 +10,7 @@ from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mmrs.models.binary import two_logits
 from mmrs.utils.errors import ConfigError
 from mmrs.visualization.panels import class_colours
 
@@ -25,6 +26,8 @@ class Predictor(Protocol):
         bands: Number of bands of an image.
         mean: Mean of each band in the training images, in file units.
         std: Standard deviation of each band, likewise.
+        threshold: Of binary segmentation by one output: the probability above which a pixel is of the second class.
+            None: a pixel is of the most probable class.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +35,7 @@ class Predictor(Protocol):
     bands: int
     mean: list[float]
     std: list[float]
+    threshold: float | None
 
     def __call__(self, images: Tensor, valid: Tensor | None) -> Tensor:
         """Predict images.
@@ -54,7 +58,7 @@ class TorchPredictor:
         amp: Whether to compute in bfloat16 where torch finds that safe.
 
     Raises:
-        ConfigError: The model has no class names, or is no segmentor with one logit per class.
+        ConfigError: The model has no class names, or is no segmentor with one logit per class, or one for two.
     """
 
     def __init__(self, model: BaseSegmentor, amp: bool = False) -> None:
@@ -67,7 +71,8 @@ class TorchPredictor:
                 'configuration names them (metainfo=dict(classes=...))'
             )
         channels = getattr(model, 'out_channels', len(self.classes))
-        if channels != len(self.classes):
+        self.threshold = model.decode_head.threshold if channels == 1 else None
+        if channels != len(self.classes) and (channels, len(self.classes)) != (1, 2):
             raise ConfigError(
                 f'the model has {channels} outputs for {len(self.classes)} classes ({", ".join(self.classes)}); one '
                 'for each class was expected'
@@ -97,7 +102,7 @@ class TorchPredictor:
         data: Any = self.model.data_preprocessor(dict(inputs=list(images), data_samples=samples))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             logits = self.model.encode_decode(data['inputs'], [sample.metainfo for sample in data['data_samples']])
-        return logits[..., :height, :width].float().softmax(1)
+        return two_logits(logits[..., :height, :width]).float().softmax(1)
 
 
 class FlipAverage:
@@ -106,7 +111,7 @@ class FlipAverage:
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
         self.classes, self.palette, self.bands = predictor.classes, predictor.palette, predictor.bands
-        self.mean, self.std = predictor.mean, predictor.std
+        self.mean, self.std, self.threshold = predictor.mean, predictor.std, predictor.threshold
 
     def __call__(self, images: Tensor, valid: Tensor | None) -> Tensor:
         """See :class:`Predictor`."""

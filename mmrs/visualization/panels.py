@@ -169,7 +169,7 @@ def draw_sample(
     row = [(title, picture)]
     for field in fields:
         if data_sample is not None and field in data_sample:
-            labels = data_sample.get(field).data.squeeze().cpu().numpy()
+            labels = data_sample.get(field).data.squeeze().long().cpu().numpy()
             labels = labels if valid is None else np.where(valid, labels, 255)
             row.append((_FIELD_TITLES.get(field, field), overlay(picture, labels, colours, opacity)))
     return compose([row], meta['classes'], colours)

@@ -46,6 +46,23 @@ def test_data_sets_without_class_names_are_not_checked():
         check_num_classes(TwoHeads(3, 4), unknown, 'x')
 
 
+@pytest.mark.parametrize('key', ['decode_head', 'data_preprocessor'])
+def test_another_ignored_label_than_the_data_sets(key):
+    model, data = TwoHeads(3, 3), dataset(('road', 'house', 'tree'))
+    if key == 'decode_head':
+        model.decode_head['target'].ignore_index = 0
+        name = 'decode_head.target.ignore_index'
+    else:
+        model.data_preprocessor = SimpleNamespace(pad_values=dict(seg_pad_val=0))
+        name = 'data_preprocessor.seg_pad_val'
+    with pytest.raises(ConfigError, match=rf'model\.{name} is 0, .* 255 in the data set at train_dataloader'):
+        check_num_classes(model, data, 'train_dataloader.dataset')
+    data.ignore_index = 0  # mmseg's data sets may have another one
+    if key == 'decode_head':
+        model.decode_head['source'].ignore_index = 0
+        check_num_classes(model, data, 'x')
+
+
 def test_registered():
     assert RUNNERS.get('AdaptationRunner') is AdaptationRunner
 

@@ -13,7 +13,7 @@ class ByValue:
     """A predictor of three classes, dark, medium and bright, by each pixel alone: windows agree on every pixel."""
 
     classes, palette = ('dark', 'medium', 'bright'), [(0, 0, 0), (120, 120, 120), (255, 255, 255)]
-    bands, mean, std = 1, [128.0], [64.0]
+    bands, mean, std, threshold = 1, [128.0], [64.0], None
 
     def __call__(self, images, valid):
         value = images.float() / 255

@@ -163,3 +163,16 @@ def test_what_is_no_map(tmp_path, content, message):
 def test_no_map_at_all(tmp_path):
     with pytest.raises(FileNotFoundError, match='no such file'):
         open_classes(tmp_path / 'a.tif')
+
+
+@pytest.mark.parametrize('threshold', [0.3, 0.5, 0.9])
+def test_labels_of_two_classes_by_a_threshold(threshold):
+    p = probabilities(classes=2)
+    p[:, 0, :2] = torch.tensor([[1 - threshold, 0.05], [threshold, 0.95]])
+    layers = map_layers(['rest', 'roof'], [(0, 0, 0), (9, 9, 9)], ['confidence'], 'float16', threshold)
+    labels, confidence = (one.encode(p, np.ones((37, 53), bool)) for one in layers)
+    expected = p[1].numpy() > np.float32(threshold)
+    assert 0 < expected.mean() < 1
+    np.testing.assert_array_equal(labels[0], expected)
+    assert labels[0, 0, :2].tolist() == [0, 1]
+    np.testing.assert_allclose(confidence[0], p.numpy().max(0), atol=1e-3)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.runner.checkpoint import CheckpointLoader
-from mmengine.utils import to_2tuple
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
@@ -22,11 +22,10 @@ from mmrs.utils import ConfigError
 
 from ..data_preprocessor import valid_pixels
 from ..feature_cache import FeatureCache, weights_digest
+from ..widths import bands_of, misfits_explained, require_stages, run_once
 
 #: The input of the classifier.
 LAST = 'decode_head'
-#: Size of the image on which the feature maps' widths are read.
-_PROBE = 128
 
 
 class Network(nn.Module):
@@ -197,6 +196,9 @@ class FeatureRegression(EncoderDecoder):
         misalignment are this project's choices.
     """
 
+    #: The losses of the decode head are not used.
+    learns_from_labels = False
+
     def __init__(
         self,
         backbone: dict,
@@ -252,12 +254,8 @@ class FeatureRegression(EncoderDecoder):
                 network.get_submodule(name if '.' in name else 'backbone')
             except AttributeError as error:
                 raise ConfigError(f'features: the network has no module {name} ({error})') from error
-        mean = getattr(self.data_preprocessor, 'source_mean', None)
-        first = next(iter(self.backbone.parameters()))
-        # Some transformers take images of one size only.
-        height, width = to_2tuple(getattr(self.backbone, 'img_size', _PROBE))
-        image = first.new_zeros(1, 3 if mean is None else len(mean), height, width)
-        with torch.no_grad():
+
+        def run(image: Tensor) -> tuple[int, dict[str, Tensor]]:
             stages = network.backbone(image)
             if isinstance(stages, Tensor):
                 # DDRNet and PIDNet: in training they return more, which a head in evaluation mode does not take.
@@ -265,8 +263,14 @@ class FeatureRegression(EncoderDecoder):
                     f'feature regression needs a backbone that returns the same stages in training and in evaluation; '
                     f'{type(self.backbone).__name__} returns one map, and no stages, in evaluation'
                 )
-            found = extract_features(network, image, list(self.weights))
-        known = f'stage1 to stage{len(stages)}, {LAST}, or the dotted name of a module such as backbone.NAME'
+            if not self.with_neck and isinstance(self.decode_head, BaseDecodeHead):
+                require_stages(f'model.{LAST}', self.decode_head, stages)
+            return len(stages), extract_features(network, image, list(self.weights))
+
+        bands = bands_of(self) or 3
+        with misfits_explained(network, bands):
+            stages, found = run_once(network, run, bands, self.backbone)
+        known = f'stage1 to stage{stages}, {LAST}, or the dotted name of a module such as backbone.NAME'
         for name in self.weights:
             if name == LAST and name not in found:
                 raise ConfigError(

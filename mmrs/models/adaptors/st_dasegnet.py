@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from mmengine.dist import is_distributed
-from mmengine.model import BaseModule, ModuleDict
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, ModuleDict, ModuleList
 from mmseg.models.segmentors import BaseSegmentor, EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
@@ -18,7 +21,10 @@ from mmrs.utils import ConfigError
 from ..data_preprocessor import valid_pixels
 from ..discriminators import spatial_softmax
 from ..losses import PseudoLabel, make_pseudo_label
+from ..losses.class_weight import read_class_weight
+from ..losses.probing import loss_probes, loss_terms
 from ..teacher import EMATeacher, borrowed_as_teacher
+from ..widths import require_stages
 
 DOMAINS = ('source', 'target')
 Features = list[Tensor]
@@ -52,9 +58,12 @@ class DualStudent(BaseModule):
         backbone: Config of both backbones; its keys ``source`` and ``target``, if any, change it for one of them.
         neck: Config of a neck that takes both students' stages of the same images.
         decode_head: Config of both decode heads (mmseg's), likewise.
+        auxiliary_head: Config, or a list of them, of heads on each student's backbone, likewise.
     """
 
-    def __init__(self, backbone: dict, neck: dict, decode_head: dict) -> None:
+    def __init__(
+        self, backbone: dict, neck: dict, decode_head: dict, auxiliary_head: dict | Sequence[dict] | None = None
+    ) -> None:
         super().__init__()
         self.backbone = _build_pair(backbone)
         self.decode_head = _build_pair(decode_head)
@@ -63,9 +72,12 @@ class DualStudent(BaseModule):
             domain for domain in DOMAINS if any(isinstance(m, _BatchNorm) for m in self.backbone[domain].modules())
         }
         self.neck = MODELS.build({**neck, 'used_stages': sorted(set().union(*map(_stages_read_by, self.heads)))})
-        classes = [head.num_classes for head in self.heads]
-        if classes[0] != classes[1]:
-            raise ConfigError(f'decode_head: the source head has {classes[0]} classes, the target head {classes[1]}')
+        auxiliary = [auxiliary_head] if isinstance(auxiliary_head, Mapping) else auxiliary_head or ()
+        self.auxiliary_head = ModuleList(_build_pair(cfg) for cfg in auxiliary)
+        for name in ('num_classes', 'out_channels', 'threshold'):  # their logits are averaged
+            values = [getattr(head, name) for head in self.heads]
+            if values[0] != values[1]:
+                raise ConfigError(f'decode_head.{name} is {values[0]} for the source head, {values[1]} for the target')
 
     @property
     def heads(self) -> tuple[nn.Module, nn.Module]:
@@ -120,7 +132,11 @@ class STDASegNet(EncoderDecoder):
         backbone: Config of both students' backbone. Here and in the next ones, keys ``source`` and ``target`` change
             the config for one of the two.
         neck: Config of the :class:`DomainDisentangledNeck`.
-        decode_head: Config of both students' decode head.
+        decode_head: Config of both students' decode head. Its loss on source labels has all terms of `loss_decode`, the
+            one on pseudo-labels those that multiply each pixel's loss by its weight (a cross entropy does, Dice and
+            Lovasz do not).
+        auxiliary_head: Config, or a list of them, of further heads on the stages of each student's own backbone, which
+            learn from source labels and take no part in prediction.
         discriminator: Config of both discriminators; None switches adversarial learning off.
         gan_loss: Config of the :class:`GANLoss`.
         self_training: None switches self-training off; else a dict with
@@ -147,6 +163,7 @@ class STDASegNet(EncoderDecoder):
         backbone: dict,
         neck: dict,
         decode_head: dict,
+        auxiliary_head: dict | Sequence[dict] | None = None,
         discriminator: dict | None = None,
         gan_loss: dict | None = None,
         self_training: dict | None = None,
@@ -157,9 +174,13 @@ class STDASegNet(EncoderDecoder):
     ) -> None:
         # mmseg's EncoderDecoder gives whole and sliding inference; its constructor would build a single branch.
         BaseSegmentor.__init__(self, data_preprocessor, init_cfg)
-        self.segmentor = DualStudent(backbone, neck, decode_head)
-        head: Any = self.segmentor.heads[0]
-        self.align_corners, self.num_classes, self.out_channels = head.align_corners, head.num_classes, head.num_classes
+        self.segmentor = DualStudent(backbone, neck, decode_head, auxiliary_head)
+        head: Any = self.decode_head
+        self.align_corners, self.num_classes, self.out_channels = (
+            head.align_corners,
+            head.num_classes,
+            head.out_channels,
+        )
         self.train_cfg, self.test_cfg = train_cfg, test_cfg
 
         self.discriminator: ModuleDict | None = None if discriminator is None else _build_pair(discriminator)
@@ -170,28 +191,30 @@ class STDASegNet(EncoderDecoder):
         if self_training is not None:
             self._init_self_training(**self_training)
 
+    @property
+    def decode_head(self) -> nn.Module:
+        """The source head; mmseg asks it what both have in common, such as the threshold of binary segmentation."""
+        return self.segmentor.heads[0]
+
     def _init_self_training(
         self,
         teacher: str = 'decoder_only',
         weight: float = 0.25,
         threshold: float = 0.975,
         rare_threshold: float | None = 0.8,
-        class_weight: Sequence[float] | None = None,
+        class_weight: Sequence[float] | str | None = None,
         batch_statistics: bool = True,
         buffers: str = 'student',
     ) -> None:
         if teacher not in ('decoder_only', 'single_target'):
             raise ConfigError(f"unknown teacher {teacher!r}: expected 'decoder_only' or 'single_target'")
-        if class_weight is not None and len(class_weight) != self.num_classes:
-            raise ConfigError(
-                f'self_training.class_weight has {len(class_weight)} entries for {self.num_classes} classes'
-            )
+        weights = read_class_weight(class_weight, 'self_training.class_weight', self.num_classes)
         self.teacher_type = teacher
         self.pseudo_weight = weight
         self.pseudo_thresholds: dict[str, Any] = dict(threshold=threshold, rare_threshold=rare_threshold)
         self.teacher = EMATeacher(self._taught(), batch_statistics, buffers)
-        weights = None if class_weight is None else torch.tensor(class_weight)
-        self.register_buffer('pseudo_class_weight', weights, persistent=False)
+        table = None if weights is None else torch.tensor(weights)
+        self.register_buffer('pseudo_class_weight', table, persistent=False)
 
     def _taught(self) -> Mapping[str, nn.Module]:
         """The students that the teacher follows, by the name of the copy."""
@@ -219,6 +242,26 @@ class STDASegNet(EncoderDecoder):
         """The disentangled features for the source head and the target head."""
         return self.segmentor.neck(*self.segmentor.extract([inputs])[0])
 
+    def run_all(self, image: Tensor) -> None:
+        """Run every part once, to see whether they fit each other; see :func:`run_once`."""
+        features, neck = self.segmentor.extract([image])[0], self.segmentor.neck
+        for domain, stages in zip(DOMAINS, features):
+            found = [stage.shape[1] for stage in stages]
+            if list(getattr(neck, 'in_channels', found)) != found:
+                raise ConfigError(
+                    f'model.neck.in_channels is {list(neck.in_channels)}, but the stages of the {domain} backbone have '
+                    f'{found} channels'
+                )
+        for i, (domain, stages) in enumerate(zip(DOMAINS, neck(*features))):
+            heads = [(f'decode_head.{domain}', self.segmentor.heads[i], stages)]
+            heads += [(f'auxiliary_head.{domain}', pair[domain], features[i]) for pair in self.segmentor.auxiliary_head]
+            for name, head, maps in heads:
+                require_stages(f'model.{name}', head, maps)
+                head(maps)
+            if self.discriminator is not None:
+                side = self.discriminator[domain].min_size
+                self.discriminator[domain](features[i][-1].new_empty(1, features[i][-1].shape[1], side, side))
+
     def _forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> Tensor:
         return self.segmentor(inputs)
 
@@ -236,6 +279,7 @@ class STDASegNet(EncoderDecoder):
         Returns:
             Scalars. What starts with ``loss`` is summed up for the backward pass, the rest only logged. In ``x2y`` x
             is the domain of the image and y the student: ``loss_seg_s2s``, ``loss_seg_s2t`` (source labels),
+            ``loss_aux_s2s``, ``loss_aux_s2t`` (auxiliary heads, where there are any),
             ``loss_pseudo_t2s``, ``loss_pseudo_t2t`` (pseudo-labels), ``loss_adv_t2s``, ``loss_adv_s2t`` (generators),
             ``loss_disc_{source,target}_{real,fake}``, ``confident_share`` (target pixels over the threshold) and
             ``disc_accuracy_{source,target}`` (1.0: the discriminator tells the domains apart; 0.5: it guesses).
@@ -257,6 +301,7 @@ class STDASegNet(EncoderDecoder):
 
         features = self.segmentor.extract(images)
         losses = self._segmentation_loss('loss_seg_s2', self.segmentor.neck(*features[0]), label)
+        losses.update(self._auxiliary_loss(features[0], label))
         if self.teacher is not None:
             valid = valid_pixels(cast(dict, data_samples)['target'], images[1])
             losses.update(self._self_training_loss(images[1], features[1], valid))
@@ -267,15 +312,65 @@ class STDASegNet(EncoderDecoder):
         return losses
 
     def _segmentation_loss(
-        self, prefix: str, features: tuple[Features, Features], label: Tensor, weight: Tensor | None = None
+        self, prefix: str, features: tuple[Features, Features], label: Tensor, pseudo_weight: Tensor | None = None
     ) -> dict[str, Tensor]:
         losses = {}
-        for student, head, logits in zip('st', self.segmentor.heads, self.segmentor.decode(features)):
-            logits = self._resize(logits, label)
-            terms: Any = head.loss_decode if isinstance(head.loss_decode, nn.ModuleList) else [head.loss_decode]
-            values = [term(logits, label, weight=weight, ignore_index=head.ignore_index) for term in terms]
-            losses[prefix + student] = torch.stack(values).sum()
+        for i, (head, logits) in enumerate(zip(self.segmentor.heads, self.segmentor.decode(features))):
+            terms = loss_terms(head)
+            if pseudo_weight is not None:
+                terms = [terms[n] for n in self.pseudo_terms[i]]
+            losses[prefix + 'st'[i]] = self._head_loss(head, terms, logits, label, pseudo_weight)
         return losses
+
+    def _auxiliary_loss(self, features: tuple[Features, Features], label: Tensor) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        for heads in self.segmentor.auxiliary_head:
+            for head, student, stages in zip(heads.values(), 'st', features):
+                loss = self._head_loss(head, loss_terms(head), head(stages), label)
+                name = f'loss_aux_s2{student}'
+                losses[name] = losses[name] + loss if name in losses else loss
+        return losses
+
+    def _head_loss(
+        self, head: Any, terms: Sequence[Any], logits: Tensor, label: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """The sum of the terms, each called, and averaged if it is a map, as mmseg does."""
+        logits = self._resize(logits, label)
+        if weight is None and head.sampler is not None:
+            weight = head.sampler.sample(logits, label[:, None])
+        values = [term(logits, label, weight=weight, ignore_index=head.ignore_index).mean() for term in terms]
+        return torch.stack(values).sum()
+
+    @functools.cached_property
+    def pseudo_terms(self) -> list[list[int]]:
+        """For either head the indices of the terms of its loss that pseudo-labels are learnt by.
+
+        The others would count pixels in full that the teacher is not sure of, or nothing when it is sure of all.
+
+        Raises:
+            ConfigError: There are none.
+        """
+        found = []
+        for domain, head in self.segmentor.decode_head.items():
+            probes = loss_probes(head, f'decode_head.{domain}')
+            honours = [probe.honours_weights() for probe in probes]
+            others = ', '.join(probe.title for probe, honoured in zip(probes, honours) if not honoured)
+            if not any(honours):
+                raise ConfigError(
+                    f'model.{others}: no term of it multiplies the loss of each pixel by its weight, so that pixels '
+                    'the teacher is not sure of would count in full in self-training. Add one that does, such as '
+                    "dict(type='PixelMeanCrossEntropyLoss'), to decode_head.loss_decode, or set model.self_training to "
+                    'None'
+                )
+            if others:
+                print_log(
+                    f'model.{others}: ignores the weights of pixels, so that it learns from the labels of the source '
+                    'only and not from pseudo-labels',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+            found.append([n for n, honoured in enumerate(honours) if honoured])
+        return found
 
     def _self_training_loss(
         self, images: Tensor, features: tuple[Features, Features], valid: Tensor | None

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 
+from ..binary import two_logits
+from .class_weight import read_class_weight
+
 
 @MODELS.register_module()
 class PixelMeanCrossEntropyLoss(nn.Module):
@@ -21,12 +24,13 @@ class PixelMeanCrossEntropyLoss(nn.Module):
     divides by the sum of the class weights.
 
     Args:
-        class_weight: One weight per class; None weighs them equally.
+        class_weight: One weight per class, or a file with them (see :func:`read_class_weight`); None weighs them
+            equally.
         loss_weight: Factor on the result.
         loss_name: Key in mmseg's loss dict; has to start with ``loss_``.
 
     Shape:
-        - logits: ``(N, K, H, W)``
+        - logits: ``(N, K, H, W)``; with K = 1 those of the second of two classes
         - label: ``(N, H, W)``, integers in ``[0, K)`` or ``ignore_index``
         - weight: ``(N, H, W)``, non-negative; optional
         - output: scalar
@@ -39,14 +43,15 @@ class PixelMeanCrossEntropyLoss(nn.Module):
 
     def __init__(
         self,
-        class_weight: Sequence[float] | None = None,
+        class_weight: Sequence[float] | str | None = None,
         loss_weight: float = 1.0,
         loss_name: str = 'loss_ce',
     ) -> None:
         super().__init__()
         self.loss_weight = loss_weight
         self.loss_name = loss_name
-        weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float)
+        weights = read_class_weight(class_weight)
+        weight = None if weights is None else torch.tensor(weights)
         # Not part of the checkpoint: the config is the one place that says it.
         self.register_buffer('class_weight', weight, persistent=False)
 
@@ -58,6 +63,7 @@ class PixelMeanCrossEntropyLoss(nn.Module):
         Raises:
             ConfigError: If ``class_weight`` does not have one entry per class.
         """
+        logits = two_logits(logits)
         if self.class_weight is not None and len(self.class_weight) != logits.shape[1]:
             raise ConfigError(
                 f'class_weight has {len(self.class_weight)} entries, but the logits have {logits.shape[1]} classes: '

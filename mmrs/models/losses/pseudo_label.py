@@ -6,6 +6,8 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
 
+from ..binary import two_logits
+
 
 class PseudoLabel(NamedTuple):
     """Pseudo-labels of a batch: ``label`` and ``weight`` are ``(N, H, W)``, ``confident_share`` a scalar in [0, 1]."""
@@ -30,7 +32,7 @@ def make_pseudo_label(
     the one of all processes together, which therefore have to call this at the same time.
 
     Args:
-        logits: ``(N, K, H, W)``.
+        logits: ``(N, K, H, W)``; with K = 1 those of the second of two classes, whose probability is the sigmoid.
         threshold: Confidence (maximum of the softmax) that counts towards q.
         rare_threshold: Confidence from which a pixel has its class's weight.
         class_weight: ``(K,)``.
@@ -40,7 +42,7 @@ def make_pseudo_label(
         Zhao et al., arXiv 2301.05526, section 3.4 (cross-domain separated self-training).
     """
     # Half precision is too coarse for confidences near 1.
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = two_logits(logits).to(torch.promote_types(logits.dtype, torch.float32))
     top, label = logits.max(1)
     confidence = (top - logits.logsumexp(1)).exp()  # the softmax's maximum, without the softmax of the other classes
     confident = confidence >= threshold

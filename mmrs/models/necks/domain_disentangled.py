@@ -94,8 +94,9 @@ class DomainDisentangledNeck(BaseModule):
         variant: ``ds2`` (DSM everywhere, DUM on the last stage) or ``dsk`` (DSM only).
         reduction: r; the bottleneck of a stage of C channels has ``max(C // reduction, min_channels)``.
         min_channels: L.
-        used_stages: Stages that the decode head reads. The others are passed through untouched and their parameters
-            frozen: no gradient would reach them, at which data-parallel training stops. None uses all.
+        used_stages: Stages that the decode head reads, negative ones counted from the last. The others are passed
+            through untouched and their parameters frozen: no gradient would reach them, at which data-parallel training
+            stops. None uses all.
         init_cfg: As everywhere in MMEngine.
 
     Reference:
@@ -114,13 +115,21 @@ class DomainDisentangledNeck(BaseModule):
         super().__init__(init_cfg)
         if variant not in ('ds2', 'dsk'):
             raise ConfigError(f"unknown variant {variant!r} of the domain disentangled neck: expected 'ds2' or 'dsk'")
-        last = len(in_channels) - 1
+        self.in_channels, last = tuple(in_channels), len(in_channels) - 1
         self.stages = nn.ModuleList(
             DisentangleStage(channels, reduction, min_channels, universal=variant == 'ds2' and i == last)
             for i, channels in enumerate(in_channels)
         )
         self.out_channels = tuple(stage.out_channels for stage in self.stages)
-        self.used_stages = tuple(range(last + 1)) if used_stages is None else tuple(used_stages)
+        count = last + 1
+        if unknown := [i for i in used_stages or () if not -count <= i < count]:
+            raise ConfigError(
+                f'model.decode_head.in_index reads stage {unknown[0]}, but model.neck.in_channels has {count} stages, '
+                f'0 to {last}'
+            )
+        self.used_stages = (
+            tuple(range(count)) if used_stages is None else tuple(sorted({i % count for i in used_stages}))
+        )
         for i, stage in enumerate(self.stages):
             stage.requires_grad_(i in self.used_stages)
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -275,7 +276,7 @@ def test_two_class_lists_of_one_pair_may_differ_in_weights_only():
     assert model.segmentor.heads[0].loss_decode.class_weight is None
     assert model.segmentor.heads[1].loss_decode.class_weight.tolist() == [1, 2, 3, 4]
     cfg['decode_head']['target'] = dict(num_classes=5)
-    with pytest.raises(ConfigError, match='the source head has 4 classes, the target head 5'):
+    with pytest.raises(ConfigError, match='num_classes is 4 for the source head, 5 for'):
         MODELS.build(cfg)
 
 
@@ -352,3 +353,244 @@ def test_target_pixels_without_data_get_no_pseudo_label():
     assert losses['confident_share'] == 1
     for name, value in losses.items():
         torch.testing.assert_close(value, others[name], msg=name)
+
+
+# Several losses, auxiliary heads, one output channel ----------------------------------------------------------------
+
+DICE = dict(type='mmseg.DiceLoss', loss_name='loss_dice', loss_weight=3.0)
+LOVASZ = dict(type='mmseg.LovaszLoss', reduction='none')
+TVERSKY = dict(type='mmseg.TverskyLoss')
+OWN = dict(type='PixelMeanCrossEntropyLoss')
+
+
+def labelled(label):
+    sample = SegDataSample()
+    sample.gt_sem_seg = PixelData(data=label)
+    return sample
+
+
+@pytest.mark.parametrize(
+    'losses',
+    [
+        [OWN, DICE],
+        [dict(type='mmseg.CrossEntropyLoss', class_weight=[1.0, 2.0, 0.5, 1.0]), LOVASZ, TVERSKY],
+        dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True),
+        dict(type='mmseg.CrossEntropyLoss', reduction='none'),
+        dict(type='mmseg.CrossEntropyLoss', use_sigmoid=True),
+        [dict(type='FocalLoss'), OWN],
+    ],
+)
+def test_source_loss_is_what_mmsegs_head_makes_of_the_logits(losses):
+    quiet = dict(backbone=dict(drop_path_rate=0.0))
+    model = build(config(decode_head=dict(loss_decode=losses, dropout_ratio=0.0), **quiet))
+    data = model.data_preprocessor(batch(), True)
+    samples = data['data_samples']['source']
+    for sample in samples:
+        sample.gt_sem_seg.data[:, :9] = 255
+    found = model(**data, mode='loss')
+    features = model.segmentor.neck(*model.segmentor.extract([data['inputs']['source']])[0])
+    for student, head, logits in zip('st', model.segmentor.heads, model.segmentor.decode(features)):
+        theirs = head.loss_by_feat(logits, samples)
+        expected = sum(value.mean() for name, value in theirs.items() if name.startswith('loss'))
+        assert found[f'loss_seg_s2{student}'].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_pseudo_labels_are_learnt_by_the_terms_that_weigh_pixels():
+    both = build(config(decode_head=dict(loss_decode=[DICE, OWN])))
+    alone = build(config(decode_head=dict(loss_decode=OWN)))
+    assert both.pseudo_terms == [[1], [1]]
+    images, logits = batch(), torch.randn(2, 4, 24, 24)
+    label = torch.stack([s.gt_sem_seg.data[0] for s in images['source']['data_samples']])
+    weight = torch.rand(2, 96, 96)
+    for model in (both, alone):
+        model.segmentor.decode = lambda features: (logits, 2 * logits)
+    expected = alone._segmentation_loss('x', None, label, weight)
+    assert both._segmentation_loss('x', None, label, weight) == expected
+    # On labels all terms count.
+    assert both._segmentation_loss('x', None, label)['xs'] > alone._segmentation_loss('x', None, label)['xs'] + 1
+    # A teacher that is sure of nothing teaches nothing.
+    both.pseudo_thresholds['threshold'] = 1.1
+    del both.segmentor.decode
+    losses = loss_of(both, images)
+    assert losses['confident_share'] == 0
+    assert losses['loss_pseudo_t2s'] == losses['loss_pseudo_t2t'] == 0
+
+
+def test_what_is_left_to_the_source_is_said_once(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmrs.models.adaptors.st_dasegnet.print_log', lambda message, **_: said.append(message))
+    model = build(config(decode_head=dict(loss_decode=OWN, target=dict(loss_decode=[OWN, LOVASZ]))))
+    for _ in range(2):
+        loss_of(model, batch())
+    assert len(said) == 1
+    assert 'decode_head.target.loss_decode.1 (LovaszLoss)' in said[0]
+    copied = copy.deepcopy(model)
+    assert copied.pseudo_terms == [[0], [0]]
+
+
+@pytest.mark.parametrize('losses', [LOVASZ, TVERSKY, [DICE, LOVASZ]])
+def test_losses_that_ignore_weights_do_not_learn_pseudo_labels(losses):
+    name = 'DiceLoss' if isinstance(losses, list) else losses['type'].removeprefix('mmseg.')
+    with pytest.raises(ConfigError, match=rf'decode_head\.source\.loss_decode.*{name}.*self_training'):
+        loss_of(build(config(decode_head=dict(loss_decode=losses))), batch())
+    # Without a teacher there is nothing to weigh.
+    losses = loss_of(build(config(decode_head=dict(loss_decode=losses), self_training=None)), batch())
+    assert losses['loss_seg_s2s'].isfinite()
+
+
+def test_pixel_samplers_choose_where_the_source_teaches():
+    """The hardest pixels of the source only, as in mmseg's heads."""
+    sampler = dict(type='mmseg.OHEMPixelSampler', thresh=0.2, min_kept=100)
+    model = build(config(decode_head=dict(sampler=sampler, dropout_ratio=0.0)))
+    images = batch()
+    label = torch.stack([s.gt_sem_seg.data[0] for s in images['source']['data_samples']])
+    logits = torch.randn(2, 4, 96, 96)
+    model.segmentor.decode = lambda features: (logits, logits)
+    found = model._segmentation_loss('x', None, label)['xs']
+    head = model.segmentor.heads[0]
+    expected = head.loss_by_feat(logits, images['source']['data_samples'])['loss_ce']
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    head.sampler = None
+    assert model._segmentation_loss('x', None, label)['xs'] > 1.1 * found
+
+
+AUXILIARY = dict(
+    type='mmseg.FCNHead',
+    in_channels=16,
+    in_index=2,
+    channels=4,
+    num_convs=1,
+    num_classes=4,
+    norm_cfg=dict(type='BN'),
+    loss_decode=dict(type='mmseg.CrossEntropyLoss', loss_weight=0.4),
+)
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_auxiliary_heads_learn_from_source_labels_on_the_students_own_stages(several):
+    other = dict(AUXILIARY, in_index=1, target=dict(loss_decode=dict(loss_weight=0.7)))
+    heads = [AUXILIARY, other] if several else AUXILIARY
+    plain, model = build(config()), build({**config(), 'auxiliary_head': heads})
+    assert len(model.segmentor.auxiliary_head) == 1 + several
+    assert set(plain.state_dict()) < set(model.state_dict())
+    losses = loss_of(model, batch())
+    names = {name for name in losses if name.startswith('loss_aux')}
+    assert names == {'loss_aux_s2s', 'loss_aux_s2t'}
+    moved = {}
+    for name in names:
+        gradients = torch.autograd.grad(
+            losses[name], [p for p in model.parameters() if p.requires_grad], retain_graph=True, allow_unused=True
+        )
+        trained = [n for n, p in model.named_parameters() if p.requires_grad]
+        moved[name] = {n for n, g in zip(trained, gradients) if g is not None and g.abs().sum() > 0}
+    for name, domain in (('loss_aux_s2s', 'source'), ('loss_aux_s2t', 'target')):
+        parts = {n.removeprefix('segmentor.').split('.')[0] for n in moved[name]}
+        assert parts == {'backbone', 'auxiliary_head'}
+        assert all(f'.{domain}.' in n for n in moved[name])
+
+
+def test_auxiliary_loss_by_hand():
+    model = build({**config(), 'auxiliary_head': [AUXILIARY, dict(AUXILIARY, in_index=1)]})
+    features = tuple([torch.randn(2, c, 96 // s, 96 // s) for c, s in zip(CHANNELS, (4, 8, 16, 16))] for _ in 'st')
+    label = torch.randint(0, 4, (2, 96, 96))
+    label[:, :7] = 255
+    model.segmentor.auxiliary_head.eval()  # dropout
+    found = model._auxiliary_loss(features, label)
+    for student, domain, stages in zip('st', ('source', 'target'), features):
+        total = 0.0
+        for pair, index in zip(model.segmentor.auxiliary_head, (2, 1)):
+            logits = nn.functional.interpolate(pair[domain](stages).detach().double(), (96, 96), mode='bilinear')
+            log_p = logits.log_softmax(1).gather(1, label.clamp(max=3)[:, None])[:, 0]
+            total += 0.4 * float(-(log_p * (label != 255)).sum() / label.numel())
+            assert pair[domain].in_index == index
+        assert found[f'loss_aux_s2{student}'].item() == pytest.approx(total, rel=1e-5)
+
+
+def binary_config(**changes):
+    head = dict(num_classes=2, out_channels=1, threshold=0.4, loss_decode=OWN)
+    return config(decode_head=head, self_training=dict(class_weight=[1.0, 2.0]), **changes)
+
+
+@pytest.mark.parametrize('loss', [OWN, dict(type='mmseg.CrossEntropyLoss', use_sigmoid=True), dict(type='FocalLoss')])
+@pytest.mark.parametrize('teacher', ['decoder_only', 'single_target'])
+def test_binary_training(loss, teacher):
+    cfg = binary_config()
+    cfg['decode_head']['loss_decode'] = loss
+    cfg['self_training']['teacher'] = teacher
+    model = build(cfg)
+    model.pseudo_thresholds['threshold'] = 0.5
+    data = batch()
+    for sample in data['source']['data_samples']:
+        sample.gt_sem_seg.data.clamp_(max=1)
+    losses = loss_of(model, data)
+    assert losses['confident_share'] == 1
+    total = sum(value for name, value in losses.items() if name.startswith('loss'))
+    total.backward()
+    assert total.isfinite()
+    assert losses['loss_pseudo_t2s'] > 0
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+
+
+def test_binary_step_is_that_of_two_channels():
+    """Heads with the logits (0, z): losses, pseudo-labels and predictions are those of z alone."""
+    one = build(binary_config())
+    cfg = binary_config()
+    cfg['decode_head'].update(out_channels=2, threshold=None)
+    two = build(cfg)
+    state = one.state_dict()
+    for name, value in state.items():
+        if 'conv_seg' in name:
+            state[name] = torch.cat((torch.zeros_like(value), value))
+    two.load_state_dict(state)
+    for model in (one, two):
+        model.pseudo_thresholds['threshold'] = 0.51
+        for module in model.modules():
+            if isinstance(module, (nn.Dropout, nn.Dropout2d)) or type(module).__name__ == 'DropPath':
+                module.eval()
+    data = batch()
+    for sample in data['source']['data_samples']:
+        sample.gt_sem_seg.data.clamp_(max=1)
+    losses = [loss_of(model, copy.deepcopy(data)) for model in (one, two)]
+    assert losses[0].keys() == losses[1].keys()
+    for name, value in losses[0].items():
+        assert value.item() == pytest.approx(losses[1][name].item(), rel=1e-4, abs=1e-6), name
+    assert 0 < losses[0]['confident_share'] < 1
+
+
+@pytest.mark.parametrize('mode', [dict(mode='whole'), dict(mode='slide', crop_size=(64, 64), stride=(48, 48))])
+def test_binary_prediction_is_the_sigmoid_over_the_threshold(mode):
+    model = build({**binary_config(), 'test_cfg': ConfigDict(mode)}).eval()
+    images = torch.randn(2, 3, 96, 112)
+    metas = [dict(img_shape=(96, 112), ori_shape=(96, 112)) for _ in images]
+    samples = model.predict(images, [SegDataSample(metainfo=dict(meta)) for meta in metas])
+    with torch.no_grad():
+        probability = model.inference(images, metas).double().sigmoid()
+    assert probability.shape == (2, 1, 96, 112)
+    cut = float(probability.median())
+    model.decode_head.threshold = cut
+    samples = model.predict(images, [SegDataSample(metainfo=dict(meta)) for meta in metas])
+    for sample, p in zip(samples, probability):
+        labels = sample.pred_sem_seg.data
+        sure = (p - cut).abs() > 1e-6
+        assert torch.equal(labels[sure].bool(), (p > cut)[sure])
+        assert {0, 1} == set(labels.unique().tolist())
+
+
+@pytest.mark.parametrize('key', ['threshold', 'out_channels'])
+def test_heads_whose_logits_cannot_be_averaged(key):
+    cfg = binary_config()
+    cfg['decode_head']['target'] = dict(threshold=0.7) if key == 'threshold' else dict(out_channels=2, threshold=0.4)
+    with pytest.raises(ConfigError, match=rf'decode_head\.{key} is .* for the source head, .* for the target'):
+        MODELS.build(cfg)
+
+
+def test_stages_counted_from_the_last_and_ones_that_there_are_not():
+    cfg = resnet_config()
+    cfg['decode_head']['in_index'] = -1
+    model = build(cfg)
+    assert model.segmentor.neck.used_stages == (0, 3)
+    assert all(p.requires_grad for p in model.segmentor.neck.stages[3].parameters())
+    cfg['decode_head']['in_index'] = 4
+    with pytest.raises(ConfigError, match=r'in_index reads stage 4, but .* has 4 stages'):
+        MODELS.build(cfg)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmrs.models.losses import GANLoss, PixelMeanCrossEntropyLoss, make_pseudo_label
+from mmrs.models.losses import FocalLoss, GANLoss, PixelMeanCrossEntropyLoss, make_pseudo_label
 from mmrs.utils import ConfigError
 
 
@@ -116,3 +116,94 @@ def test_pseudo_labels_of_an_image_without_data(golden):
     pseudo = make_pseudo_label(logits, valid=torch.zeros(logits.shape[0], *logits.shape[-2:], dtype=torch.bool))
     assert pseudo.confident_share == 0
     assert not pseudo.weight.any()
+
+
+# Binary segmentation by one channel ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('class_weight', [None, [0.5, 3.0]])
+def test_cross_entropy_of_one_channel_is_that_of_the_sigmoid(class_weight):
+    rng = np.random.default_rng(1)
+    z, label = rng.normal(0, 4, (2, 5, 4)), rng.integers(0, 2, (2, 5, 4))
+    label[0, :2] = 255
+    weight = rng.random((2, 5, 4))
+    p = 1 / (1 + np.exp(-z))
+    by_class = class_weight or [1.0, 1.0]
+    terms = -by_class[1] * np.log(p) * (label == 1) - by_class[0] * np.log(1 - p) * (label == 0)
+    loss = PixelMeanCrossEntropyLoss(class_weight)
+    value = loss(torch.tensor(z)[:, None], torch.tensor(label), weight=torch.tensor(weight))
+    assert value.item() == pytest.approx((terms * weight).sum() / label.size, rel=1e-12)
+
+
+@pytest.mark.parametrize('class_weight', [None, [1.5, 3.0]])
+def test_pseudo_labels_of_one_channel_are_those_of_two(class_weight):
+    """By the definition in float64, on the logits (0, z) and their softmax."""
+    z = torch.linspace(-6, 6, 2 * 9 * 7).view(2, 1, 9, 7).flip(0)
+    two = np.stack((np.zeros_like(z[:, 0].double().numpy()), z[:, 0].double().numpy()), 1)
+    probability = np.exp(two) / np.exp(two).sum(1, keepdims=True)
+    confidence, label = probability.max(1), probability.argmax(1)
+    share = (confidence >= 0.975).mean()
+    assert 0 < share < 1
+    table = class_weight and torch.tensor(class_weight)
+    pseudo = make_pseudo_label(z, 0.975, 0.8, table)
+    np.testing.assert_array_equal(pseudo.label.numpy(), label)
+    assert set(label.ravel()) == {0, 1}
+    assert pseudo.confident_share.item() == pytest.approx(share, rel=1e-6)
+    weight = share * np.where(confidence >= 0.8, np.asarray(class_weight or [1.0, 1.0])[label], 0.5)
+    np.testing.assert_allclose(pseudo.weight.numpy(), weight if class_weight else share, rtol=1e-5)
+
+
+# Focal loss ---------------------------------------------------------------------------------------------------------
+
+
+def focal_reference(logits, label, gamma, alpha, class_weight, weight):
+    """The definition in float64: every pixel and class is a question of its own."""
+    total = 0.0
+    for n, k, h, w in np.ndindex(*logits.shape):
+        if label[n, h, w] == 255:
+            continue
+        p = 1 / (1 + np.exp(-logits[n, k, h, w]))
+        yes = label[n, h, w] == (k if logits.shape[1] > 1 else 1)
+        q, a = (p, alpha[k]) if yes else (1 - p, 1 - alpha[k])
+        total += weight[n, h, w] * class_weight[k] * a * (1 - q) ** gamma * -np.log(q)
+    return total / logits.size
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize(
+    ('gamma', 'alpha', 'class_weight'), [(2.0, 0.5, None), (0.0, 0.25, None), (1.5, [0.2, 0.5, 0.9], [1.0, 2.0, 0.5])]
+)
+def test_focal_loss_follows_its_definition(channels, gamma, alpha, class_weight):
+    rng = np.random.default_rng(2)
+    logits, label = rng.normal(0, 2, (2, channels, 4, 5)), rng.integers(0, max(channels, 2), (2, 4, 5))
+    label[1, 2:] = 255
+    weight = rng.random((2, 4, 5))
+    alphas = alpha[:channels] if isinstance(alpha, list) else [alpha] * channels
+    weights = None if class_weight is None else class_weight[:channels]
+    loss = FocalLoss(gamma=gamma, alpha=alpha if isinstance(alpha, float) else alphas, class_weight=weights)
+    inputs = torch.tensor(logits, requires_grad=True)
+    value = loss.double()(inputs, torch.tensor(label), weight=torch.tensor(weight))
+    arguments = gamma, np.float32(alphas).astype(float), weights or [1.0] * channels
+    assert value.item() == pytest.approx(focal_reference(logits, label, *arguments, weight), rel=1e-9)
+    ones = np.ones(label.shape)
+    assert loss(inputs, torch.tensor(label)).item() == pytest.approx(
+        focal_reference(logits, label, *arguments, ones), rel=1e-9
+    )
+    # The gradient, by finite differences.
+    value.backward()
+    step = 1e-6
+    for place in [(0, 0, 1, 2), (1, channels - 1, 0, 3), (1, 0, 3, 3)]:
+        sides = []
+        for sign in (1, -1):
+            moved = logits.copy()
+            moved[place] += sign * step
+            sides.append(focal_reference(moved, label, *arguments, weight))
+        assert inputs.grad[place].item() == pytest.approx((sides[0] - sides[1]) / (2 * step), rel=1e-5, abs=1e-10)
+
+
+def test_focal_loss_is_finite_for_extreme_logits():
+    logits = torch.tensor([[[[200.0, -200.0]], [[-200.0, 200.0]]]], requires_grad=True)
+    value = FocalLoss(gamma=0.5)(logits, torch.tensor([[[0, 0]]]))
+    value.backward()
+    assert value.item() == pytest.approx(0.5 * 2 * 200 / 4)
+    assert logits.grad.isfinite().all()
