@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger, print_log
 from prettytable import PrettyTable
 
+from mmrs.apis.class_weights import fill_class_weights
 from mmrs.apis.statistics import fill_statistics
 from mmrs.apis.train import build_runner, default_work_dir, explained_errors
 from mmrs.engine.checkpoint import trusting_checkpoints
@@ -116,6 +117,7 @@ def evaluate(
     if metrics is not None and Path(metrics).exists() and not overwrite:
         raise ConfigError(f'--metrics {metrics} exists already; choose another name, or pass --overwrite')
     fill_statistics(cfg)
+    fill_class_weights(cfg)
     cfg.load_from, cfg.resume = str(checkpoint), False
     # A runner without them is one for tests.
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'):

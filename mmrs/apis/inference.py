@@ -19,6 +19,7 @@ from mmengine.registry import init_default_scope
 from mmseg.datasets import BaseSegDataset
 from mmseg.models import BaseSegmentor
 
+from mmrs.apis.class_weights import fill_class_weights
 from mmrs.apis.statistics import applies_scale, fill_statistics, leaves, loaded_bands
 from mmrs.apis.train import explained_errors
 from mmrs.datasets.rasters import read_image
@@ -90,6 +91,7 @@ def init_model(
     if cfg.get('model') is None:
         raise ConfigError(f'config {cfg.filename}: a prediction needs model, which is not set')
     fill_statistics(cfg)
+    fill_class_weights(cfg)
     init_default_scope(cfg.get('default_scope', 'mmrs'))
     remove_pretrained(cfg.model)
     with explained_errors(cfg):

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from mmrs.apis.class_weights import fill_class_weights
 from mmrs.apis.preflight import check_config
 from mmrs.apis.reference import (
     ReferenceTraining,
@@ -184,6 +185,7 @@ def _prepare(cfg: Config, amp: bool, pretrained: bool, preflight: bool) -> None:
     if preflight:
         check_config(cfg)
     fill_statistics(cfg)
+    fill_class_weights(cfg)
     _check_bands(cfg)
 
 
