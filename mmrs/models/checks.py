@@ -46,13 +46,10 @@ def check_model(model: nn.Module) -> None:
     bands = bands_of(model)
     if bands is None or not isinstance(model, EncoderDecoder):
         return
-    own: Any = model
-    run, backbone = functools.partial(_run_all, own), getattr(own, 'backbone', None)
-    if backbone is None:  # ST-DASegNet
-        run, backbone = own.run_all, own.segmentor.backbone['source']
+    run = getattr(model, 'run_all', functools.partial(_run_all, model))
     try:
         with misfits_explained(model, bands):
-            run_once(model, run, bands, backbone)
+            run_once(model, run, bands)
     except ConfigError:
         raise
     except Exception as error:  # of any class: networks have their own ways to reject an image

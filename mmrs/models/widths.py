@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -17,27 +16,25 @@ from mmrs.utils import ConfigError
 
 __all__ = ['bands_of', 'misfits_explained', 'require_stages', 'run_once']
 
-#: Side of the image, in pixels, where a backbone does not say what it takes.
-_SIDE = 128
 #: Layers that take a fixed number of channels, the attribute that says how many, and the axis of their input.
 _LAYERS = ((_ConvNd, 'in_channels', 1), (_NormBase, 'num_features', 1), (nn.Linear, 'in_features', -1))
 
 
 @torch.no_grad()
-def run_once(module: nn.Module, run: Callable[[Tensor], Any], bands: int, backbone: nn.Module) -> Any:
+def run_once(module: nn.Module, run: Callable[[Tensor], Any], bands: int, size: tuple[int, int] = (64, 64)) -> Any:
     """Run a network on one small image, in evaluation mode: no running statistic, mode or random number changes.
 
     Args:
         module: The network.
         run: What to do with an image ``(1, bands, H, W)``.
         bands: Bands of the image.
-        backbone: The network's; some transformers take images of one size only, which their `img_size` says.
+        size: Its height and width in pixels.
 
     Returns:
         What `run` returns.
     """
     modes = {child: child.training for child in module.modules()}
-    image = next(module.parameters()).new_zeros(1, bands, *to_2tuple(getattr(backbone, 'img_size', _SIDE)))
+    image = next(module.parameters()).new_zeros(1, bands, *size)
     try:
         for child in modes:
             child.training = False

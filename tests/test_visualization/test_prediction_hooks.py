@@ -109,6 +109,19 @@ def zeros(dataset):
     return samples
 
 
+def test_a_class_without_counterpart_takes_no_others_id(tmp_path, dataset):
+    """Ids 1 and 2 are the data set's b and a; the class without one has the index 1, which would be taken for b."""
+    meta = dict(classes=('a', 'none', 'b'), no_counterpart=('none',))
+    one = unlabelled(tmp_path / 'images', metainfo=meta)
+    one.label_map = {2: 0, 1: 2}
+    samples = zeros(one)
+    for sample in samples:
+        sample.pred_sem_seg.data[0, 0, :3] = torch.tensor([0, 1, 2])
+    run(LabelMapHook(str(tmp_path / 'out')), one, samples)
+    with rasterio.open(next((tmp_path / 'out').rglob('*.tif'))) as raster:
+        assert raster.read(1)[0, :3].tolist() == [0, 1, 2]  # training indices
+
+
 def test_bands_that_the_model_does_not_see_hide_nothing(tmp_path, dataset):
     path = next((tmp_path / 'images').rglob('*.tif'))
     with rasterio.open(path, 'r+') as raster:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.utils import to_2tuple
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
@@ -26,6 +27,9 @@ from ..widths import bands_of, misfits_explained, require_stages, run_once
 
 #: The input of the classifier.
 LAST = 'decode_head'
+
+#: Size of the image on which the feature maps' widths are read.
+_PROBE = 128
 
 
 class Network(nn.Module):
@@ -268,8 +272,10 @@ class FeatureRegression(EncoderDecoder):
             return len(stages), extract_features(network, image, list(self.weights))
 
         bands = bands_of(self) or 3
+        # Some transformers take images of one size only.
+        height, width = to_2tuple(getattr(self.backbone, 'img_size', _PROBE))
         with misfits_explained(network, bands):
-            stages, found = run_once(network, run, bands, self.backbone)
+            stages, found = run_once(network, run, bands, (height, width))
         known = f'stage1 to stage{stages}, {LAST}, or the dotted name of a module such as backbone.NAME'
         for name in self.weights:
             if name == LAST and name not in found:

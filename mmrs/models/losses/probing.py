@@ -59,15 +59,9 @@ class LossProbe:
         """
         try:
             right, wrong = self._value(self.right), self._value(-self.right)
-        except ConfigError as error:
-            raise ConfigError(f'{self.title}: {error}') from error
         except Exception as error:  # of any class: a loss can be anybody's
-            reason = textwrap.shorten(f'{type(error).__name__}: {error}', 200).rstrip(': ')
-            raise ConfigError(
-                f'{self.title} cannot be computed on logits {tuple(self.right.shape)} on the device '
-                f'{self.right.device.type}: {reason}. mmrs.PixelMeanCrossEntropyLoss and mmrs.FocalLoss can, on any '
-                'device and for one channel too'
-            ) from error
+            where = f'on logits {tuple(self.right.shape)} on the device {self.right.device.type}'
+            raise self._refusal(where, error) from error
         if not right < wrong:
             raise ConfigError(
                 f'{self.title} is {right:.4g} for a right prediction and {wrong:.4g} for a wrong one, with '
@@ -91,11 +85,27 @@ class LossProbe:
         return whole > 0 and first > 0 and all(abs(a - b) <= 1e-4 * whole for a, b in pairs)
 
     def honours_ignored(self) -> bool:
-        """Whether the prediction of a pixel without label has no part in the loss."""
+        """Whether the prediction of a pixel without label has no part in the loss.
+
+        Raises:
+            ConfigError: The loss cannot be computed where there are such pixels.
+        """
         label = self.label.masked_fill(self.half, self.ignore_index)
         other = torch.where(self.half[:, None], self.right, self.varied)
-        values = [self._value(logits, label=label.clone()) for logits in (self.varied, other)]
+        try:
+            values = [self._value(logits, label=label.clone()) for logits in (self.varied, other)]
+        except Exception as error:  # of any class, as above
+            raise self._refusal(f'where pixels have no label ({self.ignore_index})', error) from error
         return abs(values[0] - values[1]) <= 1e-4 * abs(values[0])
+
+    def _refusal(self, where: str, error: Exception) -> ConfigError:
+        if isinstance(error, ConfigError):
+            return ConfigError(f'{self.title}: {error}')
+        reason = textwrap.shorten(f'{type(error).__name__}: {error}', 200).rstrip(':. ')
+        return ConfigError(
+            f'{self.title} cannot be computed {where}: {reason}. mmrs.PixelMeanCrossEntropyLoss and mmrs.FocalLoss '
+            'can, on any device and for one channel too'
+        )
 
 
 def loss_terms(head: Any) -> list[nn.Module]:

@@ -373,7 +373,7 @@ def labelled(label):
     'losses',
     [
         [OWN, DICE],
-        [dict(type='mmseg.CrossEntropyLoss', class_weight=[1.0, 2.0, 0.5, 1.0]), LOVASZ, TVERSKY],
+        [dict(type='PixelMeanCrossEntropyLoss', class_weight=[1.0, 2.0, 0.5, 1.0]), LOVASZ, TVERSKY],
         dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True),
         dict(type='mmseg.CrossEntropyLoss', reduction='none'),
         dict(type='mmseg.CrossEntropyLoss', use_sigmoid=True),

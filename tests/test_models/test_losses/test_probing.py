@@ -100,6 +100,19 @@ def test_what_cannot_be_learnt_from(loss, channels, message):
         probe(loss, max(channels, 2), channels).require_sense()
 
 
+def test_a_loss_that_fails_where_pixels_have_no_label():
+    class Indexing(nn.Module):
+        def forward(self, logits, label, weight=None, ignore_index=255):
+            return F.cross_entropy(logits, label, torch.ones(3)[label].new_ones(3))
+
+    found = probe(Indexing())
+    found.require_sense()
+    with pytest.raises(
+        ConfigError, match=r'\(Indexing\) cannot be computed where pixels have no label \(255\): IndexE'
+    ):
+        found.honours_ignored()
+
+
 @pytest.mark.parametrize(('loss', 'honours'), [('PixelMeanCrossEntropyLoss', True), ('mmseg.DiceLoss', False)])
 def test_who_leaves_pixels_without_label_alone(loss, honours):
     assert probe(dict(type=loss)).honours_ignored() == honours
