@@ -34,7 +34,11 @@ KINDS = {
     'other_place': Kind('error', 'Image and label map lie in different places', 'Pair them anew, or warp one.'),
     'label_bands': Kind('error', 'Label map with several bands', 'Convert it with dataset_converters/color_masks.py.'),
     'unknown_id': Kind('error', 'Ids that are no class', 'Add them to the classes, or to an ignored one.'),
-    'unknown_colour': Kind('error', 'Colours that are no class', 'Add them to a class, or convert with --tolerance.'),
+    'unknown_colour': Kind(
+        'error',
+        'Colours that are no class',
+        'Add them to a class, convert with --tolerance, or give the classes an id if that is what they are.',
+    ),
     'label_problem': Kind('error', 'Label map does not load', 'See the message.'),
     'band_mismatch': Kind('error', 'Other number of bands', 'Choose bands that all have: LoadRasterImage(bands=...).'),
     'pair_size': Kind('error', 'Paired images differ in size', 'Pair them anew, or use GeographicPairedDataset.'),

@@ -55,8 +55,9 @@ def holds_colours(path: str, bands: int, index_of_colour: Mapping[Colour, int], 
         return by_colour
     if not index_of_colour:
         raise DataError(
-            f'{path} has {bands} bands, which is a mask in colours, but the classes have none. Give each class its '
-            '`color` in the table of classes; of bands that all hold the same ids, id 3 is the color [3, 3, 3].'
+            f'{path} has {bands} bands, which is a mask in colours, but the classes are given by id. Give each class '
+            'its `color` in the table of classes (classes_file, --classes); of bands that all hold the same ids, id 3 '
+            'is the color [3, 3, 3].'
         )
     return True
 

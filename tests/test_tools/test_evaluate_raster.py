@@ -36,6 +36,16 @@ def test_one_pair(tmp_path, capsys):
     assert '(counted as wrong)' in capsys.readouterr().out
 
 
+def test_a_nodata_value_that_is_a_class_is_told(tmp_path, capsys):
+    predicted, labels = blobs(0), blobs(1)
+    prediction = write_map(tmp_path / 'p.tif', predicted)
+    label = write_raster(tmp_path / 'l.tif', labels, nodata=0)
+    assert evaluate_raster.main([str(prediction), str(label)]) == 0
+    text = capsys.readouterr().out
+    assert f'l.tif: nodata 0 on {(labels == 0).sum()} pixels is road' in text
+    assert row(text, 'road')[-1] == '0'
+
+
 def test_folders_with_a_label_that_has_no_prediction(tmp_path, capsys):
     for i in range(2):
         write_map(tmp_path / 'maps' / f'{i}_image.tif', blobs(i))
