@@ -66,17 +66,18 @@ class VectorLayer:
         if not os.path.isfile(path):
             raise FileNotFoundError(f'{path}: no such file')
         self.path, self.attribute = path, attribute
+        option = f'{role}_layer (--{role}-layer)'
         with _reading(path):
             # A table without geometry, such as QGIS's styles, is no layer to choose from.
             found = pyogrio.list_layers(path)
             layers = [name for name, kind in found if kind is not None] or found[:, 0].tolist()
             if name is None and len(layers) > 1:
                 raise ValueError(
-                    f'{path} has several layers, {", ".join(layers)}. Choose one by {role}_layer, or put it into a '
-                    'file of its own.'
+                    f'{path} has several layers, {", ".join(layers)}. Choose one by {option}, or put it into a file of '
+                    'its own.'
                 )
             if name is not None and name not in layers:
-                raise ValueError(f'{path} has no layer {name!r}; it has {", ".join(layers)}. Correct {role}_layer.')
+                raise ValueError(f'{path} has no layer {name!r}; it has {", ".join(layers)}. Correct {option}.')
             self.name = name or layers[0]
             info = pyogrio.read_info(path, layer=self.name, force_feature_count=True)
         fields = list(info['fields'])
