@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger, print_log
 from prettytable import PrettyTable
 
 from mmrs.apis.class_weights import fill_class_weights
+from mmrs.apis.preflight import check_loaders
 from mmrs.apis.statistics import fill_statistics
 from mmrs.apis.train import build_runner, default_work_dir, explained_errors
 from mmrs.engine.checkpoint import trusting_checkpoints
@@ -116,6 +117,7 @@ def evaluate(
             raise ConfigError(f'config {cfg.filename}: a test needs {key}, which is not set')
     if metrics is not None and Path(metrics).exists() and not overwrite:
         raise ConfigError(f'--metrics {metrics} exists already; choose another name, or pass --overwrite')
+    check_loaders(cfg)
     fill_statistics(cfg)
     fill_class_weights(cfg)
     cfg.load_from, cfg.resume = str(checkpoint), False

@@ -20,6 +20,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.models import BaseSegmentor
 
 from mmrs.apis.class_weights import fill_class_weights
+from mmrs.apis.preflight import check_loaders
 from mmrs.apis.statistics import applies_scale, fill_statistics, leaves, loaded_bands
 from mmrs.apis.train import explained_errors
 from mmrs.datasets.rasters import read_image
@@ -194,6 +195,7 @@ class SegInferencer:
         if backend not in BACKENDS:
             raise ConfigError(f'backend is {backend!r}; one of {", ".join(BACKENDS)} was expected')
         init_default_scope(cfg.get('default_scope', 'mmrs'))  # the steps of the pipeline need it too
+        check_loaders(cfg)
         _join_processes()
         device = device or _own_device()
         self.predictor: Predictor

@@ -88,6 +88,18 @@ def test_configurations_that_are_none(run, tmp_path):
         init_model(run[0], run[1], 'cpu', {'model': None})
 
 
+def test_images_in_another_order_of_bands_than_in_training(run, tmp_path):
+    config, checkpoint, _ = run
+    other = tmp_path / 'bgr.py'
+    other.write_text(
+        f"_base_ = '{config}'\ntrain_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), "
+        "dict(type='LoadAnnotations'), dict(type='PackSegInputs')]))\n"
+    )
+    with pytest.raises(ConfigError, match='BGR.*RGB'):
+        SegInferencer(other, checkpoint, device='cpu')
+    assert test_tool.main([str(other), str(checkpoint), '--work-dir', str(tmp_path / 'work')]) == 2
+
+
 def test_devices_that_cannot_be(run):
     for device in ('foo', 'cuda:99'):
         with pytest.raises(ConfigError, match=f"device '{device}'"):
