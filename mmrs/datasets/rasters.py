@@ -34,24 +34,10 @@ RASTER_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.jp2')
 
 # Those of other formats of GDAL. What may be anything, or is mostly a table or the thumbnail of an image, is not here.
 _OTHER_SUFFIXES = (
-    *('.img', '.bil', '.bip', '.bsq', '.vrt', '.asc', '.grd', '.flt', '.dem', '.hgt', '.ecw', '.sid', '.j2k', '.jpf'),
-    *(
-        '.ntf',
-        '.nitf',
-        '.pix',
-        '.rst',
-        '.sdat',
-        '.ers',
-        '.kea',
-        '.mrf',
-        '.mbtiles',
-        '.nc',
-        '.hdf',
-        '.grb',
-        '.grb2',
-        '.bmp',
-    ),
-)
+    '.img', '.bil', '.bip', '.bsq', '.vrt', '.asc', '.grd', '.flt', '.dem', '.hgt', '.ecw', '.sid', '.j2k', '.jpf',
+    '.ntf', '.nitf', '.pix', '.rst', '.sdat', '.ers', '.kea', '.mrf', '.mbtiles', '.nc', '.hdf', '.grb', '.grb2',
+    '.bmp',
+)  # fmt: skip
 
 # Those of ENVI's files, which may be anything but for the header beside them.
 _SUFFIXES_WITH_HEADER = ('.dat', '.bin', '.raw', '')
