@@ -407,6 +407,21 @@ def test_class_maps_and_different_classes(root, other, tmp_path):
     assert not report.classes
 
 
+def test_the_same_classes_in_another_order(root, other, write, tmp_path):
+    for i in range(2):
+        labels = np.repeat([0, 1, 2, 9], [32, 20, 8, 4]).astype(np.uint8).reshape(8, 8)
+        write(other / 'ann_dir' / 'val' / f'{i}.tif', labels, **PLACE)
+    config = _config(root, other)
+    head, *rows = CLASSES.splitlines()
+    (other / 'turned.yaml').write_text('\n'.join([head, *reversed(rows)]))
+    config.val_dataloader.dataset.classes_file = 'turned.yaml'
+    config.test_dataloader = config.val_dataloader
+    report = check_config(config, tmp_path)
+    assert kinds(report) == []
+    assert report.classes == ('field', 'road', 'water')
+    assert report.groups[-1].pixels.tolist() == [64, 40, 16]
+
+
 def test_a_data_set_that_cannot_be_built(root, other, tmp_path):
     report = check_config(_config(root, other, class_map=dict(dry='desert')), tmp_path)
     finding = only(report)
