@@ -76,17 +76,19 @@ def check_losses(model: nn.Module) -> None:
     """
     if not getattr(model, 'learns_from_labels', True):
         return
-    states = random_states.capture()
+    states, unlabelled = random_states.capture(), []
     for name, head in decode_heads(model):
         if type(head).loss_by_feat is BaseDecodeHead.loss_by_feat:  # some heads call their losses in their own way
             for probe in loss_probes(head, name):
                 probe.require_sense()
                 if not probe.honours_ignored():
-                    print_log(
-                        f'{probe.title} also depends on the prediction of pixels without label ({head.ignore_index})',
-                        logger='current',
-                        level=logging.WARNING,
-                    )
+                    unlabelled.append(probe.title)
+    if unlabelled:
+        print_log(
+            f'{", ".join(unlabelled)}: depends on the prediction of pixels without label, too',
+            logger='current',
+            level=logging.WARNING,
+        )
     if getattr(model, 'teacher', None) is not None:
         getattr(model, 'pseudo_terms')  # noqa: B009 (found out here, not in the first iteration)
     random_states.restore(states)

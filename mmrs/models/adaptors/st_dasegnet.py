@@ -350,26 +350,27 @@ class STDASegNet(EncoderDecoder):
         Raises:
             ConfigError: There are none.
         """
-        found = []
-        for domain, head in self.segmentor.decode_head.items():
-            probes = loss_probes(head, f'decode_head.{domain}')
+        found, left = [], []
+        for head in self.segmentor.heads:
+            probes = loss_probes(head, 'model.decode_head')
             honours = [probe.honours_weights() for probe in probes]
-            others = ', '.join(probe.title for probe, honoured in zip(probes, honours) if not honoured)
+            others = [probe.title for probe, honoured in zip(probes, honours) if not honoured]
             if not any(honours):
                 raise ConfigError(
-                    f'model.{others}: no term of it multiplies the loss of each pixel by its weight, so that pixels '
+                    f'{", ".join(others)}: no term multiplies the loss of each pixel by its weight, so that pixels '
                     'the teacher is not sure of would count in full in self-training. Add one that does, such as '
                     "dict(type='PixelMeanCrossEntropyLoss'), to decode_head.loss_decode, or set model.self_training to "
                     'None'
                 )
-            if others:
-                print_log(
-                    f'model.{others}: ignores the weights of pixels, so that it learns from the labels of the source '
-                    'only and not from pseudo-labels',
-                    logger='current',
-                    level=logging.WARNING,
-                )
             found.append([n for n, honoured in enumerate(honours) if honoured])
+            left += others
+        if left:
+            print_log(
+                f'{", ".join(dict.fromkeys(left))}: learnt from the labels of the source only, not from pseudo-labels, '
+                'whose weights it does not apply to each pixel',
+                logger='current',
+                level=logging.WARNING,
+            )
         return found
 
     def _self_training_loss(
