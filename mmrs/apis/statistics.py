@@ -217,6 +217,11 @@ def preprocessor_settings(domains: Mapping[str, BandStatistics]) -> dict[str, li
 
 
 def _mean_and_std(prefix: str, domain: str, statistics: BandStatistics) -> dict[str, list[float]]:
+    if not statistics.count.any():
+        raise DataError(
+            f'{domain}: no pixel of its images has data in all bands that are loaded, so they cannot be normalised; '
+            'look at the files with tools/check_dataset.py'
+        )
     unusable = np.flatnonzero(~(statistics.std > 0))
     if unusable.size:
         i = unusable[0]

@@ -8,13 +8,15 @@ from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
 from mmrs.datasets.classes import IGNORE_INDEX, Colour, load_classes
+from mmrs.datasets.headers import read_header
 from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.datasets.samplers.rare_class import RareClassSampling
 from mmrs.datasets.statistics import class_statistics
 from mmrs.datasets.transforms.arguments import require_text
 from mmrs.datasets.transforms.eight_bit import guard_eight_bit
+from mmrs.datasets.transforms.loading import image_loader
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError, DataError
+from mmrs.utils.errors import ConfigError, DataError, some
 
 #: The lightest of the greys of classes without counterpart.
 _LIGHTEST_GREY = 192
@@ -50,7 +52,7 @@ class RemoteSensingDataset(BaseSegDataset):
     Raises:
         FileNotFoundError: A folder, `ann_file`, `classes_file`, an image that `ann_file` lists, or the label map of an
             image is missing.
-        DataError: `ann_file` is no text.
+        DataError: `ann_file` is no text, or no image holds data.
         ValueError: There are no images, or two of one name; `class_map` names a class that the data set lacks, or one
             twice.
     """
@@ -204,6 +206,7 @@ class RemoteSensingDataset(BaseSegDataset):
                 + f': files with suffix {", ".join(self.img_suffix)} were expected. '
                 + (f'There are {others}: {_ADVICE.format("img")}' if others else 'Has the data set been converted?')
             )
+        self._require_data([os.path.join(img_dir, path) for path in images.values()])
         if ann_dir is None:
             return [dict(img_path=os.path.join(img_dir, path)) for path in images.values()]
         labels = self._list('label maps', ann_dir, self.seg_map_suffix)
@@ -220,6 +223,22 @@ class RemoteSensingDataset(BaseSegDataset):
             dict(img_path=os.path.join(img_dir, path), seg_map_path=os.path.join(ann_dir, labels[stem]))
             for stem, path in images.items()
         ]
+
+    def _require_data(self, paths: Sequence[str]) -> None:
+        """Raises DataError if no image holds data; the first one mostly does, and no other is looked at then."""
+        loader = image_loader(self.pipeline.transforms)
+        if loader is None:
+            return
+        for path in paths:
+            try:
+                if not read_header(path, find_empty=True, bands=loader.bands).empty:
+                    return
+            except (OSError, ValueError):  # said where the image is read
+                return
+        raise DataError(
+            f'None of the {len(paths)} images of {type(self).__name__} holds data in the bands that are read: '
+            f'{some(paths)} are NaN, nodata or masked throughout. Choose other images or bands.'
+        )
 
     def _list(self, what: str, folder: str, suffixes: Sequence[str]) -> dict[str, str]:
         advice = _ADVICE.format('img' if what == 'images' else 'seg_map')

@@ -25,6 +25,7 @@ KINDS = {
     'unusable_data_set': Kind('error', 'The data set cannot be built', 'Correct the configuration or the files.'),
     'missing_folder': Kind('error', 'Folder missing', 'Convert the data set, or correct data_root and data_prefix.'),
     'no_images': Kind('error', 'No images', 'Convert the data set, or correct data_prefix or img_suffix.'),
+    'no_data': Kind('error', 'No image holds any data', 'Choose other images, or bands: LoadRasterImage(bands=...).'),
     'missing_image': Kind('error', 'Listed image missing', 'Restore it, or take its name from ann_file.'),
     'missing_label': Kind('error', 'Image without a label map', 'Add it, set the suffixes, or remove the image.'),
     'same_name': Kind('error', 'Files that differ by the suffix alone', 'Remove one, or set the suffix.'),

@@ -188,14 +188,18 @@ def _check_images(own: CheckedSet, images: Mapping[str, ImageFacts]) -> None:
             if value(facts) != common[0][0]:
                 expected = f'{common[0][0]}, as {common[0][1]} of {len(readable)} images have'
                 own.find(kind, path, found=value(facts), expected=expected)
+    empty = [path for path, facts in readable.items() if not facts.valid_share]
+    if empty and len(empty) == len(images):
+        own.find('no_data', *empty[:5], found=f'{len(empty)} of {len(images)} images are without')
+        empty = []
     for path, facts in readable.items():
         _check_crs(own, path, facts.grid)
         if facts.translucent_share > MOST_TRANSLUCENT:
             found = f'{100 * facts.translucent_share:.3g} % of the pixels are neither hidden nor opaque'
             own.find('alpha_of_many_values', path, found=found, expected='nearly none')
-        if not facts.valid_share:
+        if path in empty:
             own.find('empty_image', path)
-        elif facts.is_constant and facts.statistics is not None:
+        elif facts.valid_share and facts.is_constant and facts.statistics is not None:
             own.find('constant_image', path, found=', '.join(f'{value:g}' for value in facts.statistics.minimum))
 
 

@@ -54,23 +54,25 @@ class RasterHeader:
             return None
 
 
-def read_headers(paths: Sequence[str], find_empty: bool) -> list[RasterHeader]:
+def read_headers(paths: Sequence[str], find_empty: bool, bands: Sequence[int] | None = None) -> list[RasterHeader]:
     """Reads the headers of rasters, with a progress bar where there are many.
 
     Args:
         paths: The files.
         find_empty: Whether to look for data in the rasters that may lack some. Where there is data, the first look
             mostly finds it; a raster without any is read to its end.
+        bands: Numbers of the bands in which data counts, from 1; all by default.
 
     Raises:
         OSError: A file is missing, cannot be read, or ends before its pixels do.
     """
     with ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda path: _read_header(path, find_empty), paths)
+        found = threads.map(lambda path: read_header(path, find_empty, bands), paths)
         return list(track(found, 'reading headers', total=len(paths), disable=len(paths) < 200, transient=True))
 
 
-def _read_header(path: str, find_empty: bool) -> RasterHeader:
+def read_header(path: str, find_empty: bool, bands: Sequence[int] | None = None) -> RasterHeader:
+    """Reads the header of a raster; see `read_headers`."""
     with open_raster(path, quiet=True) as raster:
         if raster.width * raster.height > _MOST_PIXELS:
             raise DataError(
@@ -89,18 +91,18 @@ def _read_header(path: str, find_empty: bool) -> RasterHeader:
             3 if colour_kinds(raster)[0] == ColorInterp.palette else len(numbers),
             '/'.join(dtypes),
             raster.compression is not None and raster.block_shapes[0][1] == raster.width,
-            find_empty and may_lack_data and not _has_data(path, raster.shape),
+            find_empty and may_lack_data and not _has_data(path, raster.shape, bands),
             len(numbers),
             raster.nodata,
         )
 
 
-def _has_data(path: str, shape: tuple[int, int]) -> bool:
+def _has_data(path: str, shape: tuple[int, int], bands: Sequence[int] | None) -> bool:
     windows = partition(shape, (1024, 1024))
     # Scattered, for data and no data each lie together.
     order = np.random.default_rng(0).permutation(len(windows))
     for window in (windows[i] for i in order):
-        _, valid = read_image(path, window=window)
+        _, valid = read_image(path, bands, window)
         if valid is None or valid.any():
             return True
     return False

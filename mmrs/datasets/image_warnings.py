@@ -10,7 +10,7 @@ from rasterio.windows import Window
 from mmrs.datasets.check_files import MOST_TRANSLUCENT, describe_scale, translucent_share
 from mmrs.datasets.rasters import open_raster
 from mmrs.datasets.statistics import chosen_bands
-from mmrs.datasets.transforms.loading import LoadRasterImage
+from mmrs.datasets.transforms.loading import image_loader
 from mmrs.utils.errors import some
 
 #: Images of each data set that are looked at; a data set is mostly of one kind.
@@ -33,7 +33,7 @@ def image_warnings(dataset: Any) -> list[str]:
     alpha: list[str] = []
     scales: dict[str, list[str]] = {}
     for leaf in _leaves(dataset):
-        loader = next((t for t in leaf.pipeline.transforms if isinstance(t, LoadRasterImage)), None)
+        loader = image_loader(leaf.pipeline.transforms)
         if loader is None or not len(leaf):
             continue
         places = np.unique(np.linspace(0, len(leaf) - 1, FILES).astype(int)).tolist()

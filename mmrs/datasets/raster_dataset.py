@@ -16,7 +16,7 @@ from mmrs.datasets.grids import check_labels_fit, same_gsd, write_crs
 from mmrs.datasets.headers import RasterHeader, read_headers
 from mmrs.datasets.masks import find_hidden_class, holds_colours, nodata_is_class, not_resampled, packed
 from mmrs.datasets.rasters import RASTER_SUFFIXES
-from mmrs.datasets.transforms.loading import LoadRasterImage, training_indices
+from mmrs.datasets.transforms.loading import LoadRasterImage, image_loader, training_indices
 from mmrs.datasets.vector_labels import VectorLabels
 from mmrs.datasets.vectors import VECTOR_SUFFIXES, is_vector
 from mmrs.datasets.windows import Window, Windows, jittered, partition, training_windows
@@ -101,7 +101,10 @@ class RasterDataset(RemoteSensingDataset):
     def load_data_list(self) -> list[dict]:
         """Lists the windows of all rasters; see the class for what it raises."""
         pairs = super().load_data_list()
-        images = read_headers([pair['img_path'] for pair in pairs], self._skip_empty)
+        loader = image_loader(self.pipeline.transforms)
+        images = read_headers(
+            [pair['img_path'] for pair in pairs], self._skip_empty, None if loader is None else loader.bands
+        )
         self._check_pipeline(images)
         labels = self._check_labels(images, [pair.get('seg_map_path') for pair in pairs])
         empty = [image.path for image in images if image.empty]
@@ -120,10 +123,13 @@ class RasterDataset(RemoteSensingDataset):
                         raise not_resampled(label.path)
                 samples += [dict(raster=len(self._rasters), window=window) for window in windows]
                 self._rasters.append({**pair, **raster})
-        if not samples:
+        if len(empty) == len(images):
             raise ValueError(f'No raster of {type(self).__name__} holds data: {some(empty)}. Choose others.')
         self._describe(images, len(samples))
         return samples
+
+    def _require_data(self, paths: Sequence[str]) -> None:
+        """Done with the headers of all rasters."""
 
     def _list(self, what: str, folder: str, suffixes: Sequence[str]) -> dict[str, str]:
         if not os.path.isfile(folder):
@@ -138,7 +144,7 @@ class RasterDataset(RemoteSensingDataset):
                 f'The pipeline of {type(self).__name__} ends with PackSegInputs, which loses the place of a window and '
                 'which pixels hold data. Use PackRasterInputs.'
             )
-        loader = next((t for t in transforms if isinstance(t, LoadRasterImage)), LoadRasterImage())
+        loader = image_loader(transforms) or LoadRasterImage()
         wanted = loader.bands
         first = images[0]
         for image in images:

@@ -67,6 +67,8 @@ class _Work:
     def __init__(self, maker: MapMaker, job: MapJob, missing: Sequence[tuple[int, Window]]) -> None:
         self.job, self.missing = job, missing
         self.error: str | None = None
+        #: Whether a window with data was read.
+        self.has_data = False
         self._maker, self._store = maker, maker.store(job.target)
 
     @property
@@ -103,7 +105,7 @@ class _Work:
             settings.aoi_layer,
             settings.apply_scale,
         )
-        checked = _Checked(source, job.path, maker.predictor)
+        checked = _Checked(source, self, maker.predictor)
         for run in runs:
             yield Task(checked, job.windows, run, self, finish if run is runs[-1] else None)
 
@@ -111,19 +113,19 @@ class _Work:
 class _Checked:
     """A raster whose values are compared with those of the training images, once."""
 
-    def __init__(self, source: RasterSource, path: str, predictor: Predictor) -> None:
-        self._source, self._path, self._predictor = source, path, predictor
-        self._looked = False
+    def __init__(self, source: RasterSource, work: _Work, predictor: Predictor) -> None:
+        self._source, self._work, self._predictor = source, work, predictor
 
     def read(self, window: Window) -> WindowPixels | None:
         found = self._source.read(window)
-        if found is not None and not self._looked:
-            self._looked = True
+        work = self._work
+        if found is not None and not work.has_data:
+            work.has_data = True
             means = found.image.float().mean((1, 2)).tolist()
             for band, (mean, expected, std) in enumerate(zip(means, self._predictor.mean, self._predictor.std), 1):
                 if abs(mean - expected) > _FAR * std:
                     MMLogger.get_current_instance().warning(
-                        f'{self._path}: band {band} has a mean of {mean:.4g} where a window was looked at, but '
+                        f'{work.job.path}: band {band} has a mean of {mean:.4g} where a window was looked at, but '
                         f'{expected:.4g} +- {std:.3g} in the training images. Other units, another type or other '
                         'bands? The map is hardly of any use then.'
                     )
@@ -318,6 +320,9 @@ def _predict(maker: MapMaker, works: Sequence[_Work], progress: bool) -> tuple[T
                 published.result()
         finally:
             publisher.shutdown(cancel_futures=True)
+    empty = [w.job.path for w, runs, alone in own if alone and runs and not (w.has_data or w.failed)]
+    if empty:
+        MMLogger.get_current_instance().warning(f'{some(empty)}: no pixel with data was found, and the map has none.')
     return times, failed | {work.job.path: work.error for work in works if work.error is not None}
 
 

@@ -95,7 +95,7 @@ def test_images_in_another_order_of_bands_than_in_training(run, tmp_path):
         f"_base_ = '{config}'\ntrain_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), "
         "dict(type='LoadAnnotations'), dict(type='PackSegInputs')]))\n"
     )
-    with pytest.raises(ConfigError, match='BGR.*RGB'):
+    with pytest.raises(ConfigError, match=r'BGR.*RGB'):
         SegInferencer(other, checkpoint, device='cpu')
     assert test_tool.main([str(other), str(checkpoint), '--work-dir', str(tmp_path / 'work')]) == 2
 

@@ -7,8 +7,10 @@ from mmrs.datasets import LoadRasterAnnotations, LoadRasterImage, PotsdamDataset
 from mmrs.datasets.rasters import read_label_map
 from mmrs.registry import DATASETS
 from mmrs.utils import ConfigError
+from mmrs.utils.errors import DataError
 
 PREFIX = dict(img_path='img_dir/train', seg_map_path='ann_dir/train')
+META = dict(classes=('a', 'b', 'c'))
 LOADING = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')]
 
 
@@ -230,3 +232,35 @@ def test_another_ignored_label_is_refused(make_dataset):
 def test_wrong_class_maps(make_dataset, class_map, message):
     with pytest.raises(ValueError, match=message):
         build(make_dataset(classes=7), type='PotsdamDataset', class_map=class_map)
+
+
+@pytest.mark.parametrize('test_mode', [False, True])
+@pytest.mark.parametrize(('value', 'nodata'), [(np.nan, None), (-9999, -9999)])
+def test_images_that_hold_no_data_at_all(tmp_path, write, rng, value, nodata, test_mode):
+    """One among several is passed over; all of them are an error, before anything is trained on labels that are all
+    ignored."""
+    settings = dict(
+        data_prefix=dict(img_path='img_dir/train'), pipeline=LOADING[:1], test_mode=test_mode, metainfo=META
+    )
+    empty = np.full((8, 6, 2), value, np.float32)
+    for name in 'ab':
+        write(tmp_path / f'img_dir/train/{name}.tif', empty, nodata=nodata)
+    with pytest.raises(DataError, match=r'None of the 2 images .*a\.tif, .*b\.tif'):
+        build(tmp_path, **settings)
+    write(tmp_path / 'img_dir/train/b.tif', rng.random((8, 6, 2), np.float32), nodata=nodata)
+    dataset = build(tmp_path, **settings)
+    assert not dataset[0]['valid_map'].any()
+    assert np.isfinite(dataset[0]['img']).all()
+    assert 'valid_map' not in dataset[1]
+
+
+def test_data_counts_in_the_bands_that_are_read(tmp_path, write, rng):
+    image = rng.random((8, 6, 3), np.float32)
+    image[..., 2] = np.nan
+    write(tmp_path / 'img_dir/train/a.tif', image)
+    prefix = dict(img_path='img_dir/train')
+    for kind in ('RemoteSensingDataset', 'RasterDataset'):
+        chosen = build(tmp_path, type=kind, data_prefix=prefix, pipeline=[dict(type='LoadRasterImage', bands=(1, 2))])
+        np.testing.assert_array_equal(chosen[0]['img'], image[..., :2])
+        with pytest.raises(ValueError, match=r'holds? data'):
+            build(tmp_path, type=kind, data_prefix=prefix, pipeline=LOADING[:1])

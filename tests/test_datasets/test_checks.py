@@ -147,6 +147,16 @@ def test_the_same_scale_everywhere_is_no_warning(root):
     assert finding.found == 'scale 0.01, offset 0 in 6 images'
 
 
+def test_no_image_with_data(root, write):
+    for i in range(4):
+        (root / 'img_dir' / 'train' / f'{i}.tif').unlink(missing_ok=True)
+        (root / 'img_dir' / 'train' / f'{i}.png').unlink(missing_ok=True)
+        write(root / 'img_dir' / 'train' / f'{i}.tif', np.full((8, 8, 3), np.nan, np.float32), **PLACE)
+    finding = only(check(root), 'other_units')
+    assert (finding.kind, finding.severity, finding.where) == ('no_data', 'error', 'train')
+    assert finding.found == '4 of 4 images are without'
+
+
 def test_a_class_without_a_pixel(root, write):
     for i in range(4):
         write(root / 'ann_dir' / 'train' / f'{i}.tif', IDS % 2, **PLACE)

@@ -216,6 +216,8 @@ def test_no_data_at_all(tmp_path, write):
     write(tmp_path / 'images' / 'none.tif', np.full((30, 30, 2), np.nan, np.float32), **placed())
     with pytest.raises(ValueError, match=r'No raster of RasterDataset holds data: .*none\.tif'):
         make(tmp_path, labels=None)
+    with pytest.raises(ValueError, match=r'No raster of RasterDataset holds data: .*none\.tif'):
+        make(tmp_path, labels=None, test_mode=True)
 
 
 # Labels as polygons.

@@ -763,6 +763,19 @@ def test_places_that_cannot_be_written_are_known_before_anything_is_predicted(tm
     assert not (tmp_path / 'maps').exists()
 
 
+def test_a_raster_without_any_data_is_named(tmp_path, predict, monkeypatch):
+    said = []
+    monkeypatch.setattr(mapping.MMLogger.get_current_instance(), 'warning', said.append)
+    for name, values in (('in.tif', np.full((80, 90), np.nan, np.float32)), ('b.tif', smooth((80, 90)))):
+        write(tmp_path / name, values)
+    report = predict(tmp_path / 'in.tif', tmp_path / 'b.tif')
+    assert len(said) == 1
+    assert 'in.tif' in said[0]
+    assert 'b.tif' not in said[0]
+    assert (read(report.maps[0]) == 255).all()
+    assert (read(report.maps[1]) < 3).all()
+
+
 @pytest.mark.parametrize('placed', [True, False])
 @pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
 def test_a_crs_in_a_file_of_its_own_is_mentioned(tmp_path, predict, monkeypatch, placed):

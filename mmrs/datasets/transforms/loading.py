@@ -1,6 +1,6 @@
 """Transforms that read images and label maps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,11 @@ class LoadRasterImage(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(bands={self.bands}, apply_scale={self.apply_scale})'
+
+
+def image_loader(transforms: Iterable[Callable]) -> LoadRasterImage | None:
+    """What reads the images in a pipeline; None where that is another loader."""
+    return next((t for t in transforms if isinstance(t, LoadRasterImage)), None)
 
 
 @TRANSFORMS.register_module()
