@@ -43,7 +43,8 @@ class RemoteSensingDataset(BaseSegDataset):
             classes that count as it: `dict(water='water', bare='barren', green=['forest', 'agriculture'])`. Classes
             that are not mentioned are ignored. A new class has the colour of the first one that counts as it. None
             stands for a class that has no counterpart in this data set: it keeps its index and gets a grey; an
-            evaluation counts its predictions as errors of the labelled classes and leaves it out of the means.
+            evaluation counts its predictions as errors of the labelled classes and leaves it out of the means. It may
+            also be a list of pairs, which a written configuration has: MMEngine sorts the keys of a dict.
         rare_class_sampling: Settings of `RareClassSampling`, for a loader with a `RareClassSampler`.
         img_suffix: Suffix or suffixes of the images. By default everything that GDAL commonly reads.
         seg_map_suffix: The same for the label maps.
@@ -113,7 +114,7 @@ class RemoteSensingDataset(BaseSegDataset):
     def _map_classes(self, class_map: Mapping[str, str | Sequence[str] | None]) -> None:
         """Replaces the classes by those of a class map."""
         own = list(self._metainfo.get('classes') or ())
-        _check_class_map(class_map)
+        class_map = _checked_class_map(class_map)
         members = {new: class_members(old) for new, old in class_map.items()}
         named = [name for names in members.values() for name in names]
         unknown = sorted(set(named) - set(own))
@@ -284,7 +285,9 @@ class RemoteSensingDataset(BaseSegDataset):
         return info
 
 
-def _check_class_map(class_map: Any) -> None:
+def _checked_class_map(class_map: Any) -> Mapping[str, str | Sequence[str] | None]:
+    if isinstance(class_map, (list, tuple)) and all(isinstance(p, (list, tuple)) and len(p) == 2 for p in class_map):
+        class_map = dict(class_map)
     if not isinstance(class_map, Mapping) or not class_map:
         raise ConfigError(f'class_map is {class_map!r}; dict(new_class=own_class or list of them, ...) was expected')
     for new, old in class_map.items():
@@ -297,6 +300,7 @@ def _check_class_map(class_map: Any) -> None:
             )
     if all(old is None for old in class_map.values()):
         raise ConfigError(f'class_map has no counterpart for any of {", ".join(class_map)}; at least one was expected')
+    return class_map
 
 
 def class_members(old: str | Sequence[str] | None) -> list[str]:

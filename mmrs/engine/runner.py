@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.device import get_device
@@ -34,6 +35,7 @@ from mmrs.engine.schedules import differences, optimizer_names, other_optimizers
 from mmrs.models.checks import check_losses, check_model, decode_heads
 from mmrs.registry import RUNNERS
 from mmrs.utils import random_states
+from mmrs.utils.config import walk
 from mmrs.utils.errors import CheckpointError, ConfigError, UserError, some
 from mmrs.utils.files import atomic_path
 
@@ -333,8 +335,12 @@ class AdaptationRunner(Runner):
         """Write the configuration; a test's goes to its own log folder, not over the training's."""
         name = os.path.basename(self.cfg.filename or f'{self.timestamp}.py')
         folder = self.work_dir if self._train_loop is not None else self.log_dir
+        written = copy.deepcopy(self.cfg)
+        for _, node in list(walk(written)):
+            if isinstance(node.get('class_map'), Mapping):  # whose order is that of the classes; it would be sorted
+                cast(dict, node)['class_map'] = [list(pair) for pair in node['class_map'].items()]
         with atomic_path(os.path.join(folder, name), overwrite=True) as temporary:
-            self.cfg.dump(temporary)
+            written.dump(temporary)
 
 
 def _capture() -> dict[str, Any]:

@@ -164,8 +164,9 @@ def test_class_map_groups_and_ignores_classes(make_dataset, logged):
     """ISPRS ids 1 to 6; the new indices follow the order of the map."""
     root = make_dataset(classes=7)
     class_map = dict(plants=['tree', 'low_vegetation'], built='building')
-    dataset = build(root, type='PotsdamDataset', class_map=class_map)
-    assert dataset.metainfo['classes'] == ('plants', 'built')
+    for same in (class_map, list(class_map.items())):
+        dataset = build(root, type='PotsdamDataset', class_map=same)
+        assert dataset.metainfo['classes'] == ('plants', 'built')
     assert dataset.metainfo['palette'] == [[0, 255, 0], [0, 0, 255]]
     sample = dataset[0]
     ids, _ = read_label_map(sample['seg_map_path'])

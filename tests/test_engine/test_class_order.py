@@ -53,6 +53,15 @@ def test_validation_takes_the_order_of_the_training_set(config, finished, tmp_pa
     assert len({scores(finished)[f'IoU.{name}'] for name in NAMES}) > 1
 
 
+def test_a_written_configuration_keeps_the_order(config, tmp_path):
+    train(config, tmp_path / 'first', cfg_options=options('train', TURNED))
+    train(tmp_path / 'first' / config.name, tmp_path / 'again')
+    for folder in ('first', 'again'):
+        meta = read_checkpoint(tmp_path / folder / 'iter_2.pth')['meta']['dataset_meta']
+        assert tuple(meta['classes']) == tuple(TURNED)
+    assert scores(tmp_path / 'first') == scores(tmp_path / 'again')
+
+
 def test_validation_of_other_classes(config, tmp_path):
     with pytest.raises(ConfigError, match=r'val_dataloader\.dataset has .*lake.*but train_dataloader\.dataset has'):
         train(config, tmp_path, cfg_options=options('val', OTHERS))
