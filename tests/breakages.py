@@ -488,7 +488,7 @@ BREAKAGES: list[Breakage] = [
         (
             'new-schedule-from-the-start',
             'a resumed run warms up again',
-            'range(max(iterations, epochs))',
+            'range(1, iterations + 1)',
             'range(0)',
         ),
         ('old-rates-stay', 'a new rate is written down, and the old one is used', 'group.update(values)', 'pass'),

@@ -18,12 +18,14 @@ from mmengine.runner import IterBasedTrainLoop
 from mmrs.apis.statistics import domain_leaves
 from mmrs.datasets.transforms import LoadRasterImage
 from mmrs.registry import DATA_SAMPLERS, LOOPS, PARAM_SCHEDULERS, TRANSFORMS
+from mmrs.utils.config import look_up, where_in
 from mmrs.utils.errors import ConfigError
 
 __all__ = ['check_config', 'check_loaders', 'final_rate']
 
-#: An end beyond any training, as MMEngine's default is; and more steps than schedules are followed.
-_FOR_EVER = 10**7
+#: An end beyond any training, as MMEngine's default is; and how many steps schedules are followed for, which takes some
+#: seconds.
+_FOR_EVER, _FOLLOWED = 10**7, 10**6
 
 
 def check_config(config: Config) -> None:
@@ -31,17 +33,12 @@ def check_config(config: Config) -> None:
 
     Raises:
         ConfigError: A schedule that never moves, or ends in a rate of 0 too early; a sampler without an end where an
-            epoch must have one; a score to save by, where nothing is scored; loaders of different orders of bands.
+            epoch must have one; loaders of different orders of bands.
     """
     with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmrs')):
         _check_schedules(config)
         _check_samplers(config)
-        _check_scores(config)
         check_loaders(config)
-
-
-def _where(config: Config) -> str:
-    return f'config {config.filename}: '
 
 
 # Values of the wrong kind pass here: where they are used, the message says what was expected.
@@ -58,8 +55,7 @@ def _number(node: Mapping[str, Any], key: str, default: float) -> float:
 
 def _class(registry: Registry, node: Any) -> type:
     """What the `type` of a dict names; `object` where that is nothing."""
-    kind = _dict(node).get('type')
-    kind = registry.get(kind) if isinstance(kind, str) else kind
+    kind = look_up(registry, _dict(node).get('type'))
     return kind if isinstance(kind, type) else object
 
 
@@ -90,6 +86,7 @@ def _check_schedules(config: Config) -> None:
     if length < 1:
         return  # an error elsewhere
     for _, group in _schedules(config.get('param_scheduler')):
+        counted = []  # those that go by what the training counts
         for key, schedule in group:
             kind = _class(PARAM_SCHEDULERS, schedule)
             begin, end = _number(schedule, 'begin', 0), _number(schedule, 'end', math.inf)
@@ -99,15 +96,16 @@ def _check_schedules(config: Config) -> None:
                 continue  # it moves after a validation
             if by_iteration and by_epoch:
                 raise ConfigError(
-                    f'{_where(config)}{name} counts epochs, and in a training of {length} iterations no epoch ends: it '
-                    f'would never move. Set {key}.by_epoch=False, and its begin and end in iterations'
+                    f'{where_in(config)}{name} counts epochs, and in a training of {length} iterations no epoch ends: '
+                    f'it would never move. Set {key}.by_epoch=False, and its begin and end in iterations'
                 )
             if by_epoch == by_iteration or schedule.get('convert_to_iter_based'):
-                continue  # counts in the other unit
+                continue
+            counted.append((key, schedule))
             if begin >= length:
                 raise ConfigError(
-                    f'{_where(config)}{name} begins at {begin}, but the training ends after {length} {unit}: it would '
-                    'never move'
+                    f'{where_in(config)}{name} begins at {begin}, but the training ends after {length} {unit}: it '
+                    'would never move'
                 )
             if length + 1 < end < _FOR_EVER:
                 print_log(
@@ -116,24 +114,25 @@ def _check_schedules(config: Config) -> None:
                     logger='current',
                     level=logging.WARNING,
                 )
-        _check_final_rate(config, group, length, unit)
+        _check_final_rate(config, counted, length, unit)
 
 
 def _check_final_rate(config: Config, group: Sequence[tuple[str, Mapping[str, Any]]], length: float, unit: str) -> None:
     """Refuse schedules that have brought the rate to 0 while there is much left of the training."""
     key, schedule = max(group, key=lambda own: _number(own[1], 'end', math.inf), default=('', {}))
     last = _number(schedule, 'end', math.inf)
-    # They are chained, and have no closed form. While one of them goes on there is nothing to look for.
-    if last >= min(length, _FOR_EVER) or any(own.get('convert_to_iter_based') for _, own in group):
+    # A schedule that comes to 0 at its very end may end a little early, by a rounded number.
+    idle = length - last + 1
+    if idle <= max(1, length / 100) or last > _FOLLOWED:
         return
-    try:
+    try:  # they are chained, and have no closed form
         rate = final_rate([own for _, own in group], int(last))
     except Exception:  # what cannot be built is explained where it is
         return
     if rate == 0:
         raise ConfigError(
-            f'{_where(config)}{key} ({schedule["type"]}) ends at {last} with a learning rate of 0, but the training '
-            f'has {length} {unit}: nothing is learnt in the last {length - last + 1} of them. Set '
+            f'{where_in(config)}{key} ({schedule["type"]}) ends at {last} with a learning rate of 0, but the training '
+            f'has {length} {unit}: nothing is learnt in the last {idle} of them. Set '
             f'{key}.end={length + 1}, or a shorter training'
         )
 
@@ -149,7 +148,7 @@ def final_rate(schedules: Sequence[Mapping[str, Any]], steps: int) -> float:
     return float(optimizer.param_groups[0]['lr'])
 
 
-# Samplers and scores --------------------------------------------------------------------------------------------------
+# Samplers -------------------------------------------------------------------------------------------------------------
 
 
 def _check_samplers(config: Config) -> None:
@@ -159,7 +158,7 @@ def _check_samplers(config: Config) -> None:
         if issubclass(kind, InfiniteSampler):
             training = key.startswith('train')
             raise ConfigError(
-                f'{_where(config)}{key}.sampler is {kind.__name__}, which never ends, and a '
+                f'{where_in(config)}{key}.sampler is {kind.__name__}, which never ends, and a '
                 f'{"training by epochs" if training else "validation"} waits for its end. Set {key}.sampler.type='
                 + (
                     "DefaultSampler, or train_cfg=dict(type='IterBasedTrainLoop', ...)"
@@ -167,15 +166,6 @@ def _check_samplers(config: Config) -> None:
                     else 'DefaultSampler'
                 )
             )
-
-
-def _check_scores(config: Config) -> None:
-    best = _dict(_dict(config.get('default_hooks')).get('checkpoint')).get('save_best')
-    if best and config.get('val_dataloader') is None:
-        raise ConfigError(
-            f'{_where(config)}default_hooks.checkpoint.save_best is {best!r}, but there is no val_dataloader whose '
-            'scores could choose the best checkpoint. Set save_best=None: the last one counts'
-        )
 
 
 # Bands ----------------------------------------------------------------------------------------------------------------
@@ -197,7 +187,7 @@ def check_loaders(config: Config) -> None:
                     found.setdefault(order, f'{place} ({_class(TRANSFORMS, step).__name__})')
     if len(found) > 1:
         raise ConfigError(
-            f'{_where(config)}{found["BGR"]} reads BGR, blue first, but {found["RGB"]} RGB, as the file has it: one '
+            f'{where_in(config)}{found["BGR"]} reads BGR, blue first, but {found["RGB"]} RGB, as the file has it: one '
             'network would see both. Take LoadRasterImage, LoadRasterAnnotations and PackRasterInputs everywhere'
         )
 

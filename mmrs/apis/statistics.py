@@ -18,8 +18,9 @@ from rich.table import Table
 from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.datasets.statistics import band_statistics
 from mmrs.datasets.statistics_bands import BandStatistics
+from mmrs.datasets.transforms import LoadRasterImage
 from mmrs.registry import DATASETS, TRANSFORMS
-from mmrs.utils.config import check_types, load_config
+from mmrs.utils.config import check_types, load_config, look_up
 from mmrs.utils.errors import ConfigError, DataError
 
 __all__ = [
@@ -107,7 +108,8 @@ def loading(dataset: Mapping[str, Any]) -> list[BaseTransform]:
 
 def _loader(dataset: Mapping[str, Any]) -> Mapping[str, Any] | None:
     pipeline = dataset.get('pipeline') or ()
-    return next((step for step in pipeline if str(step['type']).endswith('LoadRasterImage')), None)
+    kinds = ((step, look_up(TRANSFORMS, step.get('type'))) for step in pipeline)
+    return next((step for step, kind in kinds if isinstance(kind, type) and issubclass(kind, LoadRasterImage)), None)
 
 
 def without_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:

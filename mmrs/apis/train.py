@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import get_rank
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -29,13 +29,12 @@ from mmrs.engine.distributed import launcher_environment
 from mmrs.engine.hooks import PreflightHook
 from mmrs.engine.runner import AdaptationRunner
 from mmrs.engine.saved_runs import newest_checkpoint, own_checkpoints, remove_unfinished
-from mmrs.registry import MODELS, RUNNERS
+from mmrs.registry import RUNNERS
 from mmrs.utils.config import (
     check_types,
     enable_amp,
     explain_error,
     load_config,
-    look_up,
     pretrained_files,
     remove_pretrained,
 )
@@ -186,27 +185,6 @@ def _prepare(cfg: Config, amp: bool, pretrained: bool, preflight: bool) -> None:
         check_config(cfg)
     fill_statistics(cfg)
     fill_class_weights(cfg)
-    _check_bands(cfg)
-
-
-def _check_bands(cfg: Config) -> None:
-    """Compare the bands that the backbone takes with those that are normalised for it."""
-    preprocessor: dict[str, Any] = cfg.model.get('data_preprocessor') or {}
-    backbone: dict[str, Any] = cfg.model.get('backbone') or {}
-    if not str(preprocessor.get('type')).endswith('DomainAdaptationDataPreprocessor') or 'type' not in backbone:
-        return
-    takes = backbone.get('in_channels')
-    if takes is None:  # the default, of the class or of one that it derives from
-        classes = inspect.getmro(look_up(MODELS, backbone['type']))[:-1]
-        arguments = (inspect.signature(kind).parameters.get('in_channels') for kind in classes)
-        takes = next((argument.default for argument in arguments if argument is not None), None)
-    mean = preprocessor.get('mean')
-    if isinstance(takes, int) and isinstance(mean, (list, tuple)) and len(mean) != takes:
-        raise ConfigError(
-            f'config {cfg.filename}: model.backbone takes {takes} bands, but model.data_preprocessor.mean has '
-            f'{len(mean)}, one for each band of the images. Set model.backbone.in_channels to {len(mean)}, or choose '
-            'bands with LoadRasterImage(bands=...)'
-        )
 
 
 def _remove_earlier(cfg: Config) -> None:
@@ -255,16 +233,17 @@ def _try_without_weights(cfg: Config) -> None:
     trial = copy.deepcopy(cfg)
     trial.work_dir = str(Path(cfg.work_dir) / 'preflight')
     trial.model.reference = trial.model.feature_cache = None  # maps of these weights are of no use
-    runner = build_runner(trial)
-    if not isinstance(runner, AdaptationRunner):
-        return
-    runner.register_hook(PreflightHook())
     try:
-        runner.prepare()
-        runner.call_hook('before_run')
-        runner.call_hook('before_train')
+        runner = build_runner(trial)
+        if isinstance(runner, AdaptationRunner):
+            runner.register_hook(PreflightHook())
+            runner.prepare()
+            runner.call_hook('before_run')
+            runner.call_hook('before_train')
+        del runner
+        gc.collect()  # the model, and its worker processes
     finally:
-        if runner.rank == 0:
+        if get_rank() == 0:
             shutil.rmtree(trial.work_dir, ignore_errors=True)
 
 

@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 
 from mmrs.utils.errors import ConfigError
 
-__all__ = ['class_names', 'difference', 'match_classes', 'same_names']
+__all__ = ['class_names', 'difference', 'is_wrapper', 'match_classes', 'same_names', 'with_inner']
 
 
 def class_names(dataset: Any) -> tuple[str, ...]:
@@ -66,19 +66,20 @@ def match_classes(dataset: Any, classes: Sequence[str], where: str, whose: str) 
             f'({difference(own, classes)}). Classes are matched by name: rename those of the data set in its '
             'classes_file or metainfo, or say with class_map=dict(NEW=OWN, ...) which of its classes is which'
         )
-    parts = list(_with_inner(dataset))
+    parts = list(with_inner(dataset))
     for part in parts:
         if hasattr(part, 'order_classes'):
             part.order_classes(classes)
-        elif not _is_wrapper(part):
+        elif not is_wrapper(part):
             raise ConfigError(
                 f'{where} has the classes {", ".join(own)}, and {whose} the same in another order: '
                 f'{", ".join(classes)}. A {type(part).__name__} cannot change its order; set its '
                 'metainfo=dict(classes=[...]) to the second one'
             )
     for part in reversed(parts):  # wrappers keep a copy of the meta information of what is inside
-        if _is_wrapper(part) and '_metainfo' in vars(part):
-            part._metainfo = next(_inner(part)).metainfo
+        if is_wrapper(part) and '_metainfo' in vars(part):
+            absent = part._metainfo.get('no_counterpart', ())  # in all that is inside
+            part._metainfo = {**next(_inner(part)).metainfo, 'no_counterpart': tuple(c for c in classes if c in absent)}
     print_log(f'{where}: its classes are taken in the order of {whose}: {", ".join(classes)}', logger='current')
     return True
 
@@ -90,11 +91,13 @@ def _inner(dataset: Any) -> Iterator[Any]:
     yield from getattr(dataset, 'datasets', ())
 
 
-def _is_wrapper(dataset: Any) -> bool:
+def is_wrapper(dataset: Any) -> bool:
+    """Whether there are data sets inside of a data set."""
     return next(_inner(dataset), None) is not None
 
 
-def _with_inner(dataset: Any) -> Iterator[Any]:
+def with_inner(dataset: Any) -> Iterator[Any]:
+    """A data set, and all that are inside of it."""
     yield dataset
     for part in _inner(dataset):
-        yield from _with_inner(part)
+        yield from with_inner(part)

@@ -8,6 +8,7 @@ from mmengine.dataset import BaseDataset
 from rasterio.windows import Window
 
 from mmrs.datasets.check_files import MOST_TRANSLUCENT, describe_scale, translucent_share
+from mmrs.datasets.class_names import is_wrapper, with_inner
 from mmrs.datasets.rasters import open_raster
 from mmrs.datasets.statistics import chosen_bands
 from mmrs.datasets.transforms.loading import image_loader
@@ -65,12 +66,7 @@ def file_warnings(paths: Sequence[str], bands: Sequence[int] | None, apply_scale
 
 def _leaves(dataset: Any) -> Iterator[BaseDataset]:
     """The data sets inside any wrappers."""
-    parts = [getattr(dataset, name) for name in ('dataset', 'source', 'target') if hasattr(dataset, name)]
-    parts += getattr(dataset, 'datasets', ())
-    if not parts and isinstance(dataset, BaseDataset):
-        yield dataset
-    for part in parts:
-        yield from _leaves(part)
+    return (part for part in with_inner(dataset) if isinstance(part, BaseDataset) and not is_wrapper(part))
 
 
 def _look(paths: Sequence[str], bands: Sequence[int] | None) -> tuple[list[str], dict[str, list[str]]]:

@@ -284,4 +284,4 @@ def unpack(values: np.ndarray) -> np.ndarray:
 
 def packed(index_of_colour: Mapping[Colour, int]) -> dict[int, int]:
     """The same with packed colours as keys."""
-    return {int(pack(np.array(colour))): index for colour, index in index_of_colour.items()}
+    return {red << 16 | green << 8 | blue: index for (red, green, blue), index in index_of_colour.items()}

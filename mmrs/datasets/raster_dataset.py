@@ -21,7 +21,7 @@ from mmrs.datasets.vector_labels import VectorLabels
 from mmrs.datasets.vectors import VECTOR_SUFFIXES, is_vector
 from mmrs.datasets.windows import Window, Windows, jittered, partition, training_windows
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError, some
+from mmrs.utils.errors import ConfigError, DataError, some
 
 # Width in pixels of a raster from which on it matters whether the file is stored by rows or by tiles.
 _WIDE = 4096
@@ -124,12 +124,13 @@ class RasterDataset(RemoteSensingDataset):
                 samples += [dict(raster=len(self._rasters), window=window) for window in windows]
                 self._rasters.append({**pair, **raster})
         if len(empty) == len(images):
-            raise ValueError(f'No raster of {type(self).__name__} holds data: {some(empty)}. Choose others.')
+            raise DataError(f'No raster of {type(self).__name__} holds data: {some(empty)}. Choose others.')
         self._describe(images, len(samples))
         return samples
 
     def _require_data(self, paths: Sequence[str]) -> None:
-        """Done with the headers of all rasters."""
+        if not self._skip_empty:  # otherwise the headers of all rasters tell it
+            super()._require_data(paths)
 
     def _list(self, what: str, folder: str, suffixes: Sequence[str]) -> dict[str, str]:
         if not os.path.isfile(folder):

@@ -92,6 +92,9 @@ class AdaptationRunner(Runner):
       demands a complete fit. See :mod:`mmrs.engine.checkpoint`.
     - The class count of every decode head must be the data sets'. Which class is which follows from the names: a data
       set for evaluation takes the order of the training set or the checkpoint, see :func:`match_classes`.
+    - The parts of a model must fit each other, and its losses must make sense: both are tried as soon as it is built.
+    - A resumed run has the checkpoint's optimizer settings and schedules; others in the configuration are an error, or
+      taken over, see :attr:`new_schedule`.
     - Weights that a resumed run overwrites anyway are not initialised, so it needs no pretrained file.
     """
 
@@ -154,11 +157,12 @@ class AdaptationRunner(Runner):
             )
         if not self._resume:
             super()._init_model_weights()
-            model = self.model.module if is_model_wrapper(self.model) else self.model
-            # Of a transfer, whose training reads no labels.
-            if classes := getattr(model, 'reference_classes', None):
-                for name, loop in (('train', self._train_loop), ('val', self._val_loop)):
-                    self._match_classes(loop, f'{name}_dataloader.dataset', classes, 'the reference')
+            if classes := getattr(self._unwrapped, 'reference_classes', None):
+                self._match_all(classes, 'the reference')
+
+    @property
+    def _unwrapped(self) -> Any:
+        return self.model.module if is_model_wrapper(self.model) else self.model
 
     def _maybe_compile(self, target: str) -> None:
         for name in compile_backbones(self.model, self.cfg.get('compile')):
@@ -213,12 +217,16 @@ class AdaptationRunner(Runner):
         if hasattr(loop, 'evaluator'):
             loop.evaluator.dataset_meta = meta
 
+    def _match_all(self, classes: Sequence[str], whose: str) -> None:
+        for name, loop in (('train', self._train_loop), ('val', self._val_loop), ('test', self._test_loop)):
+            self._match_classes(loop, f'{name}_dataloader.dataset', classes, whose)
+
     def _match_checkpoint(self, checkpoint: dict[str, Any], source: str) -> None:
         """Compare the classes of a checkpoint, if it names them, with those of the data sets."""
         classes, whose = tuple(dataset_meta_of(checkpoint, source).get('classes') or ()), f'the checkpoint {source}'
-        if not isinstance(self._train_loop, BaseLoop):
-            for name, loop in (('val', self._val_loop), ('test', self._test_loop)):
-                self._match_classes(loop, f'{name}_dataloader.dataset', classes, whose)
+        # A transfer's training reads no labels, so that nothing in its configuration goes by their order.
+        if not isinstance(self._train_loop, BaseLoop) or not getattr(self._unwrapped, 'learns_from_labels', True):
+            self._match_all(classes, whose)
             return
         own, where = class_names(self._train_loop.dataloader.dataset), 'train_dataloader.dataset'
         if not own or own == classes or len(own) != len(classes):  # another number is the heads' affair
@@ -274,10 +282,11 @@ class AdaptationRunner(Runner):
 
     def _require_same_schedule(self, checkpoint: dict[str, Any], filename: str) -> None:
         """Refuse a configuration whose rates and schedules the checkpoint's would replace without a word."""
-        if not isinstance(self.optim_wrapper, BaseOptimWrapper) or 'optimizer' not in checkpoint:
+        if not isinstance(self.optim_wrapper, BaseOptimWrapper):
             return
         others = list(other_optimizers(self.optim_wrapper, checkpoint))
-        found = others or list(differences(self.optim_wrapper, self.param_schedulers, checkpoint))
+        # Parts that share a schedule say the same of it.
+        found = others or list(dict.fromkeys(differences(self.optim_wrapper, self.param_schedulers, checkpoint)))
         if others or (found and not self.new_schedule):
             way = (
                 f'start a new run from its weights: --cfg-options load_from={filename}'
@@ -297,7 +306,8 @@ class AdaptationRunner(Runner):
     ) -> None:
         """Save a checkpoint, under its name only when it is complete: a run may be killed at any time."""
         meta = {**(meta or {}), 'random_states': self._aside or _capture()}
-        meta['optimizers'] = optimizer_names(self.optim_wrapper)
+        if isinstance(self.optim_wrapper, BaseOptimWrapper):
+            meta['optimizers'] = optimizer_names(self.optim_wrapper)
         if '://' in out_dir:  # a storage that MMEngine writes to itself
             super().save_checkpoint(out_dir, filename, *args, meta=meta, **kwargs)
             return

@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
 __all__ = ['differences', 'optimizer_names', 'other_optimizers', 'settings', 'take_over']
 
 #: Of a group of parameters: what it holds, and what changes the speed alone.
-_NO_SETTINGS = ('params', 'param_names', 'fused', 'foreign', 'capturable', 'differentiable')
+_NO_SETTINGS = ('params', 'param_names', 'fused', 'foreach', 'capturable', 'differentiable')
 
 Schedulers = Sequence[_ParamScheduler] | Mapping[str, Sequence[_ParamScheduler]] | None
 
@@ -86,15 +86,15 @@ def differences(wrapper: OptimWrapper, schedulers: Schedulers, checkpoint: Mappi
         seen = set[str]()
         for ours, theirs in zip(own.optimizer.param_groups, states.get(part, {}).get('param_groups', [])):
             after, before = _group_settings(ours), _group_settings(theirs)
-            for name in after.keys() & before.keys() - seen:
+            for name in sorted(after.keys() & before.keys() - seen):
                 if after[name] != before[name]:
                     seen.add(name)
                     yield f'{key}.{name} is {after[name]}, was {before[name]}'
     saved = _by_part(checkpoint.get('param_schedulers'))
-    for part, ours in _by_part(schedulers).items() if 'param_schedulers' in checkpoint else ():
+    for part, ours in _by_part(schedulers).items():
         theirs = saved.get(part, [])
         if len(ours) != len(theirs):
-            yield f'param_scheduler has {len(ours)} schedules, had {len(theirs)}'
+            yield f'param_scheduler has {len(ours)} schedules, the checkpoint has {len(theirs)}'
         for i, (scheduler, state) in enumerate(zip(ours, theirs)):
             after, before = (_scheduler_settings(scheduler, s) for s in (scheduler.state_dict(), state))
             for name in sorted(after.keys() | before.keys()):
@@ -150,9 +150,10 @@ def _advance(
         scheduler._last_value = [scheduler._last_value[i] for i in first.values()]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)  # that no optimizer has stepped
-        for step in range(max(iterations, epochs)):
+        length = max(1, iterations // max(epochs, 1))
+        for step in range(1, iterations + 1):
             for scheduler in schedulers:
-                if step < (epochs if scheduler.by_epoch else iterations):
+                if not scheduler.by_epoch or (step % length == 0 and step // length <= epochs):
                     scheduler.step()
     for group, key in zip(groups, keys):
         group.update({name: groups[first[key]][name] for name in names})

@@ -54,7 +54,9 @@ def check_model(model: nn.Module) -> None:
         raise
     except Exception as error:  # of any class: networks have their own ways to reject an image
         reason = textwrap.shorten(f'{type(error).__name__}: {error}', 200)
-        print_log(f'the widths of the model cannot be checked on an image of zeros ({reason})', level=logging.DEBUG)
+        print_log(
+            f'the widths of the model cannot be checked on an image of zeros ({reason})', 'current', logging.DEBUG
+        )
 
 
 def _run_all(model: Any, image: Tensor) -> None:

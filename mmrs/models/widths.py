@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from mmrs.utils import ConfigError
 
-__all__ = ['bands_of', 'misfits_explained', 'require_stages', 'run_once']
+__all__ = ['bands_of', 'failing_module', 'misfits_explained', 'require_stages', 'run_once']
 
 #: Layers that take a fixed number of channels, the attribute that says how many, and the axis of their input.
 _LAYERS = ((_ConvNd, 'in_channels', 1), (_NormBase, 'num_features', 1), (nn.Linear, 'in_features', -1))
@@ -44,6 +44,20 @@ def run_once(module: nn.Module, run: Callable[[Tensor], Any], bands: int, size: 
             child.training = mode
 
 
+def failing_module(error: BaseException, model: nn.Module) -> tuple[str, nn.Module | None, dict[str, Any]]:
+    """The innermost module of a model that was running when an exception was raised.
+
+    Returns:
+        Its name, as a configuration has it; the module, None where there is none; and its local variables.
+    """
+    names = {module: name for name, module in model.named_modules() if name}
+    for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
+        module = frame.f_locals.get('self')
+        if isinstance(module, nn.Module) and module in names:
+            return names[module].removeprefix('segmentor.'), module, frame.f_locals
+    return '', None, {}
+
+
 @contextmanager
 def misfits_explained(model: nn.Module, bands: int) -> Iterator[None]:
     """Turn the error of a layer that gets another number of channels than it takes into a ConfigError.
@@ -55,20 +69,16 @@ def misfits_explained(model: nn.Module, bands: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        names = {module: name for name, module in model.named_modules()}
-        frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
-        layers = [(f['self'], f) for f in frames if isinstance(f.get('self'), nn.Module) and f['self'] in names]
-        layer, found = layers[-1] if layers else (None, {})
+        name, layer, found = failing_module(error, model)
         given = next((value for value in found.values() if isinstance(value, Tensor)), None)
         for kind, attribute, axis in _LAYERS:
             if isinstance(layer, kind) and given is not None and given.shape[axis] != getattr(layer, attribute):
-                text = _misfit(names[layer], layer, getattr(layer, attribute), given.shape[axis], bands)
+                text = _misfit(name, layer, getattr(layer, attribute), given.shape[axis], bands)
                 raise ConfigError(text) from error
         raise
 
 
 def _misfit(name: str, layer: nn.Module, takes: int, gets: int, bands: int) -> str:
-    name = name.removeprefix('segmentor.')
     part = name.split('.')[0]
     message = f'model.{name} ({type(layer).__name__}) takes {takes} channels, but gets {gets}'
     if part == 'backbone' and gets == bands:

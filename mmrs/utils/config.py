@@ -285,7 +285,7 @@ def check_types(config: Config, model: bool = True) -> None:
             registry is of the `default_scope`, the model or a data set is no dict, or images would be unpickled.
     """
     registries = _registries()
-    where = _where(config)
+    where = where_in(config)
     parts = {'model': config.get('model')} if model else {}
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         parts[f'{key}.dataset'] = loader.get('dataset') if isinstance(loader := config.get(key), Mapping) else None
@@ -351,7 +351,7 @@ _registering.get_object_from_string = _find_registered
 _registering.import_module = _import_registry
 
 
-def _where(config: Config) -> str:
+def where_in(config: Config) -> str:
     """How a message about a configuration begins."""
     return f'config {config.filename}: ' if config.filename else ''
 
@@ -383,7 +383,7 @@ def explain_error(error: BaseException, config: Config) -> ConfigError | None:
     if (part := _being_built(error, config)) is None or is_user_error(error) or lost_others(error):
         return None
     return ConfigError(
-        f'{_where(config)}{part} cannot be built: {type(error).__name__}: {textwrap.shorten(str(error), 300)}'
+        f'{where_in(config)}{part} cannot be built: {type(error).__name__}: {textwrap.shorten(str(error), 300)}'
     )
 
 
@@ -405,7 +405,7 @@ def _being_built(error: BaseException, config: Config) -> str | None:
 
 def _unknown_type(config: Config, keys: list[str], name: str, kind: str) -> ConfigError:
     near = _near(name.split('.')[-1], _known_types(_registries().get(kind)))
-    message = f'{_where(config)}{" and ".join(keys) or "a type"} is {name!r}, which is no registered {kind}'
+    message = f'{where_in(config)}{" and ".join(keys) or "a type"} is {name!r}, which is no registered {kind}'
     message += f'; did you mean {" or ".join(near)}?' if near else '.'
     if not near:
         message += ' A class of your own needs custom_imports = dict(imports=[MODULE]) in the configuration'

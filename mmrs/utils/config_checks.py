@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmrs.utils.config import _where, walk
+from mmrs.registry import DATASETS
+from mmrs.utils.config import look_up, walk, where_in
 from mmrs.utils.errors import ConfigError
 
 __all__ = ['check_keys']
@@ -74,6 +75,8 @@ _OLD_TRANSFORMS = {
     'MultiScaleFlipAug': 'tools/test.py --tta or tta_pipeline',
 }
 
+_LISTS = (['custom_hooks'], ['param_scheduler'], ['test_evaluator'], ['val_evaluator'])
+
 #: Keys that MMEngine or this project reads, further than the arguments of the runner.
 _READ = (
     'activation_checkpointing', 'compile', 'custom_imports', 'find_unused_parameters', 'model_wrapper_cfg',
@@ -92,18 +95,20 @@ def check_keys(config: Config) -> None:
     """
     if old := dict(_old_keys(config)):
         listed = ', '.join(f'{key} (now {new})' for key, new in old.items())
-        raise ConfigError(f'{_where(config)}these are of mmsegmentation 0.x, and nothing reads them: {listed}')
+        raise ConfigError(f'{where_in(config)}these are of mmsegmentation 0.x, and nothing reads them: {listed}')
     known = {*inspect.signature(Runner.__init__).parameters, *_READ} - {'self', 'cfg'}
     for key in config.keys() - known:
         bare = key.strip('_0123456789')  # model_2 is a variable
         near = difflib.get_close_matches(key, known, 1, 0.9) if bare not in known else []
-        if near and not callable(config[key]):
-            raise ConfigError(f'{_where(config)}nothing reads the key {key}; did you mean {near[0]}?')
+        # Lists that stand in no such place are variables, such as `models`.
+        is_variable = callable(config[key]) or (isinstance(config[key], (list, tuple)) and near[:1] not in _LISTS)
+        if near and not is_variable:
+            raise ConfigError(f'{where_in(config)}nothing reads the key {key}; did you mean {near[0]}?')
     mean = ((config.get('model') or {}).get('data_preprocessor') or {}).get('mean')
     for path, kind in _steps(config):
         if kind == 'Normalize' and mean is not None:
             raise ConfigError(
-                f'{_where(config)}{path} is Normalize, and model.data_preprocessor has a mean too: images would be '
+                f'{where_in(config)}{path} is Normalize, and model.data_preprocessor has a mean too: images would be '
                 'normalised twice. Take Normalize out of the pipeline'
             )
 
@@ -122,7 +127,7 @@ def _old_keys(config: Config) -> Iterator[tuple[str, str]]:
         del found['optimizer']
         if config.optimizer != (config.get('optim_wrapper') or {}).get('optimizer'):
             print_log(
-                f'{_where(config)}optimizer is a variable that nothing reads; optim_wrapper.optimizer is another one',
+                f'{where_in(config)}optimizer is a variable that nothing reads; optim_wrapper.optimizer is another one',
                 logger='current',
                 level=WARNING,
             )
@@ -136,12 +141,18 @@ def _old_keys(config: Config) -> Iterator[tuple[str, str]]:
             yield key, new
     for path, node in walk(config):
         if path.partition('.')[0].endswith('_dataloader'):
-            for key in _OLD_INSIDE.keys() & node.keys():
+            own = look_up(DATASETS, node.get('type'))
+            takes = {name for kind in getattr(own, '__mro__', ()) for name in _parameters(kind)}
+            for key in (_OLD_INSIDE.keys() & node.keys()) - takes:
                 new = _OLD_INSIDE[key]
                 yield f'{path}.{key}', new.rpartition('.')[2] if path.endswith('data_prefix') else new
     for path, kind in _steps(config):
         if kind in _OLD_TRANSFORMS:
             yield f'{path} {kind}', _OLD_TRANSFORMS[kind]
+
+
+def _parameters(kind: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(kind.__init__).parameters if '__init__' in vars(kind) else {}  # type: ignore[misc]
 
 
 def _steps(config: Config) -> Iterator[tuple[str, str]]:

@@ -110,13 +110,6 @@ def test_rates_against_their_formula():
         assert math.isclose(final_rate(schedules, step), warm_up * (1 - step / 100) ** 0.9, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def test_a_score_to_save_by_where_nothing_is_scored(config):
-    config.default_hooks.checkpoint.save_best = 'mIoU'
-    check_config(config)
-    config.val_dataloader = None
-    refused(config, "save_best is 'mIoU'", 'val_dataloader')
-
-
 def mmseg_pipeline(*labels):
     return [dict(type='LoadImageFromFile'), *labels, dict(type='PackSegInputs')]
 

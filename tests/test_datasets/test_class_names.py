@@ -126,6 +126,8 @@ def test_a_class_is_absent_where_no_data_set_has_it(tmp_path, labels):
     for parts, absent in (([first, second], ('a',)), ([second, first], ('a',)), ([first, first], ('c', 'a'))):
         dataset = DATASETS.build(dict(type='ConcatDataset', datasets=parts))
         assert dataset.metainfo['no_counterpart'] == absent
+        match_classes(dataset, ('a', 'b', 'c') if parts[0] is first else ('c', 'b', 'a'), 'here', 'there')
+        assert set(dataset.metainfo['no_counterpart']) == set(absent)
 
 
 def test_rare_classes_are_counted_anew(tmp_path, labels):

@@ -94,6 +94,10 @@ def test_a_transfer_has_the_classes_of_its_reference(clips, finished, tmp_path):
     meta = read_checkpoint(tmp_path / 'run' / 'iter_2.pth')['meta']['dataset_meta']
     assert tuple(meta['classes']) == NAMES
     assert [tuple(colour) for colour in meta['palette']] == [tuple(c) for c in PotsdamDataset.METAINFO['palette']]
+    first = tmp_path / 'run' / 'iter_1.pth'
+    train(regression, tmp_path / 'resumed', resume=first, cfg_options=turned)
+    weights = [read_checkpoint(tmp_path / name / 'iter_2.pth')['state_dict'] for name in ('run', 'resumed')]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     parts = [
         f'{name}_dataloader.dataset.{part}.class_map' for name in ('train', 'val') for part in ('source', 'target')
     ]

@@ -209,6 +209,12 @@ def test_two_processes_train_and_test_one_model(tmp_path):
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')
     (validated,) = [line for line in map(json.loads, scalars.read_text().splitlines()) if 'mIoU' in line]
 
+    # The preflight of two processes leaves no trace either.
+    plain = launch('dist_train.sh', config, 2, '--work-dir', tmp_path / 'plain', '--no-preflight')
+    assert plain.returncode == 0, plain.stderr[-3000:]
+    weights = [read_checkpoint(folder / 'iter_2.pth')['state_dict'] for folder in (work_dir, tmp_path / 'plain')]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
     resumed = launch('dist_train.sh', config, 2, '--work-dir', work_dir, '--resume', work_dir / 'iter_1.pth')
     assert resumed.returncode == 0, resumed.stderr[-3000:]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import ConstantLR, CosineAnnealingLR, LinearLR, OptimWrapper, PolyLR
+from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper, PolyLR
 
 from mmrs.apis import train
 from mmrs.engine.checkpoint import read_checkpoint
@@ -45,7 +45,7 @@ def rates(work_dir):
         ({'param_scheduler.0.end': 7, 'train_cfg.max_iters': 6}, ['param_scheduler.0.end (PolyLR) is 7, was 3']),
         ({'param_scheduler.0.power': 0.9}, ['param_scheduler.0.power (PolyLR) is 0.9, was 1.0']),
         ({'param_scheduler': [dict(type='ConstantLR', by_epoch=False)]}, ['param_scheduler.0.factor (ConstantLR)']),
-        ({'param_scheduler': [dict(SCHEDULE)] * 2}, ['param_scheduler has 2 schedules, had 1']),
+        ({'param_scheduler': [dict(SCHEDULE)] * 2}, ['param_scheduler has 2 schedules, the checkpoint has 1']),
         ({'optim_wrapper.{}optimizer.lr': 0.5}, ['optim_wrapper.{}optimizer.lr is 0.5, was 0.001']),
         ({'optim_wrapper.{}optimizer.betas': (0.5, 0.9)}, ['optimizer.betas is [0.5, 0.9], was [0.9, 0.999]']),
         ({'optim_wrapper.{}optimizer.weight_decay': 0.7}, ['optimizer.weight_decay is 0.7, was 0.01']),
@@ -58,6 +58,26 @@ def test_what_the_checkpoint_would_replace_is_refused(trained, tmp_path, options
         train(configured(file, **options), tmp_path, resume=str(checkpoint), preflight=False)
     for text in (*texts, str(checkpoint), '--new-schedule'):
         assert text.format(part) in str(error.value)
+
+
+def test_a_checkpoint_without_schedules(trained, tmp_path):
+    file, checkpoint, _ = trained
+    state = read_checkpoint(checkpoint)
+    del state['param_schedulers']
+    torch.save(state, bare := tmp_path / 'bare.pth')
+    options = {'train_cfg.max_iters': 3, 'param_scheduler.0.end': 7}
+    with pytest.raises(CheckpointError, match='param_scheduler has 1 schedules, the checkpoint has 0'):
+        train(configured(file, **options), tmp_path / 'a', resume=str(bare), preflight=False)
+    train(configured(file, **options), tmp_path / 'b', resume=str(bare), preflight=False, new_schedule=True)
+    assert rates(tmp_path / 'b')[3] == pytest.approx(1e-3 * (1 - 2 / 6))
+
+
+def test_what_changes_the_speed_alone_may_differ(trained, tmp_path):
+    file, checkpoint, part = trained
+    options = {'train_cfg.max_iters': 3, f'optim_wrapper.{part}optimizer.foreach': False}
+    options[f'optim_wrapper.{part}optimizer.fused'] = False
+    train(configured(file, **options), tmp_path, resume=str(checkpoint), preflight=False)
+    assert set(rates(tmp_path)) == {3}
 
 
 def test_more_iterations_of_the_same_schedule_go_on(trained, tmp_path):
@@ -109,25 +129,26 @@ def test_a_new_schedule_without_a_run_to_go_on_with(trained, tmp_path):
         train(configured(trained[0]), tmp_path, new_schedule=True)
 
 
-def test_many_groups_of_parameters_each_with_its_own_rate():
+@pytest.mark.parametrize(('iterations', 'epochs'), [(317, 0), (320, 5)])
+def test_many_groups_of_parameters_each_with_its_own_rate(iterations, epochs):
     def built():
         groups = [dict(params=[torch.nn.Parameter(torch.zeros(1))], lr=lr) for lr in (1.0, 0.1, 1.0, 10.0, 0.1)]
         wrapper = OptimWrapper(torch.optim.SGD(groups, lr=1.0))
         return wrapper, [
             LinearLR(wrapper, start_factor=0.1, begin=0, end=30, by_epoch=False),
             CosineAnnealingLR(wrapper, T_max=500, eta_min=0.01, begin=0, end=501, by_epoch=False),
-            ConstantLR(wrapper, factor=0.5, begin=0, end=2, by_epoch=True),
+            CosineAnnealingLR(wrapper, T_max=9, eta_min=0.002, begin=0, end=10, by_epoch=True),
             PolyLR(wrapper, power=0.9, begin=100, end=400, by_epoch=False),
         ]
 
     (stepped, schedules), (jumped, others) = built(), built()
     fresh = settings(jumped, others)
     stepped.optimizer.step()
-    for _ in range(317):
+    for step in range(1, iterations + 1):
         for schedule in schedules:
-            if not schedule.by_epoch:
+            if not schedule.by_epoch or (epochs and step % (iterations // epochs) == 0):
                 schedule.step()
-    take_over(jumped, others, fresh, iterations=317, epochs=0)
+    take_over(jumped, others, fresh, iterations, epochs)
     assert [group['lr'] for group in jumped.param_groups] == [group['lr'] for group in stepped.param_groups]
     for one, other in zip(schedules, others):
         assert one.state_dict() == other.state_dict()

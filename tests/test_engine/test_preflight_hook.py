@@ -99,6 +99,14 @@ def test_a_score_that_no_metric_gives(tiny, tmp_path, name):
     fails(tiny, tmp_path, ConfigError, options, f'save_best is {wrong!r}', 'aAcc, mIoU, mF1, mAcc')
 
 
+@pytest.mark.parametrize('name', ['mIoU', 'auto'])
+def test_a_score_to_save_by_where_nothing_is_scored(tiny, tmp_path, name):
+    options = {
+        'val_dataloader': None, 'val_cfg': None, 'val_evaluator': None, 'default_hooks.checkpoint.save_best': name,
+    }  # fmt: skip
+    fails(tiny, tmp_path, ConfigError, options, f'save_best is {name!r}', 'val_dataloader')
+
+
 def test_a_score_that_stops_the_training(tiny, tmp_path):
     options = {'custom_hooks': [dict(type=Watch), dict(type='EarlyStoppingHook', monitor='mDice', rule='greater')]}
     fails(tiny, tmp_path, ConfigError, options, "EarlyStoppingHook.monitor is 'mDice'")
@@ -107,6 +115,11 @@ def test_a_score_that_stops_the_training(tiny, tmp_path):
 def test_a_score_that_lowers_the_rate(tiny, tmp_path):
     options = {'param_scheduler': [dict(type='ReduceOnPlateauLR', monitor='mDice', rule='greater')]}
     fails(tiny, tmp_path, ConfigError, options, "ReduceOnPlateauLR.monitor is 'mDice'")
+
+
+class Crooked(nn.Module):
+    def forward(self):
+        raise RuntimeError('a crooked\nfailure')
 
 
 @MODELS.register_module()
@@ -118,18 +131,18 @@ class CrookedHead(MODELS.get('mmseg.SegformerHead')):  # type: ignore[misc]
     def __init__(self, fails_in, **kwargs):
         super().__init__(**kwargs)
         self.fails_in = fails_in
-        self.crooked = nn.Linear(2, 2)
+        self.crooked = Crooked()
 
     def forward(self, inputs):
         if (self.fails_in == 'train') == self.training:
-            self.crooked(inputs[0].new_zeros(1, 3))
+            self.crooked()
         return super().forward(inputs)
 
 
 @pytest.mark.parametrize(('mode', 'what'), [('train', 'a training batch'), ('val', 'a validation sample')])
 def test_the_part_of_the_model_that_fails_is_named(tiny, tmp_path, mode, what):
     options = {'model.decode_head.type': 'CrookedHead', 'model.decode_head.fails_in': mode}
-    fails(tiny, tmp_path, ConfigError, options, f'{what} fails in model.decode_head.crooked (Linear): RuntimeError')
+    fails(tiny, tmp_path, ConfigError, options, f'{what} fails in model.decode_head.crooked (Crooked): RuntimeError: a crooked failure')
 
 
 @HOOKS.register_module()

@@ -133,7 +133,7 @@ def test_a_network_that_rejects_the_image_is_not_judged(monkeypatch):
     """What is no matter of widths is left to the first batch."""
     model = MODELS.build(source_only())
     said = []
-    monkeypatch.setattr(checks, 'print_log', lambda message, **_: said.append(message))
+    monkeypatch.setattr(checks, 'print_log', lambda message, *_: said.append(message))
 
     class Picky(nn.Module):
         def forward(self, x):
@@ -175,7 +175,7 @@ def test_a_regression_does_not_use_the_losses_of_its_head():
 
 def test_losses_that_see_pixels_without_label_are_mentioned(monkeypatch):
     said = []
-    monkeypatch.setattr(checks, 'print_log', lambda message, **_: said.append(message))
+    monkeypatch.setattr(checks, 'print_log', lambda message, *_, **__: said.append(message))
     check_losses(MODELS.build(source_only(decode_head=dict(loss_decode=[OWN, DICE]))))
     assert len(said) == 1
     assert 'model.decode_head.loss_decode.1 (DiceLoss)' in said[0]

@@ -1,6 +1,8 @@
 import pytest
 from mmengine.config import Config
 
+from mmrs.datasets import RemoteSensingDataset
+from mmrs.registry import DATASETS
 from mmrs.utils.config import load_config, merge_options
 from mmrs.utils.config_checks import check_keys
 from mmrs.utils.errors import ConfigError
@@ -74,7 +76,7 @@ def test_variables_pass(tiny):
         samples_per_gpu=2, model_2={}, norm_cfg={},
         train_pipeline=[], img_norm_cfg={}, workflow=[], tta_pipeline=[], img_ratios=[1], log_processor={}, seed=3,
         resume_from=None, backbone=dict(type='X'), train_dataset={}, vis_backends=[], test_dataloader_1={},
-        cudnn_benchmark=False,
+        cudnn_benchmark=False, models=['a', 'b'], custom_imports_of_mine=dict(a=1),
     )  # fmt: skip
     check_keys(Config({**load_config(tiny).to_dict(), **own}))
     own['optimizer'] = dict(type='SGD')  # mmsegmentation's SegFormer has a base with another one
@@ -99,6 +101,21 @@ def test_misspelt_keys_of_a_file(tiny, tmp_path, key, meant):
     (tmp_path / 'own.py').write_text(f"_base_ = '{tiny}'\n{key} = dict(a=1)\n")
     with pytest.raises(ConfigError, match=rf'own\.py: nothing reads the key {key}; did you mean {meant}\?'):
         check_keys(load_config(tmp_path / 'own.py'))
+
+
+@DATASETS.register_module()
+class FoldersDataset(RemoteSensingDataset):
+    """A user's own, with a name of mmsegmentation 0.x for something else."""
+
+    def __init__(self, img_dir, **kwargs):
+        super().__init__(**kwargs)
+
+
+def test_arguments_of_data_sets_of_ones_own(tiny):
+    place = 'val_dataloader.dataset'
+    check_keys(changed(tiny, **{f'{place}.type': 'FoldersDataset', f'{place}.img_dir': 'images'}))
+    with pytest.raises(ConfigError, match=rf'{place}\.ann_dir \(now data_prefix\.seg_map_path\)'):
+        check_keys(changed(tiny, **{f'{place}.type': 'FoldersDataset', f'{place}.ann_dir': 'labels'}))
 
 
 def test_images_are_not_normalised_twice(tiny):

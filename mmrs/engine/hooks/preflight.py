@@ -4,7 +4,6 @@ import copy
 import logging
 import os
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
@@ -20,6 +19,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmrs.datasets.stream import stream_of
+from mmrs.models.widths import failing_module
 from mmrs.registry import HOOKS
 from mmrs.utils.errors import ConfigError, OutputError, is_user_error, lost_others
 
@@ -34,7 +34,8 @@ class PreflightHook(Hook):
     One training batch goes through the model (losses and backward pass), one validation sample through model and
     metrics, the scores that other hooks wait for are looked for, and a checkpoint is written and removed. Then the run
     is as it was, bit for bit: weights, gradients, running statistics, random generators, the order of the data. It
-    needs no more memory than a step of the training.
+    needs no more memory than a step of the training and of the validation. What those keep for later anyway stays:
+    compiled backbones, and feature maps in a `feature_cache`.
 
     Raises:
         ConfigError: Something of that does not work; the message says what, and where in the model.
@@ -59,7 +60,9 @@ class PreflightHook(Hook):
             size = _try_saving(runner)
             if size:
                 tried.append(f'a checkpoint ({size / 2**20:.0f} MB)')
-        runner.logger.info(f'preflight: {", ".join(tried)}: all right, in {time.perf_counter() - start:.1f} s')
+        runner.logger.info(
+            f'preflight: {", ".join(tried) or "nothing to try"}: all right, in {time.perf_counter() - start:.1f} s'
+        )
 
 
 def _unwrapped(runner: Runner) -> Any:
@@ -75,14 +78,10 @@ def _untouched(runner: Any) -> Iterator[None]:
     """Whatever a trial does inside, the run is afterwards as it was; the log stays quiet."""
     model = _unwrapped(runner)
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    buffers = [
-        (module._buffers, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    held = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     modes = [(module, module.training) for module in model.modules()]
-    metrics = [(metric, dict(vars(metric))) for metric in _metrics(runner)]
+    metrics = [(metric, {name: _kept(value) for name, value in vars(metric).items()}) for metric in _metrics(runner)]
     level = runner.logger.level
     for parameter, _ in gradients:
         parameter.grad = None
@@ -94,14 +93,21 @@ def _untouched(runner: Any) -> Iterator[None]:
         runner.logger.setLevel(level)
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        for held, name, buffer, before in buffers:
-            held[name] = buffer
+        for own, names in held:
+            own.clear()
+            own.update(names)
+        for buffer, before in buffers:
             buffer.copy_(before)
         for module, mode in modes:
             module.training = mode
         for metric, before in metrics:
             vars(metric).clear()
             vars(metric).update(before)
+
+
+def _kept(value: Any) -> Any:
+    """What a metric may change in place, copied."""
+    return copy.copy(value) if isinstance(value, (dict, list, set)) else value
 
 
 def _metrics(runner: Any) -> Sequence[Any]:
@@ -116,7 +122,8 @@ def _explained(what: str, model: nn.Module) -> Iterator[None]:
     except Exception as error:
         if is_user_error(error) or isinstance(error, OSError) or lost_others(error):
             raise
-        place = _failing_module(error, model)
+        name, module, _ = failing_module(error, model)
+        place = '' if module is None else f' in model.{name} ({type(module).__name__})'
         if isinstance(error, torch.cuda.OutOfMemoryError):
             reason = 'the memory of the device is too small. Take a smaller batch or crop, --amp, or with_cp'
         else:
@@ -125,14 +132,6 @@ def _explained(what: str, model: nn.Module) -> Iterator[None]:
         raise ConfigError(
             f'{what} fails{place}: {reason} (MMRS_TRACEBACK=1 shows where; --no-preflight leaves out this trial)'
         ) from error
-
-
-def _failing_module(error: BaseException, model: nn.Module) -> str:
-    """Where in the model an exception was raised, for a message."""
-    names = {id(module): name for name, module in model.named_modules() if name}
-    inner = [id(frame.f_locals.get('self')) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    name = next((names[own] for own in reversed(inner) if own in names), None)
-    return '' if name is None else f' in model.{name} ({type(model.get_submodule(name)).__name__})'
 
 
 # The trials -----------------------------------------------------------------------------------------------------------
@@ -155,11 +154,11 @@ def _try_training(runner: Any) -> float | None:
     model = _unwrapped(runner)
     if type(model).train_step is not BaseModel.train_step:
         return None
-    batch = _first_batch(runner.train_loop)
     # Its optimizer and counts are not touched; what it notes for its next step stays with the copy.
     wrapper = copy.copy(getattr(runner.optim_wrapper, 'lead', runner.optim_wrapper))
     model.train()
     with _explained('a training batch', model):
+        batch = _first_batch(runner.train_loop)
         with wrapper.optim_context(model):
             losses = model._run_forward(model.data_preprocessor(batch, True), mode='loss')
         loss, _ = model.parse_losses(losses)
@@ -200,7 +199,7 @@ def _check_monitored(runner: Runner, scores: Mapping[str, Any] | None) -> None:
     wanted: list[tuple[str, str]] = []
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):
-            wanted += [('default_hooks.checkpoint.save_best', name) for name in hook.save_best or () if name != 'auto']
+            wanted += [('default_hooks.checkpoint.save_best', name) for name in hook.save_best or ()]
         elif isinstance(name := getattr(hook, 'monitor', None), str):
             wanted.append((f'{type(hook).__name__}.monitor', name))
     schedules: Any = runner.param_schedulers or []
@@ -210,7 +209,7 @@ def _check_monitored(runner: Runner, scores: Mapping[str, Any] | None) -> None:
     for key, name in wanted:
         if scores is None:
             raise ConfigError(f'{key} is {name!r}, but nothing is validated: there is no val_dataloader')
-        if name not in scores:
+        if name not in scores and name != 'auto':
             raise ConfigError(f'{key} is {name!r}, which no metric gives. The metrics give {", ".join(scores)}')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import textwrap
 from typing import Any
 
@@ -34,7 +35,7 @@ class LossProbe:
         name: str,
         device: torch.device | str = 'cpu',
     ) -> None:
-        self.loss, self.ignore_index = loss, ignore_index
+        self.loss, self.ignore_index = copy.deepcopy(loss), ignore_index  # it may count, or keep statistics
         self.title = f'{name} ({type(loss).__name__})'
         # Not as high or wide as there are classes, so that numbers for classes cannot pass for numbers for pixels.
         height, width = (side + 1 if side in (num_classes, out_channels) else side for side in (6, 8))
@@ -62,6 +63,8 @@ class LossProbe:
         except Exception as error:  # of any class: a loss can be anybody's
             where = f'on logits {tuple(self.right.shape)} on the device {self.right.device.type}'
             raise self._refusal(where, error) from error
+        if right == wrong == getattr(self.loss, 'loss_weight', None) == 0:
+            return  # a term that is switched off
         if not right < wrong:
             raise ConfigError(
                 f'{self.title} is {right:.4g} for a right prediction and {wrong:.4g} for a wrong one, with '

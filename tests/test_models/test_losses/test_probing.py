@@ -126,3 +126,23 @@ def test_the_probe_changes_no_loss_and_no_random_number():
     found.honours_weights()
     assert torch.equal(torch.get_rng_state(), state)
     assert loss.class_weight.tolist() == [1, 2, 3]
+
+
+def test_a_term_that_is_switched_off():
+    for loss in ('PixelMeanCrossEntropyLoss', 'mmseg.DiceLoss'):
+        probe(dict(type=loss, loss_weight=0.0)).require_sense()
+
+
+def test_a_loss_that_counts_begins_at_its_beginning():
+    class Counting(Own):
+        calls = 0
+
+        def forward(self, *args, **kwargs):
+            self.calls += 1
+            return super().forward(*args, **kwargs)
+
+    loss = Counting()
+    probed = probe(loss)
+    probed.require_sense()
+    assert probed.honours_weights()
+    assert loss.calls == 0
