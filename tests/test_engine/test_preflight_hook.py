@@ -142,7 +142,8 @@ class CrookedHead(MODELS.get('mmseg.SegformerHead')):  # type: ignore[misc]
 @pytest.mark.parametrize(('mode', 'what'), [('train', 'a training batch'), ('val', 'a validation sample')])
 def test_the_part_of_the_model_that_fails_is_named(tiny, tmp_path, mode, what):
     options = {'model.decode_head.type': 'CrookedHead', 'model.decode_head.fails_in': mode}
-    fails(tiny, tmp_path, ConfigError, options, f'{what} fails in model.decode_head.crooked (Crooked): RuntimeError: a crooked failure')
+    expected = f'{what} fails in model.decode_head.crooked (Crooked): RuntimeError: a crooked failure'
+    fails(tiny, tmp_path, ConfigError, options, expected)
 
 
 @HOOKS.register_module()
