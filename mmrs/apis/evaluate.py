@@ -117,7 +117,7 @@ def evaluate(
             raise ConfigError(f'config {cfg.filename}: a test needs {key}, which is not set')
     if metrics is not None and Path(metrics).exists() and not overwrite:
         raise ConfigError(f'--metrics {metrics} exists already; choose another name, or pass --overwrite')
-    check_loaders(cfg)
+    check_loaders(cfg, tta)
     fill_statistics(cfg)
     fill_class_weights(cfg)
     cfg.load_from, cfg.resume = str(checkpoint), False

@@ -85,8 +85,9 @@ def _check_schedules(config: Config) -> None:
     length = _number(_dict(config.train_cfg), key, 0)
     if length < 1:
         return  # an error elsewhere
+    without_use: list[str | None] = []  # of each group
     for _, group in _schedules(config.get('param_scheduler')):
-        counted = []  # those that go by what the training counts
+        counted, late = [], []  # what goes by the unit of the training, and what of it comes too late
         for key, schedule in group:
             kind = _class(PARAM_SCHEDULERS, schedule)
             begin, end = _number(schedule, 'begin', 0), _number(schedule, 'end', math.inf)
@@ -103,38 +104,45 @@ def _check_schedules(config: Config) -> None:
                 continue
             counted.append((key, schedule))
             if begin >= length:
-                raise ConfigError(
-                    f'{where_in(config)}{name} begins at {begin}, but the training ends after {length} {unit}: it '
-                    'would never move'
-                )
-            if length + 1 < end < _FOR_EVER:
-                print_log(
+                late.append(f'{name} begins at {begin}, but the training ends after {length} {unit}: it never moves')
+            elif length + 1 < end < _FOR_EVER:
+                _warn(
                     f'{name} ends at {end}, but the training after {length} {unit}: it is cut off there. A shorter '
-                    f'training with the whole schedule needs {key}.end={length + 1}',
-                    logger='current',
-                    level=logging.WARNING,
+                    f'training with the whole schedule needs {key}.end={length + 1}'
                 )
-        _check_final_rate(config, counted, length, unit)
+        if late and len(late) == len(counted):
+            raise ConfigError(f'{where_in(config)}{late[0]}. Set its begin and end to fit, or a longer training')
+        for text in late:
+            _warn(text)
+        without_use.append(_idle(counted, length, unit))
+    # One part of a joint optimizer may stop early.
+    if without_use and all(without_use):
+        raise ConfigError(f'{where_in(config)}{without_use[0]}')
 
 
-def _check_final_rate(config: Config, group: Sequence[tuple[str, Mapping[str, Any]]], length: float, unit: str) -> None:
-    """Refuse schedules that have brought the rate to 0 while there is much left of the training."""
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)
+
+
+def _idle(group: Sequence[tuple[str, Mapping[str, Any]]], length: float, unit: str) -> str | None:
+    """What is wrong with schedules that bring the rate to 0 while there is much left of the training."""
     key, schedule = max(group, key=lambda own: _number(own[1], 'end', math.inf), default=('', {}))
     last = _number(schedule, 'end', math.inf)
     # A schedule that comes to 0 at its very end may end a little early, by a rounded number.
     idle = length - last + 1
     if idle <= max(1, length / 100) or last > _FOLLOWED:
-        return
+        return None
     try:  # they are chained, and have no closed form
         rate = final_rate([own for _, own in group], int(last))
     except Exception:  # what cannot be built is explained where it is
-        return
-    if rate == 0:
-        raise ConfigError(
-            f'{where_in(config)}{key} ({schedule["type"]}) ends at {last} with a learning rate of 0, but the training '
-            f'has {length} {unit}: nothing is learnt in the last {idle} of them. Set '
-            f'{key}.end={length + 1}, or a shorter training'
-        )
+        return None
+    if rate != 0:
+        return None
+    return (
+        f'{key} ({_class(PARAM_SCHEDULERS, schedule).__name__}) ends at {last} with a learning rate of 0, but the '
+        f'training has {length} {unit}: nothing is learnt in the last {idle} of them. Set {key}.end={length + 1}, or a '
+        'shorter training'
+    )
 
 
 def final_rate(schedules: Sequence[Mapping[str, Any]], steps: int) -> float:
@@ -171,20 +179,27 @@ def _check_samplers(config: Config) -> None:
 # Bands ----------------------------------------------------------------------------------------------------------------
 
 
-def check_loaders(config: Config) -> None:
+def check_loaders(config: Config, tta: bool = False) -> None:
     """Compare the order in which the pipelines of all data sets read the bands of a colour image.
+
+    Args:
+        config: The configuration.
+        tta: Whether its `tta_pipeline` is used, too.
 
     Raises:
         ConfigError: Some read red first, as the file has it, and others blue, as OpenCV does.
     """
-    found: dict[str, str] = {}
+    pipelines = {'tta_pipeline': config.get('tta_pipeline') or ()} if tta else {}
     for role in ('train', 'val', 'test'):
         dataset = _dict(_dict(config.get(f'{role}_dataloader')).get('dataset'))
         for domain, own in domain_leaves(dataset).items():
-            for step in (step for leaf in own for step in leaf.get('pipeline') or ()):
-                if order := _order(step):
-                    place = f'{role}_dataloader.dataset{"." + domain if domain else ""}.pipeline'
-                    found.setdefault(order, f'{place} ({_class(TRANSFORMS, step).__name__})')
+            key = f'{role}_dataloader.dataset{"." + domain if domain else ""}.pipeline'
+            pipelines[key] = [step for leaf in own for step in leaf.get('pipeline') or ()]
+    found: dict[str, str] = {}
+    for key, steps in pipelines.items():
+        for step in steps:
+            if order := _order(step):
+                found.setdefault(order, f'{key} ({_class(TRANSFORMS, step).__name__})')
     if len(found) > 1:
         raise ConfigError(
             f'{where_in(config)}{found["BGR"]} reads BGR, blue first, but {found["RGB"]} RGB, as the file has it: one '
@@ -197,6 +212,6 @@ def _order(step: Any) -> str | None:
     kind = _class(TRANSFORMS, step)
     if issubclass(kind, LoadRasterImage):
         return 'RGB'
-    if issubclass(kind, LoadImageFromFile) and step.get('color_type', 'color') == 'color':
-        return 'BGR'
+    if issubclass(kind, LoadImageFromFile) and step.get('color_type') != 'grayscale':
+        return 'RGB' if step.get('imdecode_backend') == 'tifffile' else 'BGR'
     return None

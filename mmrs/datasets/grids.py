@@ -123,6 +123,11 @@ class RasterGrid:
         """
         if self.crs is None:
             raise ValueError('it has no CRS, so that the size of its pixels in metres is unknown')
+        if self.transform.is_identity:
+            raise ValueError(
+                'it has a CRS, but no transform (`rio edit-info --transform`, or a world file) that says how large its '
+                'pixels are'
+            )
         a, b, _, d, e = tuple(self.transform)[:5]
         try:
             metre = 1.0 if self.crs.is_geographic else self.crs.linear_units_factor[1]

@@ -357,8 +357,8 @@ def _require_memory(path: PathLike, shape: tuple[int, int], size: int) -> None:
     if needed > present / 2:
         raise DataError(
             f'{path} says that it has {shape[1]} x {shape[0]} pixels (width x height): {needed / 1e9:.1f} GB, of '
-            f'{present / 1e9:.1f} GB of memory. If that is true, read it by window: RasterDataset(crop_size=...) or '
-            'tools/predict.py; else restore the file from its source.'
+            f'{present / 1e9:.1f} GB of memory. If that is true, read it by window, with '
+            'RasterDataset(windows=dict(size=...)) or tools/predict.py; else restore the file from its source.'
         )
 
 

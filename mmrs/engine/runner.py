@@ -31,7 +31,14 @@ from mmrs.engine.distributed import (
     on_cpu,
 )
 from mmrs.engine.saved_runs import damage, newest_checkpoint
-from mmrs.engine.schedules import differences, optimizer_names, other_optimizers, settings, take_over
+from mmrs.engine.schedules import (
+    differences,
+    optimizer_names,
+    other_optimizers,
+    settings,
+    take_over,
+    waiting_for_scores,
+)
 from mmrs.models.checks import check_losses, check_model, decode_heads
 from mmrs.registry import RUNNERS
 from mmrs.utils import random_states
@@ -103,6 +110,7 @@ class AdaptationRunner(Runner):
     _starts: Counter[str] = Counter()
     #: Whether a resumed run has the configuration's optimizer settings and schedules, where those are not its own.
     new_schedule: bool = False
+    _changed: bool = False
     #: Random states of the checkpoint that is resumed, until the training goes on from it.
     _saved_states: dict[str, Any] | None = None
     #: Random states of the training, while something else runs.
@@ -268,9 +276,10 @@ class AdaptationRunner(Runner):
         """Continue a run; raises :class:`CheckpointError` where the file is not the state of a run of this model."""
         self._resume = True
         fresh = settings(self.optim_wrapper, self.param_schedulers) if self.new_schedule else None
+        self._changed = False
         try:
             super().resume(filename, *args, **kwargs)
-            if fresh is not None:
+            if fresh is not None and self._changed:
                 take_over(self.optim_wrapper, self.param_schedulers, fresh, self.iter, self.epoch)
         except UserError:
             raise
@@ -297,8 +306,13 @@ class AdaptationRunner(Runner):
                 f'cannot resume from {filename}: {"; ".join(found[:5])}{" and more" if len(found) > 5 else ""}. Set '
                 f'what the checkpoint was trained with, or {way}'
             )
+        self._changed = bool(found)
         for text in found:
             self.logger.info(f'--new-schedule: {text}')
+        if found and waiting_for_scores(self.param_schedulers):
+            self.logger.warning(
+                '--new-schedule: a schedule that goes by scores begins anew; it does not know earlier ones'
+            )
 
     @master_only
     def save_checkpoint(

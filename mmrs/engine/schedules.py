@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
 
-__all__ = ['differences', 'optimizer_names', 'other_optimizers', 'settings', 'take_over']
+__all__ = ['differences', 'optimizer_names', 'other_optimizers', 'settings', 'take_over', 'waiting_for_scores']
 
 #: Of a group of parameters: what it holds, and what changes the speed alone.
 _NO_SETTINGS = ('params', 'param_names', 'fused', 'foreach', 'capturable', 'differentiable')
@@ -38,9 +38,12 @@ def optimizer_names(wrapper: OptimWrapper) -> dict[str, str]:
 
 def _group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a group of parameters; of scheduled ones the values that the schedules begin with."""
+    found = {key: group.get(f'initial_{key}', value) for key, value in group.items()}
+    if 'betas' in group:  # of which a schedule's momentum is the first
+        found['betas'] = (found.pop('momentum', group['betas'][0]), *group['betas'][1:])
     return {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in ((key, group.get(f'initial_{key}', value)) for key, value in group.items())
+        for key, value in found.items()
         if key not in _NO_SETTINGS and not key.startswith('initial_')
     }
 
@@ -57,6 +60,10 @@ def _scheduler_settings(scheduler: _ParamScheduler, state: Mapping[str, Any]) ->
     }
 
 
+def _family(group: Mapping[str, Any]) -> str:
+    return 'betas' if 'betas' in group else 'momentum' if 'momentum' in group else ''
+
+
 def other_optimizers(wrapper: OptimWrapper, checkpoint: Mapping[str, Any]) -> Iterator[str]:
     """Optimizers of another class than a checkpoint's, whose states they could not use; as :func:`differences`."""
     names, states = checkpoint['meta'].get('optimizers', {}), _parts(checkpoint['optimizer'])
@@ -64,7 +71,7 @@ def other_optimizers(wrapper: OptimWrapper, checkpoint: Mapping[str, Any]) -> It
         groups = states.get(part, {}).get('param_groups') or [{}]
         own = _parts(wrapper)[part].optimizer.param_groups[0]
         # Earlier checkpoints do not say the class, but these tell the families apart.
-        alike = not groups[0] or all((key in own) == (key in groups[0]) for key in ('betas', 'momentum'))
+        alike = not groups[0] or _family(own) == _family(groups[0])
         if names.get(part, kind) != kind or not alike:
             yield f'optim_wrapper{part}.optimizer is {kind}, was {names.get(part, "another")}'
 
@@ -91,8 +98,9 @@ def differences(wrapper: OptimWrapper, schedulers: Schedulers, checkpoint: Mappi
                     seen.add(name)
                     yield f'{key}.{name} is {after[name]}, was {before[name]}'
     saved = _by_part(checkpoint.get('param_schedulers'))
-    for part, ours in _by_part(schedulers).items():
-        theirs = saved.get(part, [])
+    own_schedulers = _by_part(schedulers)
+    for part in dict.fromkeys((*own_schedulers, *saved)):
+        ours, theirs = own_schedulers.get(part, []), saved.get(part, [])
         if len(ours) != len(theirs):
             yield f'param_scheduler has {len(ours)} schedules, the checkpoint has {len(theirs)}'
         for i, (scheduler, state) in enumerate(zip(ours, theirs)):
@@ -100,6 +108,11 @@ def differences(wrapper: OptimWrapper, schedulers: Schedulers, checkpoint: Mappi
             for name in sorted(after.keys() | before.keys()):
                 if (a := after.get(name)) != (b := before.get(name)):
                     yield f'param_scheduler.{i}.{name} ({type(scheduler).__name__}) is {a}, was {b}'
+
+
+def waiting_for_scores(schedulers: Schedulers) -> bool:
+    """Whether one of the schedules goes by the scores of validations."""
+    return any(getattr(own, 'need_val_args', False) for group in _by_part(schedulers).values() for own in group)
 
 
 def settings(wrapper: OptimWrapper, schedulers: Schedulers) -> Any:
@@ -156,7 +169,7 @@ def _advance(
                 if not scheduler.by_epoch or (step % length == 0 and step // length <= epochs):
                     scheduler.step()
     for group, key in zip(groups, keys):
-        group.update({name: groups[first[key]][name] for name in names})
+        group.update({name: groups[first[key]][name] for name in (*names, 'betas') if name in group})
     for scheduler, optimizer, values in own:
         last = dict(zip(first, scheduler._last_value))
         scheduler.optimizer, scheduler.base_values, scheduler._last_value = optimizer, values, [last[k] for k in keys]

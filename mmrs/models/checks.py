@@ -43,6 +43,12 @@ def check_model(model: nn.Module) -> None:
                 'class against the rest set num_classes to 2, background and class (ids 0 and 1), in the data set too; '
                 'with out_channels=1, threshold=0.5 and a loss that takes it, the model has one output for both'
             )
+    for name, head in decode_heads(model):
+        if head.out_channels == 1 and head.num_classes != 2:
+            raise ConfigError(
+                f'{name}.out_channels is 1, which is for num_classes=2, but num_classes is {head.num_classes}: leave '
+                'out_channels out'
+            )
     bands = bands_of(model)
     if bands is None or not isinstance(model, EncoderDecoder):
         return

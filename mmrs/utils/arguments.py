@@ -56,7 +56,7 @@ def _literal(node: ast.expr) -> Any:
         if isinstance(number, (int, float)):
             return -number
     if isinstance(node, ast.Name):
-        return DictAction._parse_int_float_bool(node.id)
+        return None if node.id == 'null' else DictAction._parse_int_float_bool(node.id)  # as JSON has it
     if isinstance(node, ast.Attribute):  # a.b, as types have it
         return f'{_literal(node.value)}.{node.attr}'
     pairs: list[tuple[Any, ast.expr]] | None = None

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmrs.apis.preflight import check_config, final_rate
+from mmrs.apis.preflight import check_config, check_loaders, final_rate
 from mmrs.utils.errors import ConfigError
 from tests.tiny_runs import write_adaptation_config, write_clips, write_config
 
@@ -74,6 +74,23 @@ def test_a_schedule_that_never_begins(config):
     refused(config, 'param_scheduler.0 (PolyLR) begins at 10', 'after 10 iterations')
 
 
+def test_a_schedule_that_begins_late_beside_one_that_moves(config, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmrs.apis.preflight.print_log', lambda text, **_: said.append(text))
+    config.train_cfg.max_iters = 10
+    config.param_scheduler = [dict(type='LinearLR', start_factor=0.1, end=15, by_epoch=False), poly(begin=15, end=99)]
+    check_config(config)
+    assert 'param_scheduler.1 (PolyLR) begins at 15' in said[-1]
+
+
+def test_one_part_of_a_joint_optimizer_may_stop(config):
+    config.train_cfg.max_iters = 10
+    config.param_scheduler = dict(segmentor=[poly()], discriminator=[poly(end=3)])
+    check_config(config)
+    config.param_scheduler.segmentor[0].end = 4
+    refused(config, 'nothing is learnt')
+
+
 @pytest.mark.parametrize(
     'schedules',
     [
@@ -126,6 +143,23 @@ def test_loaders_of_different_orders_of_bands(config, place):
     else:
         config.train_dataloader.dataset[place].pipeline = mmseg_pipeline()
     refused(config, 'LoadImageFromFile', 'BGR', 'LoadRasterImage', 'RGB')
+
+
+@pytest.mark.parametrize('kind', ['color', 'color_ignore_orientation', 'unchanged'])
+def test_kinds_of_loading(config, kind):
+    load = dict(type='LoadImageFromFile', color_type=kind)
+    config.train_dataloader.dataset.target.pipeline = [load, dict(type='PackSegInputs')]
+    refused(config, 'BGR')
+    load['imdecode_backend'] = 'tifffile'
+    config.train_dataloader.dataset.target.pipeline = [load, dict(type='PackSegInputs')]
+    check_config(config)
+
+
+def test_the_pipeline_of_augmented_tests(config):
+    config.tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=[])]
+    check_loaders(config)
+    with pytest.raises(ConfigError, match=r'tta_pipeline \(LoadImageFromFile\) reads BGR'):
+        check_loaders(config, tta=True)
 
 
 def test_one_loader_for_all(config, tmp_path):

@@ -124,6 +124,40 @@ def test_another_optimizer_cannot_be_taken_over(trained, tmp_path, kind, recorde
         train(config, tmp_path / 'run', resume=str(checkpoint), new_schedule=new_schedule, preflight=False)
 
 
+def test_a_schedule_of_the_momentum(trained, tmp_path):
+    """For Adam MMEngine schedules the first of the betas."""
+    file, checkpoint, part = trained
+    momentum = dict(type='CosineAnnealingMomentum', T_max=4, begin=0, end=5, by_epoch=False)
+    options = {'train_cfg.max_iters': 4, 'param_scheduler': [dict(SCHEDULE, end=5), momentum]}
+    train(configured(file, **options), tmp_path / 'run', resume=str(checkpoint), new_schedule=True)
+    config = configured(file, **options)
+    train(config, tmp_path / 'again', resume=str(tmp_path / 'run' / 'iter_3.pth'))
+    for folder in ('run', 'again'):
+        state = read_checkpoint(tmp_path / folder / 'iter_4.pth')['optimizer']
+        betas = state.get('segmentor', state)['param_groups'][0]['betas']
+        assert betas[0] == pytest.approx(0, abs=1e-9)  # cosine: 0.9 * (1 + cos(pi * 4 / 4)) / 2
+    config.merge_from_dict({f'optim_wrapper.{part}optimizer.betas': (0.8, 0.999)})
+    with pytest.raises(CheckpointError, match=r'betas is \[0.8, 0.999\], was \[0.9, 0.999\]'):
+        train(config, tmp_path / 'c', resume=str(tmp_path / 'run' / 'iter_3.pth'), preflight=False)
+
+
+def test_no_schedule_any_more(trained, tmp_path):
+    file, checkpoint, _ = trained
+    config = configured(file, **{'train_cfg.max_iters': 4})
+    config.param_scheduler = None
+    with pytest.raises(CheckpointError, match='param_scheduler has 0 schedules, the checkpoint has 1'):
+        train(config, tmp_path, resume=str(checkpoint), preflight=False)
+
+
+def test_a_new_schedule_where_nothing_is_new(trained, tmp_path):
+    file, checkpoint, _ = trained
+    for name, new in (('plain', False), ('new', True)):
+        train(configured(file, **{'train_cfg.max_iters': 3}), tmp_path / name, resume=str(checkpoint), new_schedule=new)
+    states = [read_checkpoint(tmp_path / name / 'iter_3.pth') for name in ('plain', 'new')]
+    assert states[0]['param_schedulers'] == states[1]['param_schedulers']
+    assert all(torch.equal(states[0]['state_dict'][k], states[1]['state_dict'][k]) for k in states[0]['state_dict'])
+
+
 def test_a_new_schedule_without_a_run_to_go_on_with(trained, tmp_path):
     with pytest.raises(ConfigError, match='--resume'):
         train(configured(trained[0]), tmp_path, new_schedule=True)

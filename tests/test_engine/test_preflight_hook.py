@@ -4,13 +4,15 @@ import shutil
 
 import pytest
 import rasterio
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from torch import nn
 
 from mmrs.apis import train
 from mmrs.engine.checkpoint import read_checkpoint
-from mmrs.registry import HOOKS, MODELS
+from mmrs.registry import HOOKS, METRICS, MODELS, TRANSFORMS
 from mmrs.utils.errors import ConfigError, DataError, OutputError
 from tests.test_engine.test_resume import assert_equal, configured, losses, source, write  # noqa: F401
 from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config, write_regression_config  # noqa: F401
@@ -120,6 +122,45 @@ def test_a_score_that_lowers_the_rate(tiny, tmp_path):
 class Crooked(nn.Module):
     def forward(self):
         raise RuntimeError('a crooked\nfailure')
+
+
+@METRICS.register_module()
+class NeedsTwo(BaseMetric):
+    """A user's score that one sample does not give."""
+
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        if len(results) < 2:
+            raise ValueError('too few samples')
+        return dict(spread=1.0)
+
+
+def test_a_score_of_several_samples(tiny, tmp_path):
+    config = Config.fromfile(tiny)
+    config.val_evaluator = [dict(type='NeedsTwo', prefix='own')]
+    config.default_hooks.checkpoint.save_best = 'own/spread'
+    config.default_hooks.checkpoint.rule = 'greater'
+    train(config, tmp_path)
+    (log,) = tmp_path.glob('*/*.log')
+    assert 'NeedsTwo of val_evaluator cannot score a single sample (ValueError: too few samples)' in log.read_text()
+    assert list(tmp_path.glob('best_own_spread*'))
+
+
+@TRANSFORMS.register_module()
+class Crooks(BaseTransform):
+    """A transform of the user's own, with a mistake in it."""
+
+    def transform(self, results):
+        return results['no such key']
+
+
+def test_the_transform_that_fails_is_named(tiny, tmp_path):
+    pipeline = [dict(type='LoadRasterImage'), dict(type='Crooks')]
+    for part, what in (('train', 'a training batch'), ('val', 'a validation sample')):
+        options = {f'{part}_dataloader.dataset.pipeline': pipeline}
+        fails(tiny, tmp_path, ConfigError, options, f'{what} fails in Crooks of the pipeline: KeyError', overwrite=True)
 
 
 @MODELS.register_module()

@@ -45,6 +45,14 @@ def refusal(cfg):
     return str(caught.value)
 
 
+def test_one_output_is_for_two_classes():
+    loss = dict(type='PixelMeanCrossEntropyLoss')
+    head = dict(num_classes=3, out_channels=1, threshold=0.5, loss_decode=loss)
+    assert 'model.decode_head.out_channels is 1, which is for num_classes=2, but num_classes is 3' in refusal(
+        source_only(decode_head=head, auxiliary_head=None)
+    )
+
+
 def test_models_that_fit_are_left_as_they_are():
     for cfg in (st_dasegnet(), resnet_config(), source_only(), regression(), with_fpn()):
         model = MODELS.build(cfg)

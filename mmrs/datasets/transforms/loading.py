@@ -187,10 +187,12 @@ def _unknown_ids(path: str, labels: np.ndarray, unknown: np.ndarray, results: Ma
     known = training_indices(results)
     classes = sorted(value for value, index in known.items() if index != IGNORE_INDEX)
     ignored = sorted(value for value, index in known.items() if index == IGNORE_INDEX)
+    expected = f'{_ranges(classes)} ({len(classes)} classes)' + (
+        f', or {_ranges(ignored)} (ignored)' if ignored else ''
+    )
     return (
         f'{path}: label id {found} on {100 * unknown.mean():.3g} % of the pixels is no class of the data set. '
-        f'Expected: {_ranges(classes)} ({len(classes)} classes), or {_ranges(ignored)} (ignored). Correct the label '
-        'map, the classes of the data set, or its reduce_zero_label.'
+        f'Expected: {expected}. Correct the label map, the classes of the data set, or its reduce_zero_label.'
     )
 
 

@@ -4,6 +4,7 @@ import copy
 import logging
 import os
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmcv.transforms import BaseTransform
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, Hook
@@ -56,7 +58,10 @@ class PreflightHook(Hook):
             scores = _try_validation(runner)
             if scores is not None:
                 tried.append(f'a validation sample ({len(scores)} scores)')
-            _check_monitored(runner, scores)
+            elif runner.val_loop is not None:
+                tried.append('a validation sample')
+            if scores is not None or runner.val_loop is None:
+                _check_monitored(runner, scores)
             size = _try_saving(runner)
             if size:
                 tried.append(f'a checkpoint ({size / 2**20:.0f} MB)')
@@ -123,7 +128,7 @@ def _explained(what: str, model: nn.Module) -> Iterator[None]:
         if is_user_error(error) or isinstance(error, OSError) or lost_others(error):
             raise
         name, module, _ = failing_module(error, model)
-        place = '' if module is None else f' in model.{name} ({type(module).__name__})'
+        place = f' in {_failing_transform(error)}' if module is None else f' in model.{name} ({type(module).__name__})'
         if isinstance(error, torch.cuda.OutOfMemoryError):
             reason = 'the memory of the device is too small. Take a smaller batch or crop, --amp, or with_cp'
         else:
@@ -132,6 +137,12 @@ def _explained(what: str, model: nn.Module) -> Iterator[None]:
         raise ConfigError(
             f'{what} fails{place}: {reason} (MMRS_TRACEBACK=1 shows where; --no-preflight leaves out this trial)'
         ) from error
+
+
+def _failing_transform(error: BaseException) -> str:
+    owners = [frame.f_locals.get('self') for frame, _ in traceback.walk_tb(error.__traceback__)]
+    kinds = [type(owner).__name__ for owner in owners if isinstance(owner, BaseTransform)]
+    return f'{kinds[-1]} of the pipeline' if kinds else 'the data set'
 
 
 # The trials -----------------------------------------------------------------------------------------------------------
@@ -176,7 +187,7 @@ def _try_training(runner: Any) -> float | None:
 
 
 def _try_validation(runner: Any) -> Mapping[str, Any] | None:
-    """One sample through model and metrics; the scores. None where nothing is validated."""
+    """One sample through model and metrics; the scores. None where nothing is validated, or one sample is too few."""
     loop = runner.val_loop
     if loop is None:
         return None
@@ -190,7 +201,18 @@ def _try_validation(runner: Any) -> Mapping[str, Any] | None:
         for metric in _metrics(runner):
             metric.results = []
         loop.evaluator.process(data_samples=outputs, data_batch=batch)
-        scores: Mapping[str, Any] = loop.evaluator.evaluate(len(outputs) * get_world_size())
+        try:
+            scores: Mapping[str, Any] = loop.evaluator.evaluate(len(outputs) * get_world_size())
+        except Exception as error:
+            # A metric of the user's own may need more samples than one, or all classes.
+            own = [type(metric) for metric in _metrics(runner) if not type(metric).__module__.startswith('mmrs.')]
+            if not own or is_user_error(error) or lost_others(error):
+                raise
+            runner.logger.warning(
+                f'preflight: {" or ".join(kind.__name__ for kind in own)} of val_evaluator cannot score a single '
+                f'sample ({type(error).__name__}: {error}); so its scores are not known yet'
+            )
+            return None
     return scores
 
 
