@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.logging import print_log
 
 from mmrs.datasets.base import RemoteSensingDataset
-from mmrs.evaluation.submission import SubmissionFormat
+from mmrs.datasets.submission_format import SubmissionFormat
 from mmrs.registry import DATASETS
 
 

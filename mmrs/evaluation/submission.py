@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +14,13 @@ from mmengine.logging import MMLogger, print_log
 from PIL import Image
 
 from mmrs.datasets.class_names import class_names, same_names
+from mmrs.datasets.submission_format import SubmissionFormat, listed
 from mmrs.registry import DATASETS, METRICS
 from mmrs.utils.config import look_up
 from mmrs.utils.errors import ConfigError, DataError
 from mmrs.utils.files import atomic_path
 
 __all__ = ['SubmissionFormat', 'SubmissionMetric', 'check_dataset', 'check_submission', 'submission_format']
-
-
-@dataclass(frozen=True)
-class SubmissionFormat:
-    """What a test server takes: a zip file of 8-bit PNG label maps of training indices, without folders in it.
-
-    Attributes:
-        server: Address of the server.
-        image_size: Height and width of every image.
-        num_classes: K; the values are 0 to K - 1, there is none for "ignored".
-        splits: Numbers of the images of each split, by its name. A label map is called by its image's number.
-    """
-
-    server: str
-    image_size: tuple[int, int]
-    num_classes: int
-    splits: Mapping[str, range]
-
-    def check_names(self, names: Iterable[str], where: str) -> None:
-        """Whether these are the names of all images of one split or of several, each of them once.
-
-        Args:
-            names: Names without suffix.
-            where: Where they were found, for the message.
-
-        Raises:
-            DataError: They are not.
-        """
-        names = list(names)
-        twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-        if twice:
-            raise DataError(f'{where}: {_listed(twice)} appear more than once; the server expects each image once')
-        rest = set(names)
-        for split, numbers in self.splits.items():
-            expected = {str(number) for number in numbers}
-            missing = expected - rest
-            if missing and rest & expected:
-                raise DataError(
-                    f'{where}: {len(expected) - len(missing)} of the {len(expected)} images of {split} are there; '
-                    f'{_listed(missing)} are missing. The server scores complete sets only: unpack the archive of the '
-                    'data set again, and take ann_file and indices out of the configuration'
-                )
-            rest -= expected
-        if rest or not names:
-            sets = ', '.join(f'{split} {numbers[0]} to {numbers[-1]}' for split, numbers in self.splits.items())
-            found = _listed(rest) + ' do not belong to the test set' if rest else 'there are no images'
-            raise DataError(f'{where}: {found}. Expected: {sets}')
 
 
 def submission_format(dataset_type: str) -> SubmissionFormat:
@@ -119,7 +72,7 @@ def check_submission(path: str | Path, form: SubmissionFormat) -> None:
         wrong = [name for name in names if '/' in name or not name.endswith('.png')]
         if wrong:
             raise DataError(
-                f'{path}: {_listed(wrong)} found; the server expects PNG files at the top level, without folders. Zip '
+                f'{path}: {listed(wrong)} found; the server expects PNG files at the top level, without folders. Zip '
                 'the files, not their folder'
             )
         form.check_names((name.removesuffix('.png') for name in names), str(path))
@@ -136,11 +89,6 @@ def check_submission(path: str | Path, form: SubmissionFormat) -> None:
 def _require(path: str | Path, name: str, what: str, found: Any, expected: Any) -> None:
     if found != expected:
         raise DataError(f'{path}: {name} has {what} {found}; {expected} is expected')
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
 
 
 @METRICS.register_module()

@@ -192,7 +192,8 @@ def test_configuration_with_several_test_sets(finished):
 
 
 def test_loaders_with_another_order_of_bands_are_refused(finished):
-    options = {'test_dataloader.dataset.pipeline': [dict(type='LoadImageFromFile'), dict(type='PackRasterInputs')]}
+    other = [dict(type='LoadImageFromFile'), dict(type='PackRasterInputs')]
+    options = {f'{split}_dataloader.dataset.pipeline': other for split in ('train', 'val', 'test')}
     with pytest.raises(ConfigError, match=r'has no LoadRasterImage \(it has LoadImageFromFile'):
         SegInferencer(finished.config, finished.checkpoint, device='cpu', cfg_options=options)
 

@@ -85,7 +85,11 @@ def _untouched(runner: Any) -> Iterator[None]:
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     held = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    modes = [(module, module.training) for module in model.modules()]
+    # Modes, and what a module of the user's own may count.
+    plain = [
+        (module, {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float, str))})
+        for module in model.modules()
+    ]
     metrics = [(metric, {name: _kept(value) for name, value in vars(metric).items()}) for metric in _metrics(runner)]
     level = runner.logger.level
     for parameter, _ in gradients:
@@ -103,8 +107,8 @@ def _untouched(runner: Any) -> Iterator[None]:
             own.update(names)
         for buffer, before in buffers:
             buffer.copy_(before)
-        for module, mode in modes:
-            module.training = mode
+        for module, values in plain:
+            vars(module).update(values)
         for metric, before in metrics:
             vars(metric).clear()
             vars(metric).update(before)
