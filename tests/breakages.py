@@ -463,7 +463,7 @@ BREAKAGES: list[Breakage] = [
     ),
     *_in_file(
         'mmrs/engine/hooks/preflight.py',
-        ('tests/test_engine/test_preflight_hook.py::test_a_run_with_it_equals_one_without[0-source only]',),
+        ('tests/test_engine/test_preflight_hook.py::test_a_run_with_it_equals_one_without[source only-0]',),
         (
             'trial-moves-statistics',
             'the running statistics begin with those of a batch that is trained on later',
