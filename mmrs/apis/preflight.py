@@ -68,15 +68,15 @@ def _by_iteration(config: Config) -> bool:
 # Schedules ------------------------------------------------------------------------------------------------------------
 
 
-def _schedules(node: Any, key: str = 'param_scheduler') -> Iterator[tuple[str, list[tuple[str, Mapping[str, Any]]]]]:
+def _schedules(node: Any, key: str = 'param_scheduler') -> Iterator[list[tuple[str, Mapping[str, Any]]]]:
     """The schedules that go together, each with its key: one group, or one for each part of a joint optimizer."""
     if isinstance(node, Mapping) and 'type' not in node:
         for part, own in node.items():
             yield from _schedules(own, f'{key}.{part}')
     elif isinstance(node, Mapping):
-        yield key, [(key, node)]
+        yield [(key, node)]
     elif isinstance(node, (list, tuple)):
-        yield key, [(f'{key}.{i}', schedule) for i, schedule in enumerate(node) if isinstance(schedule, Mapping)]
+        yield [(f'{key}.{i}', schedule) for i, schedule in enumerate(node) if isinstance(schedule, Mapping)]
 
 
 def _check_schedules(config: Config) -> None:
@@ -86,7 +86,7 @@ def _check_schedules(config: Config) -> None:
     if length < 1:
         return  # an error elsewhere
     without_use: list[str | None] = []  # of each group
-    for _, group in _schedules(config.get('param_scheduler')):
+    for group in _schedules(config.get('param_scheduler')):
         counted, late = [], []  # what goes by the unit of the training, and what of it comes too late
         for key, schedule in group:
             kind = _class(PARAM_SCHEDULERS, schedule)

@@ -211,6 +211,11 @@ def _run(cfg: Config, preflight: bool, begin: Callable[[], None] | None = None, 
         runner.new_schedule = new_schedule
         if preflight:
             runner.register_hook(PreflightHook())
+    elif new_schedule:
+        raise ConfigError(
+            f'config {cfg.filename}: --new-schedule is for runner_type=AdaptationRunner, but it is {cfg.runner_type}, '
+            'which would go on with the schedules of the checkpoint'
+        )
     # By now no process looks at the folder any more to decide what there is to do.
     if runner.rank == 0:
         remove_unfinished(cfg.work_dir)
@@ -231,7 +236,7 @@ def _run(cfg: Config, preflight: bool, begin: Callable[[], None] | None = None, 
 def _try_without_weights(cfg: Config) -> None:
     """Do the preflight of a training before the weights that it starts from exist, in a folder that goes afterwards."""
     trial = copy.deepcopy(cfg)
-    trial.work_dir = str(Path(cfg.work_dir) / 'preflight')
+    trial.work_dir = str(Path(cfg.work_dir) / '.preflight')  # a name that nobody's own folder has
     trial.model.reference = trial.model.feature_cache = None  # maps of these weights are of no use
     try:
         runner = build_runner(trial)

@@ -163,6 +163,13 @@ def test_a_new_schedule_without_a_run_to_go_on_with(trained, tmp_path):
         train(configured(trained[0]), tmp_path, new_schedule=True)
 
 
+def test_a_new_schedule_for_another_runner(trained, tmp_path):
+    file, checkpoint, _ = trained
+    config = configured(file, runner_type='mmengine.Runner')
+    with pytest.raises(ConfigError, match=r'runner_type=AdaptationRunner, but it is mmengine\.Runner'):
+        train(config, tmp_path, resume=str(checkpoint), new_schedule=True, preflight=False)
+
+
 @pytest.mark.parametrize(('iterations', 'epochs'), [(317, 0), (320, 5)])
 def test_many_groups_of_parameters_each_with_its_own_rate(iterations, epochs):
     def built():

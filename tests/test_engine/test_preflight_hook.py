@@ -228,13 +228,17 @@ def test_a_transfer_is_tried_before_its_reference_is_trained(tmp_path):
     config = Config.fromfile(file)
     config.model.feature_cache = str(tmp_path / 'cache')
     config.default_hooks.checkpoint.save_best = 'mIoU'
+    own = tmp_path / 'run' / 'preflight' / 'notes.txt'  # of the user
+    own.parent.mkdir(parents=True)
+    own.write_text('mine')
     with pytest.raises(ConfigError, match=r"save_best is 'mIoU'.*regression/loss"):
         train(config, tmp_path / 'run')
-    assert not list((tmp_path / 'run').iterdir())
+    assert list((tmp_path / 'run').iterdir()) == [own.parent]
+    assert own.read_text() == 'mine'
     config = Config.fromfile(file)
     config.model.feature_cache = str(tmp_path / 'cache')
     train(config, tmp_path / 'run')
     train(config, tmp_path / 'plain', preflight=False)
-    assert not (tmp_path / 'run' / 'preflight').exists()
+    assert not (tmp_path / 'run' / '.preflight').exists()
     one, other = (read_checkpoint(tmp_path / name / 'iter_2.pth') for name in ('run', 'plain'))
     assert_equal(one['state_dict'], other['state_dict'])
