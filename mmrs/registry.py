@@ -66,7 +66,7 @@ FUNCTIONS = _child(mmengine_registry.FUNCTIONS, _DATASETS)
 # Models: networks, adaptors, losses, data preprocessors.
 MODELS = _child(mmseg_registry.MODELS, _MODELS)
 MODEL_WRAPPERS = _child(mmseg_registry.MODEL_WRAPPERS, [*_MODELS, 'mmrs.engine'])
-WEIGHT_INITIALIZERS = _child(mmseg_registry.WEIGHT_INITIALIZERS, _MODELS)
+WEIGHT_INITIALIZERS = _child(mmseg_registry.WEIGHT_INITIALIZERS, ['mmrs.weights', *_MODELS])
 TASK_UTILS = _child(mmseg_registry.TASK_UTILS, _MODELS)
 
 # Optimisation.

@@ -52,8 +52,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.registry import HOOKS
+from mmrs.weights import read_checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where a script finds `tests`
 

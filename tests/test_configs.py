@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from rasterio.transform import Affine
 
-from mmrs.datasets.converters.clips import write_raster
+from mmrs.preparation.converters.clips import write_raster
 from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import load_config, merge_options, pretrained_files, remove_pretrained, walk
 from tests.tiny_runs import REPOSITORY, quick_start  # noqa: F401

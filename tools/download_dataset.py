@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmrs.datasets.download import download
-from mmrs.datasets.sources import SOURCES, describe
+from mmrs.preparation.download import download
+from mmrs.preparation.sources import SOURCES, describe
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\

@@ -15,11 +15,11 @@ from rich.table import Table
 
 from mmrs.apis.checked_sets import config_pairs, config_sets, folder_sets
 from mmrs.apis.statistics import statistics_table
-from mmrs.datasets.check_pairs import check_pairs, pair_summary
-from mmrs.datasets.check_report import KINDS, SEVERITIES, Finding, Report
-from mmrs.datasets.checks import check_sets
-from mmrs.datasets.classes import load_classes
-from mmrs.datasets.statistics import default_workers
+from mmrs.checks.findings import check_sets
+from mmrs.checks.pairs import check_pairs, pair_summary
+from mmrs.checks.report import KINDS, SEVERITIES, Finding, Report
+from mmrs.geo.classes import load_classes
+from mmrs.geo.statistics import default_workers
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError, DataError
 from mmrs.utils.files import write_json

@@ -12,14 +12,14 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
 
 from mmrs.apis.statistics import applies_scale, domain_leaves, loaded_bands, loading, without_labels
+from mmrs.checks.files import list_files
+from mmrs.checks.findings import CheckedSet
 from mmrs.datasets.base import RemoteSensingDataset
-from mmrs.datasets.check_files import list_files
-from mmrs.datasets.checks import CheckedSet
-from mmrs.datasets.classes import IGNORE_INDEX, ClassTable, load_classes
 from mmrs.datasets.paired import PairedDataset
 from mmrs.datasets.raster_dataset import RasterDataset
-from mmrs.datasets.rasters import RASTER_SUFFIXES, other_rasters
-from mmrs.datasets.transforms.loading import training_indices
+from mmrs.geo.classes import IGNORE_INDEX, ClassTable, load_classes
+from mmrs.geo.labels import training_indices
+from mmrs.geo.rasters import RASTER_SUFFIXES, other_rasters
 from mmrs.registry import DATASETS
 from mmrs.utils.config import check_types, look_up
 from mmrs.utils.errors import ConfigError, DataError

@@ -7,11 +7,11 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmrs.apis.train import explained_errors
-from mmrs.engine.checkpoint import read_checkpoint, state_dict_of, trusting_checkpoints
 from mmrs.models.adaptors.st_dasegnet_release import convert_release
 from mmrs.registry import MODELS
 from mmrs.utils.config import load_config
 from mmrs.utils.files import atomic_path
+from mmrs.weights import read_checkpoint, state_dict_of, trusting_checkpoints
 
 __all__ = ['convert_st_dasegnet']
 

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from mmrs.apis.compare import Entry, Run, compare, duration, parse_options, plan_runs
 from mmrs.apis.comparison import Comparison, output_console
-from mmrs.datasets.converters.isprs import POTSDAM, VAIHINGEN, Archive, Conversion
-from mmrs.datasets.converters.running import default_workers, write_text
 from mmrs.datasets.isprs import VaihingenDataset
-from mmrs.datasets.rasters import open_raster, read_image
-from mmrs.datasets.synthetic.archives import read_manifest, write_isprs_archives
+from mmrs.geo.rasters import open_raster, read_image
+from mmrs.preparation.converters.isprs import POTSDAM, VAIHINGEN, Archive, Conversion
+from mmrs.preparation.converters.running import default_workers, write_text
+from mmrs.preparation.synthetic.archives import read_manifest, write_isprs_archives
 from mmrs.utils.config import load_config, walk
 from mmrs.utils.errors import ConfigError, UserError
 from mmrs.utils.files import atomic_path

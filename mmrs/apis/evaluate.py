@@ -13,7 +13,6 @@ from mmrs.apis.class_weights import fill_class_weights
 from mmrs.apis.preflight import check_loaders
 from mmrs.apis.statistics import fill_statistics
 from mmrs.apis.train import build_runner, default_work_dir, explained_errors
-from mmrs.engine.checkpoint import trusting_checkpoints
 from mmrs.evaluation import IoUMetric
 from mmrs.evaluation.submission import SubmissionMetric, check_dataset, submission_format
 from mmrs.utils.config import load_config
@@ -21,6 +20,7 @@ from mmrs.utils.config_checks import check_keys
 from mmrs.utils.errors import ConfigError
 from mmrs.utils.files import new_directory, write_json
 from mmrs.visualization import LabelMapHook, OverlayHook, plot_confusion_matrix
+from mmrs.weights import trusting_checkpoints
 
 __all__ = ['evaluate', 'tta_pipeline', 'without_labels']
 

@@ -23,16 +23,8 @@ from mmrs.apis.class_weights import fill_class_weights
 from mmrs.apis.preflight import check_loaders
 from mmrs.apis.statistics import applies_scale, fill_statistics, leaves, loaded_bands
 from mmrs.apis.train import explained_errors
-from mmrs.datasets.rasters import read_image
-from mmrs.engine.checkpoint import (
-    Match,
-    dataset_meta_of,
-    load_matching,
-    read_checkpoint,
-    state_dict_of,
-    trusting_checkpoints,
-)
 from mmrs.engine.distributed import init_cpu_group
+from mmrs.geo.rasters import read_image
 from mmrs.models.checks import check_model
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapSettings
@@ -48,6 +40,14 @@ from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import check_types, load_config, look_up, remove_pretrained
 from mmrs.utils.errors import CheckpointError, ConfigError, some
 from mmrs.version import __version__
+from mmrs.weights import (
+    Match,
+    dataset_meta_of,
+    load_matching,
+    read_checkpoint,
+    state_dict_of,
+    trusting_checkpoints,
+)
 
 __all__ = ['Prediction', 'SegInferencer', 'init_model']
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mmrs.datasets.masks import nodata_is_class
 from mmrs.evaluation.iou_metric import scores
+from mmrs.geo.masks import nodata_is_class
 from mmrs.utils.errors import OutputError
 from mmrs.utils.files import write_json
 from mmrs.visualization import plot_confusion_matrix

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 
 from mmrs.apis.raster_report import RasterReport, RasterScores
-from mmrs.datasets.classes import IGNORE_INDEX, load_classes
-from mmrs.datasets.grids import RasterGrid
-from mmrs.datasets.handles import scanning
-from mmrs.datasets.rasters import RASTER_SUFFIXES, PathLike, list_rasters, other_rasters
-from mmrs.datasets.vector_labels import VectorLabels
-from mmrs.datasets.vectors import VECTOR_SUFFIXES, is_vector
-from mmrs.datasets.windows import Window
 from mmrs.evaluation.boundaries import disc, near_boundary
 from mmrs.evaluation.errors_map import BLOCK, RIGHT, WRONG, write_errors
 from mmrs.evaluation.iou_metric import confusion_matrix
 from mmrs.evaluation.raster_pair import RasterPair
+from mmrs.geo.classes import IGNORE_INDEX, load_classes
+from mmrs.geo.grids import RasterGrid
+from mmrs.geo.handles import scanning
+from mmrs.geo.rasters import RASTER_SUFFIXES, PathLike, list_rasters, other_rasters
+from mmrs.geo.vector_labels import VectorLabels
+from mmrs.geo.vectors import VECTOR_SUFFIXES, is_vector
+from mmrs.geo.windows import Window
 from mmrs.prediction.maps import EXTRA_LAYERS
 from mmrs.utils.errors import ConfigError, DataError, OutputError, describe, is_user_error, some
 from mmrs.utils.files import new_directory
@@ -126,7 +126,7 @@ def evaluate_rasters(
 
     Args:
         pairs: Prediction and reference by the name of the pair, see :func:`pair_rasters`. All have the same classes.
-        classes: Table of the reference's classes (see :func:`mmrs.datasets.classes.load_classes`), and of those of
+        classes: Table of the reference's classes (see :func:`mmrs.geo.classes.load_classes`), and of those of
             predictions that do not name theirs. By default the predictions' own, with ids from 0.
         reduce_zero_label: Whether id 0 of the references is ignored and 1 is the first class.
         label_attribute: Field of polygons with their class, by name or id.

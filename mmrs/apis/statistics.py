@@ -15,10 +15,10 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from rich.table import Table
 
-from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
-from mmrs.datasets.statistics import band_statistics
-from mmrs.datasets.statistics_bands import BandStatistics
 from mmrs.datasets.transforms import LoadRasterImage
+from mmrs.geo.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
+from mmrs.geo.statistics import band_statistics
+from mmrs.geo.statistics_bands import BandStatistics
 from mmrs.registry import DATASETS, TRANSFORMS
 from mmrs.utils.config import check_types, load_config, look_up
 from mmrs.utils.errors import ConfigError, DataError

@@ -24,7 +24,6 @@ from mmrs.apis.reference import (
     takes_reference,
 )
 from mmrs.apis.statistics import fill_statistics
-from mmrs.engine.checkpoint import download, trusting_checkpoints
 from mmrs.engine.distributed import launcher_environment
 from mmrs.engine.hooks import PreflightHook
 from mmrs.engine.runner import AdaptationRunner
@@ -40,6 +39,7 @@ from mmrs.utils.config import (
 )
 from mmrs.utils.config_checks import check_keys
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
+from mmrs.weights import download, trusting_checkpoints
 
 __all__ = ['build_runner', 'default_work_dir', 'explained_errors', 'train']
 

@@ -7,14 +7,14 @@ from typing import Any
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
-from mmrs.datasets.classes import IGNORE_INDEX, Colour, load_classes
-from mmrs.datasets.headers import read_header
-from mmrs.datasets.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.datasets.samplers.rare_class import RareClassSampling
-from mmrs.datasets.statistics import class_statistics
 from mmrs.datasets.transforms.arguments import require_text
 from mmrs.datasets.transforms.eight_bit import guard_eight_bit
 from mmrs.datasets.transforms.loading import image_loader
+from mmrs.geo.classes import IGNORE_INDEX, Colour, load_classes
+from mmrs.geo.headers import read_header
+from mmrs.geo.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
+from mmrs.geo.statistics import class_statistics
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, DataError, some
 

@@ -13,13 +13,13 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from shapely.affinity import translate
 
-from mmrs.datasets.footprints import footprint, move, window_footprints
-from mmrs.datasets.grids import describe_bounds, describe_crs, write_crs
-from mmrs.datasets.headers import RasterHeader, read_headers
 from mmrs.datasets.paired import PairedDataset
 from mmrs.datasets.paired_area import PairedArea
 from mmrs.datasets.raster_dataset import RasterDataset
-from mmrs.datasets.rasters import open_raster
+from mmrs.geo.footprints import footprint, move, window_footprints
+from mmrs.geo.grids import describe_bounds, describe_crs, write_crs
+from mmrs.geo.headers import RasterHeader, read_headers
+from mmrs.geo.rasters import open_raster
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, DataError
 

@@ -1,21 +1,26 @@
 """What a look at a few images says about the way in which they are read, before they are trained on or predicted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
+from rasterio.enums import ColorInterp
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from mmrs.datasets.check_files import MOST_TRANSLUCENT, describe_scale, translucent_share
 from mmrs.datasets.class_names import is_wrapper, with_inner
-from mmrs.datasets.rasters import open_raster
-from mmrs.datasets.statistics import chosen_bands
 from mmrs.datasets.transforms.loading import image_loader
+from mmrs.geo.rasters import open_raster, scale_and_offset
+from mmrs.geo.statistics import chosen_bands
 from mmrs.utils.errors import some
 
 #: Images of each data set that are looked at; a data set is mostly of one kind.
 FILES = 4
+
+#: GDAL calls the fourth of four 8-bit bands alpha unless told otherwise, which hides pixels where near infrared is 0.
+#: Real transparency is partial along edges only.
+MOST_TRANSLUCENT = 0.1
 
 # Of an image, the part in its middle: some of the images are large.
 _SIDE = 1024
@@ -97,3 +102,26 @@ def _about_alpha(paths: Sequence[str]) -> list[str]:
 
 def _joined(texts: Sequence[str]) -> list[str]:
     return ['; '.join(texts)] if texts else []
+
+
+def describe_scale(raster: DatasetReader, bands: Sequence[int]) -> str:
+    """`scale 0.0001, offset -0.1`, as a raster gives them for some bands; empty where they would change nothing."""
+    tags = scale_and_offset(raster, bands)
+    if tags is None:
+        return ''
+    shown = (', '.join(f'{value:g}' for value in dict.fromkeys(own.tolist())) for own in tags)
+    return 'scale {}, offset {}'.format(*shown)
+
+
+def translucent_share(raster: DatasetReader, bands: Sequence[int], windows: Iterable[Window]) -> float:
+    """Share of the pixels in windows whose alpha is neither none nor full; 0 where no alpha band hides any pixel."""
+    kinds = raster.colorinterp
+    alpha = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
+    if alpha is None or alpha in bands or raster.dtypes[alpha - 1][0] == 'f':
+        return 0.0
+    full, number, total = np.iinfo(raster.dtypes[alpha - 1]).max, 0, 0
+    for window in windows:
+        values = raster.read(alpha, window=window)
+        number += int(((values != 0) & (values != full)).sum())
+        total += values.size
+    return number / total

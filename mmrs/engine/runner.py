@@ -18,10 +18,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from mmrs.datasets.class_names import class_names, difference, match_classes, same_names
-from mmrs.datasets.classes import IGNORE_INDEX
 from mmrs.datasets.image_warnings import image_warnings
 from mmrs.datasets.stream import StreamedDataset
-from mmrs.engine.checkpoint import dataset_meta_of, load_matching, require_resumable, state_dict_of
 from mmrs.engine.compilation import compile_backbones
 from mmrs.engine.distributed import (
     BatchNormSyncHook,
@@ -30,7 +28,7 @@ from mmrs.engine.distributed import (
     launcher_environment,
     on_cpu,
 )
-from mmrs.engine.saved_runs import damage, newest_checkpoint
+from mmrs.engine.saved_runs import damage, newest_checkpoint, require_resumable
 from mmrs.engine.schedules import (
     differences,
     optimizer_names,
@@ -39,12 +37,14 @@ from mmrs.engine.schedules import (
     take_over,
     waiting_for_scores,
 )
+from mmrs.geo.classes import IGNORE_INDEX
 from mmrs.models.checks import check_losses, check_model, decode_heads
 from mmrs.registry import RUNNERS
 from mmrs.utils import random_states
 from mmrs.utils.config import walk
 from mmrs.utils.errors import CheckpointError, ConfigError, UserError, some
 from mmrs.utils.files import atomic_path
+from mmrs.weights import dataset_meta_of, load_matching, state_dict_of
 
 __all__ = ['AdaptationRunner', 'check_num_classes']
 
@@ -96,7 +96,7 @@ class AdaptationRunner(Runner):
       (unless ``randomness.diff_rank_seed`` parts them).
     - A checkpoint has its name only when it is complete, and a damaged one is noticed before it is loaded.
     - A checkpoint that fits the model in part gives a warning, one that does not fit at all an error; a resumed run
-      demands a complete fit. See :mod:`mmrs.engine.checkpoint`.
+      demands a complete fit. See :mod:`mmrs.weights`.
     - The class count of every decode head must be the data sets'. Which class is which follows from the names: a data
       set for evaluation takes the order of the training set or the checkpoint, see :func:`match_classes`.
     - The parts of a model must fit each other, and its losses must make sense: both are tried as soon as it is built.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import print_log
 
 from mmrs.utils.errors import CheckpointError, some
 
-__all__ = ['damage', 'newest_checkpoint', 'number_of', 'own_checkpoints', 'remove_unfinished']
+__all__ = ['damage', 'newest_checkpoint', 'number_of', 'own_checkpoints', 'remove_unfinished', 'require_resumable']
 
 
 def number_of(path: Path) -> int | None:
@@ -75,3 +77,21 @@ def remove_unfinished(folder: str | Path) -> None:
     """Remove what a run that was killed while it saved a checkpoint left of it."""
     for path in Path(folder).glob('.*.part.pth'):
         path.unlink()
+
+
+def require_resumable(checkpoint: Mapping[str, Any], source: str | Path) -> None:
+    """Check that a checkpoint holds the state of a run, not its weights only.
+
+    Raises:
+        CheckpointError: Optimizer, iteration or log state is not there.
+    """
+    keys = ('meta', 'state_dict', 'optimizer', 'message_hub')
+    lacking = [key for key in keys if not isinstance(checkpoint.get(key), Mapping)]
+    if not lacking and not isinstance(checkpoint['meta'].get('iter'), int):
+        lacking = ['meta.iter']
+    if lacking:
+        raise CheckpointError(
+            f'cannot resume from {source}: it has no {", ".join(lacking)}, so it is not the state of a training run '
+            f'(its keys are {some(list(map(str, checkpoint)), 6)}). To start a new run from its weights: '
+            f'--cfg-options load_from={source}'
+        )

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from mmrs.datasets.classes import IGNORE_INDEX
+from mmrs.geo.classes import IGNORE_INDEX
 
 
 def disc(radius: float, pixel: np.ndarray | None = None) -> np.ndarray:

@@ -10,10 +10,10 @@ import rasterio
 from rasterio import windows
 from rasterio.errors import NotGeoreferencedWarning
 
-from mmrs.datasets.classes import IGNORE_INDEX
-from mmrs.datasets.grids import RasterGrid
-from mmrs.datasets.rasters import open_raster, require_all_blocks
-from mmrs.datasets.windows import Window
+from mmrs.geo.classes import IGNORE_INDEX
+from mmrs.geo.grids import RasterGrid
+from mmrs.geo.rasters import open_raster, require_all_blocks
+from mmrs.geo.windows import Window
 from mmrs.utils.errors import OutputError
 from mmrs.utils.files import atomic_path
 

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from rasterio.warp import transform
 
-from mmrs.datasets.classes import IGNORE_INDEX, ClassTable, LabelClass
-from mmrs.datasets.grids import RasterGrid, check_labels_fit, place
-from mmrs.datasets.headers import RasterHeader, read_headers
-from mmrs.datasets.masks import find_hidden_class, holds_colours, not_resampled, packed
-from mmrs.datasets.rasters import PathLike, open_raster
-from mmrs.datasets.transforms.loading import LoadRasterAnnotations, training_indices
-from mmrs.datasets.vector_labels import VectorLabels
-from mmrs.datasets.vectors import is_vector
-from mmrs.datasets.windows import Window
-from mmrs.prediction.maps import CLASSES_TAG, open_classes
+from mmrs.geo.classes import IGNORE_INDEX, ClassTable, LabelClass
+from mmrs.geo.grids import RasterGrid, check_labels_fit, place
+from mmrs.geo.headers import RasterHeader, read_headers
+from mmrs.geo.label_maps import CLASSES_TAG, open_classes
+from mmrs.geo.labels import read_labels, training_indices
+from mmrs.geo.masks import find_hidden_class, holds_colours, not_resampled, packed
+from mmrs.geo.rasters import PathLike, open_raster
+from mmrs.geo.vector_labels import VectorLabels
+from mmrs.geo.vectors import is_vector
+from mmrs.geo.windows import Window
 from mmrs.utils.errors import ConfigError, DataError
 
 
@@ -146,7 +146,7 @@ def _header(path: str) -> RasterHeader:
 
 
 def _load(facts: dict[str, Any], window: Window) -> np.ndarray:
-    return LoadRasterAnnotations().transform(dict(facts, window=window))['gt_seg_map']
+    return read_labels(dict(facts, window=window))
 
 
 def _predicted_classes(path: str, table: ClassTable | None) -> tuple[tuple[str, ...], dict[int, int] | None]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.utils import CheckpointError, OutputError
 from mmrs.utils.files import atomic_path
+from mmrs.weights import read_checkpoint
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -11,9 +11,9 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.warp import transform
 
-from mmrs.datasets.apart import describe_gap, guess_reason
-from mmrs.datasets.footprints import footprint
-from mmrs.datasets.grids import (
+from mmrs.geo.apart import describe_gap, guess_reason
+from mmrs.geo.footprints import footprint
+from mmrs.geo.grids import (
     Bounds,
     RasterGrid,
     describe_bounds,
@@ -23,8 +23,8 @@ from mmrs.datasets.grids import (
     place,
     write_crs,
 )
-from mmrs.datasets.vectors import VectorLayer, open_layer
-from mmrs.datasets.windows import Window
+from mmrs.geo.vectors import VectorLayer, open_layer
+from mmrs.geo.windows import Window
 from mmrs.utils.errors import ConfigError
 
 __all__ = ['describe_miss', 'open_area', 'parse_crs', 'wanted_area']

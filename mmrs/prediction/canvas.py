@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mmrs.datasets.windows import Window
+from mmrs.geo.windows import Window
 from mmrs.prediction.window_grid import GridWindow, Run, WindowGrid
 
 __all__ = ['Blended', 'Canvas']

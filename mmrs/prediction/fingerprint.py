@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrs.datasets.rasters import open_raster
+from mmrs.geo.rasters import open_raster
 from mmrs.utils.config import flatten
 
 #: Tag of the map files that holds the fingerprint, as JSON.

@@ -12,9 +12,9 @@ from typing import Any
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
-from mmrs.datasets.grids import RasterGrid, same_gsd, write_crs
-from mmrs.datasets.handles import file_state
-from mmrs.datasets.rasters import (
+from mmrs.geo.grids import RasterGrid, same_gsd, write_crs
+from mmrs.geo.handles import file_state
+from mmrs.geo.rasters import (
     RASTER_SUFFIXES,
     image_bands,
     list_rasters,
@@ -22,7 +22,7 @@ from mmrs.datasets.rasters import (
     other_rasters,
     require_last_block,
 )
-from mmrs.datasets.vectors import VectorLayer
+from mmrs.geo.vectors import VectorLayer
 from mmrs.prediction.area import open_area, parse_crs, wanted_area
 from mmrs.prediction.predictors import Predictor
 from mmrs.prediction.window_grid import WindowGrid

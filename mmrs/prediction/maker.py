@@ -11,14 +11,15 @@ from typing import Any
 
 from rich.table import Table
 
-from mmrs.datasets.handles import file_state
-from mmrs.datasets.headers import read_headers
-from mmrs.datasets.vectors import VectorLayer
-from mmrs.datasets.windows import Window
+from mmrs.geo.handles import file_state
+from mmrs.geo.headers import read_headers
+from mmrs.geo.label_maps import CLASSES_TAG
+from mmrs.geo.vectors import VectorLayer
+from mmrs.geo.windows import Window
 from mmrs.prediction.area import describe_miss
 from mmrs.prediction.fingerprint import FINGERPRINT_TAG, differences, read_fingerprint
 from mmrs.prediction.jobs import MapJob, MapSettings, plan_job
-from mmrs.prediction.maps import CLASSES_TAG, EXTRA_LAYERS, map_layers
+from mmrs.prediction.maps import EXTRA_LAYERS, map_layers
 from mmrs.prediction.parts import PartStore
 from mmrs.prediction.predictors import Predictor
 from mmrs.prediction.sources import WindowSteps

@@ -17,9 +17,9 @@ import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
 from mmengine.logging import MMLogger
 
-from mmrs.datasets.grids import crs_beside, write_crs
 from mmrs.datasets.image_warnings import file_warnings
-from mmrs.datasets.windows import Window
+from mmrs.geo.grids import crs_beside, write_crs
+from mmrs.geo.windows import Window
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapJob, list_inputs
 from mmrs.prediction.maker import MapMaker, MapPlan

@@ -1,6 +1,5 @@
 """What a prediction is written as."""
 
-import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -8,14 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rasterio.enums import ColorInterp
 from torch import Tensor
 
-from mmrs.datasets.rasters import PathLike, open_raster
-from mmrs.utils.errors import ConfigError, DataError
-
-#: Tag of the map files that holds the class names, as a JSON list in the order of the class indices.
-CLASSES_TAG = 'CLASSES'
+from mmrs.geo.classes import Colour
+from mmrs.utils.errors import ConfigError
 
 #: Of maps of 8 bits: the value of pixels without data. What lies between 0 and 1 is stored as 0 to `STEPS`.
 NODATA = 255
@@ -24,8 +19,6 @@ STEPS = 254
 #: Rasters that can be had beside the labels.
 EXTRA_LAYERS = ('probabilities', 'confidence', 'entropy')
 DTYPES = ('uint8', 'float16')
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -157,32 +150,3 @@ def map_layers(
         for name in ('labels', *EXTRA_LAYERS)
         if name in ('labels', *extra)
     ]
-
-
-def open_classes(path: PathLike) -> tuple[list[str], list[Colour]]:
-    """Class names and colours of a finished label map, in the order of its class indices.
-
-    Raises:
-        OSError: The file is missing or cannot be read.
-        DataError: It is no label map.
-    """
-    with open_raster(path, quiet=True) as raster:
-        kind = f'{raster.count} bands of {"/".join(sorted(set(raster.dtypes)))}'
-        labels = raster.count == 1 and raster.dtypes[0] == 'uint8' and raster.colorinterp[0] == ColorInterp.palette
-        colours = raster.colormap(1) if labels else {}
-        tag = raster.tags().get(CLASSES_TAG)
-    if not labels or tag is None:
-        found = f'it has no tag {CLASSES_TAG}' if labels else f'it has {kind}' + ' without colour table' * (not colours)
-        raise DataError(
-            f'{path} is no label map of a prediction: {found}; one band of uint8 with a colour table and the tag '
-            f'{CLASSES_TAG} was expected. Give the label raster that tools/predict.py wrote.'
-        )
-    try:
-        names = json.loads(tag)
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f'{path}: the tag {CLASSES_TAG} is {tag!r:.80}; a JSON list of class names was expected')
-    if len(names) > len(colours):
-        raise DataError(f'{path} has {len(names)} classes, but its colour table has {len(colours)} colours')
-    return names, [colours[index][:3] for index in range(len(names))]

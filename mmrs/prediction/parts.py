@@ -18,12 +18,13 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
-from mmrs.datasets.grids import RasterGrid
-from mmrs.datasets.handles import bound_block_cache
-from mmrs.datasets.rasters import require_all_blocks
-from mmrs.datasets.windows import Window
+from mmrs.geo.grids import RasterGrid
+from mmrs.geo.handles import bound_block_cache
+from mmrs.geo.label_maps import CLASSES_TAG
+from mmrs.geo.rasters import require_all_blocks
+from mmrs.geo.windows import Window
 from mmrs.prediction.fingerprint import differences
-from mmrs.prediction.maps import CLASSES_TAG, MapLayer
+from mmrs.prediction.maps import MapLayer
 from mmrs.prediction.vrt import Band, Source, write_vrt
 from mmrs.utils.errors import OutputError
 from mmrs.utils.files import write_json

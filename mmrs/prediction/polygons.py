@@ -13,11 +13,13 @@ from rasterio.warp import transform
 from rich.console import Console
 from rich.progress import track
 
-from mmrs.datasets.grids import RasterGrid, describe_crs, place, write_crs
-from mmrs.datasets.handles import scanning
-from mmrs.datasets.rasters import open_raster
+from mmrs.geo.classes import Colour
+from mmrs.geo.grids import RasterGrid, describe_crs, place, write_crs
+from mmrs.geo.handles import scanning
+from mmrs.geo.label_maps import open_classes
+from mmrs.geo.rasters import open_raster
 from mmrs.prediction.geopackage import new_polygon_layer
-from mmrs.prediction.maps import NODATA, Colour, open_classes
+from mmrs.prediction.maps import NODATA
 from mmrs.prediction.outlines import Outlines, OutlineTracer
 from mmrs.utils.errors import ConfigError, DataError
 

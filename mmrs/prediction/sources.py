@@ -11,11 +11,11 @@ import torch
 from mmengine.dataset import Compose
 from torch import Tensor
 
-from mmrs.datasets.grids import RasterGrid
-from mmrs.datasets.rasters import fill_missing, read_image
-from mmrs.datasets.resampling import resample, resampling_weights
-from mmrs.datasets.vectors import burn_labels
-from mmrs.datasets.windows import Window
+from mmrs.geo.grids import RasterGrid
+from mmrs.geo.rasters import fill_missing, read_image
+from mmrs.geo.resampling import resample, resampling_weights
+from mmrs.geo.vectors import burn_labels
+from mmrs.geo.windows import Window
 from mmrs.utils.errors import ConfigError
 
 __all__ = ['ArraySource', 'RasterSource', 'Source', 'WindowPixels', 'WindowSteps']

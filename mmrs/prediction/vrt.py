@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
-from mmrs.datasets.grids import RasterGrid, describe_crs, place, write_crs
-from mmrs.datasets.rasters import PathLike, open_raster, require_last_block
-from mmrs.datasets.windows import Window
-from mmrs.prediction.maps import CLASSES_TAG, Colour
+from mmrs.geo.classes import Colour
+from mmrs.geo.grids import RasterGrid, describe_crs, place, write_crs
+from mmrs.geo.label_maps import CLASSES_TAG
+from mmrs.geo.rasters import PathLike, open_raster, require_last_block
+from mmrs.geo.windows import Window
 from mmrs.utils.errors import DataError, OutputError
 from mmrs.utils.files import atomic_path
 

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from mmrs.datasets.converters.clips import clip_origins
-from mmrs.datasets.windows import Window
+from mmrs.geo.windows import Window
+from mmrs.preparation.converters.clips import clip_origins
 from mmrs.utils.errors import ConfigError
 
 #: How the predictions of overlapping windows are weighted.

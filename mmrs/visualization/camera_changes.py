@@ -11,7 +11,7 @@ from mmcv.transforms import BaseTransform
 from PIL import Image
 
 from mmrs.datasets import transforms as t
-from mmrs.datasets.rasters import open_raster, read_image
+from mmrs.geo.rasters import open_raster, read_image
 from mmrs.utils.errors import ConfigError, OutputError
 from mmrs.utils.files import atomic_path
 from mmrs.visualization.panels import compose, to_display

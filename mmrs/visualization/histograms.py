@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrs.datasets.statistics_bands import BandStatistics
+from mmrs.geo.statistics_bands import BandStatistics
 from mmrs.utils.errors import ConfigError
 from mmrs.utils.files import atomic_path
 

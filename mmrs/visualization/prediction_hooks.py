@@ -19,9 +19,9 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
-from mmrs.datasets.grids import RasterGrid
-from mmrs.datasets.rasters import open_raster, read_image
 from mmrs.datasets.transforms.loading import LoadRasterImage
+from mmrs.geo.grids import RasterGrid
+from mmrs.geo.rasters import open_raster, read_image
 from mmrs.registry import HOOKS
 from mmrs.utils.files import atomic_path
 from mmrs.visualization.panels import class_colours, draw_sample

@@ -13,8 +13,9 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform
 from rasterio.windows import Window
 
-from mmrs.datasets.grids import RasterGrid, describe_bounds, describe_crs, place
-from mmrs.datasets.rasters import (
+from mmrs.geo.grids import RasterGrid, describe_bounds, describe_crs, place
+from mmrs.geo.label_maps import open_classes
+from mmrs.geo.rasters import (
     PathLike,
     expand_palette,
     image_bands,
@@ -23,7 +24,6 @@ from mmrs.datasets.rasters import (
     shown_pixels,
     without_nodata,
 )
-from mmrs.prediction.maps import open_classes
 from mmrs.utils.errors import DataError, OutputError
 from mmrs.utils.files import atomic_path
 from mmrs.visualization.panels import INK, PAPER, colour_labels, compose, font, to_display

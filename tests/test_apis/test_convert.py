@@ -2,8 +2,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.registry import MODELS
+from mmrs.weights import read_checkpoint
 from tests import parity
 from tools.model_converters import stdasegnet2mmrs
 

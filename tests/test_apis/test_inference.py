@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from mmrs.apis import SegInferencer, init_model
-from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.utils import CheckpointError, ConfigError
+from mmrs.weights import read_checkpoint
 from tests.tiny_runs import quick_start, write_clips, write_config  # noqa: F401
 from tools import test as test_tool
 from tools import train as train_tool

@@ -12,10 +12,10 @@ import torch
 
 from mmrs.apis import reference as module
 from mmrs.apis import train
-from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.engine.runner import AdaptationRunner
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
+from mmrs.weights import read_checkpoint
 from tests.test_engine.test_distributed import launch
 from tests.tiny_runs import quick_start, write_clips, write_config, write_regression_config  # noqa: F401
 from tools import train as train_tool

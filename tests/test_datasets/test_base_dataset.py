@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmrs.datasets import LoadRasterAnnotations, LoadRasterImage, PotsdamDataset, RemoteSensingDataset, VaihingenDataset
-from mmrs.datasets.rasters import read_label_map
+from mmrs.geo.rasters import read_label_map
 from mmrs.registry import DATASETS
 from mmrs.utils import ConfigError
 from mmrs.utils.errors import DataError

@@ -9,7 +9,7 @@ from mmengine import Config
 from mmengine.runner import Runner
 
 from mmrs.datasets import RemoteSensingDataset
-from mmrs.datasets.rasters import read_label_map
+from mmrs.geo.rasters import read_label_map
 from mmrs.registry import DATASETS, METRICS
 
 # Fewer images than the data set was published with.

@@ -8,8 +8,8 @@ import torch
 
 from mmrs.apis import init_model, train
 from mmrs.datasets import PotsdamDataset
-from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.utils.errors import ConfigError
+from mmrs.weights import read_checkpoint
 from tests.tiny_runs import quick_start, write_clips, write_config, write_regression_config  # noqa: F401
 
 NAMES = PotsdamDataset.METAINFO['classes']

@@ -16,10 +16,10 @@ from mmengine.dist import get_world_size
 from torch import nn
 
 from mmrs.apis import init_model
-from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.engine.distributed import BatchNormSyncHook, launcher_environment
 from mmrs.utils import ConfigError
 from mmrs.utils.launch import free_port
+from mmrs.weights import read_checkpoint
 from tests import shared_metrics, whole_batches
 from tests.tiny_runs import (
     REPOSITORY,

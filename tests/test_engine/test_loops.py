@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmrs.engine.checkpoint import read_checkpoint
+from mmrs.weights import read_checkpoint
 from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config  # noqa: F401
 from tools import train
 

@@ -8,9 +8,9 @@ from mmengine.config import Config
 from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper, PolyLR
 
 from mmrs.apis import train
-from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.engine.schedules import settings, take_over
 from mmrs.utils.errors import CheckpointError, ConfigError
+from mmrs.weights import read_checkpoint
 from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config  # noqa: F401
 
 SCHEDULE = dict(type='PolyLR', eta_min=0.0, power=1.0, begin=0, end=3, by_epoch=False)

@@ -11,9 +11,9 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from mmrs.apis import train
-from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.registry import HOOKS, METRICS, MODELS, TRANSFORMS
 from mmrs.utils.errors import ConfigError, DataError, OutputError
+from mmrs.weights import read_checkpoint
 from tests.test_engine.test_resume import assert_equal, configured, losses, source, write  # noqa: F401
 from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config, write_regression_config  # noqa: F401
 

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from mmrs.apis import train
-from mmrs.engine.checkpoint import read_checkpoint
+from mmrs.weights import read_checkpoint
 from tests.tiny_runs import (
     quick_start,  # noqa: F401
     started_quickly,

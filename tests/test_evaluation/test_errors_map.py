@@ -7,8 +7,8 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from mmrs.datasets.grids import RasterGrid
 from mmrs.evaluation.errors_map import write_errors
+from mmrs.geo.grids import RasterGrid
 from mmrs.utils.errors import OutputError
 
 GRID = RasterGrid(CRS.from_epsg(32633), Affine(0.3, 0.4, 400000.1, 0.4, -0.3, 5800000.7), 1300, 1100)

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.logging import MessageHub
 
-from mmrs.engine import checkpoint as module
-from mmrs.engine.checkpoint import read_checkpoint, require_resumable, state_dict_of
+from mmrs.engine.saved_runs import require_resumable
+from mmrs.weights import read_checkpoint, state_dict_of
+from mmrs.weights import reading as module
 from tests.fuzzing import broken, ours
 
 

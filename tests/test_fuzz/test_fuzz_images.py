@@ -15,9 +15,9 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from mmrs.datasets import RasterDataset
-from mmrs.datasets.headers import read_headers
-from mmrs.datasets.rasters import read_image, read_label_map
 from mmrs.datasets.transforms.loading import LoadRasterAnnotations, LoadRasterImage
+from mmrs.geo.headers import read_headers
+from mmrs.geo.rasters import read_image, read_label_map
 from tests.fuzzing import broken, ours
 
 KINDS = ('png', 'palette.png', 'jpg', 'deflate.tif', 'tiled.tif', 'plain.tif', 'float.tif', 'alpha.tif', 'jpeg.tif')

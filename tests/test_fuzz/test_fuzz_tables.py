@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrs.datasets import RemoteSensingDataset
-from mmrs.datasets.classes import load_classes, parse_classes
-from mmrs.datasets.converters.archives import Member, find_files
-from mmrs.datasets.converters.landcovernet import read_dates
-from mmrs.datasets.converters.recipe import assign_splits, find_pairs, load_recipe
-from mmrs.datasets.converters.running import prepare_output
-from mmrs.datasets.converters.splits import SplitLists
-from mmrs.datasets.download import unpack
-from mmrs.datasets.sources import Archive
-from mmrs.datasets.statistics_cache import StatisticsCache
-from mmrs.datasets.vectors import VectorLayer
+from mmrs.geo.classes import load_classes, parse_classes
+from mmrs.geo.statistics_cache import StatisticsCache
+from mmrs.geo.vectors import VectorLayer
+from mmrs.preparation.converters.archives import Member, find_files
+from mmrs.preparation.converters.landcovernet import read_dates
+from mmrs.preparation.converters.recipe import assign_splits, find_pairs, load_recipe
+from mmrs.preparation.converters.running import prepare_output
+from mmrs.preparation.converters.splits import SplitLists
+from mmrs.preparation.download import unpack
+from mmrs.preparation.sources import Archive
 from tests.fuzzing import broken, ours, values
 from tests.tiny_runs import write_clips
 

@@ -16,7 +16,7 @@ from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform_bounds
 from torch.nn import functional as F
 
-from mmrs.datasets.vectors import VectorLayer
+from mmrs.geo.vectors import VectorLayer
 from mmrs.prediction import maker, mapping
 from mmrs.prediction.jobs import MapSettings
 from mmrs.prediction.maker import MapMaker

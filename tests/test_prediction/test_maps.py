@@ -7,7 +7,8 @@ import rasterio
 import torch
 from rasterio.errors import NotGeoreferencedWarning
 
-from mmrs.prediction.maps import EXTRA_LAYERS, map_layers, open_classes
+from mmrs.geo.label_maps import open_classes
+from mmrs.prediction.maps import EXTRA_LAYERS, map_layers
 from mmrs.utils.errors import ConfigError, DataError
 
 CLASSES = ('roof', 'tree & shrub', 'straße')

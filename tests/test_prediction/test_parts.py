@@ -15,9 +15,10 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
-from mmrs.datasets.grids import RasterGrid
-from mmrs.datasets.windows import partition
-from mmrs.prediction.maps import EXTRA_LAYERS, map_layers, open_classes
+from mmrs.geo.grids import RasterGrid
+from mmrs.geo.label_maps import open_classes
+from mmrs.geo.windows import partition
+from mmrs.prediction.maps import EXTRA_LAYERS, map_layers
 from mmrs.prediction.parts import PartStore
 from mmrs.utils.errors import OutputError
 

@@ -13,8 +13,8 @@ import shapely
 from rasterio.transform import Affine
 from rasterio.warp import transform
 
-from mmrs.datasets.grids import RasterGrid
-from mmrs.datasets.vectors import burn_labels
+from mmrs.geo.grids import RasterGrid
+from mmrs.geo.vectors import burn_labels
 from mmrs.prediction import polygons
 from mmrs.prediction.polygons import write_polygons
 from mmrs.utils.errors import ConfigError, DataError, OutputError

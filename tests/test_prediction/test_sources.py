@@ -3,8 +3,8 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
-from mmrs.datasets.grids import RasterGrid
-from mmrs.datasets.rasters import read_image
+from mmrs.geo.grids import RasterGrid
+from mmrs.geo.rasters import read_image
 from mmrs.prediction.sources import RasterSource, WindowSteps
 
 

@@ -8,8 +8,8 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from mmrs.datasets.grids import RasterGrid
-from mmrs.prediction.maps import open_classes
+from mmrs.geo.grids import RasterGrid
+from mmrs.geo.label_maps import open_classes
 from mmrs.prediction.vrt import Band, Source, mosaic, write_vrt
 from mmrs.utils.errors import DataError, OutputError
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mmrs.apis.camera_study import FINE_TUNED, REFERENCE, CameraStudy, Configs, Job
+from mmrs.studies.camera_study import FINE_TUNED, REFERENCE, CameraStudy, Configs, Job
 from mmrs.utils import ConfigError
 from tests.tiny_runs import quick_start, write_clips, write_config, write_regression_config  # noqa: F401
 from tools.analysis_tools import camera_study as tool

@@ -11,7 +11,7 @@ from mmseg.structures import SegDataSample
 from rasterio.transform import from_origin
 
 from mmrs.apis import SegInferencer, init_model
-from mmrs.datasets.rasters import read_image
+from mmrs.geo.rasters import read_image
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import CheckpointError, ConfigError
 from tests.tiny_runs import REPOSITORY, write_regression_config

@@ -10,10 +10,10 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmrs.apis import SegInferencer
-from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.engine.optimizers import JointOptimWrapperConstructor
 from mmrs.models.adaptors import STDASegNet
 from mmrs.utils.config import load_config, name_types
+from mmrs.weights import read_checkpoint
 from tests.tiny_runs import write_adaptation_config
 from tools import check_dataset, test, train
 from tools.analysis_tools import band_statistics, browse_dataset

@@ -15,9 +15,9 @@ from mmrs.apis import SegInferencer, init_model
 from mmrs.apis.evaluate import without_labels
 from mmrs.datasets.isprs import PotsdamDataset
 from mmrs.datasets.loveda import LoveDADataset
-from mmrs.engine.checkpoint import read_checkpoint
 from mmrs.evaluation.submission import SubmissionFormat
 from mmrs.utils import CheckpointError, ConfigError
+from mmrs.weights import read_checkpoint
 from tests.tiny_runs import write_clips, write_config
 from tools import predict
 from tools import test as test_tool

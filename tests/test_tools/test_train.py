@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mmrs.engine.checkpoint import read_checkpoint
+from mmrs.weights import read_checkpoint
 from tests.tiny_runs import write_clips, write_config
 from tools import train
 

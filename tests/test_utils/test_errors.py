@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmrs.datasets.classes import load_classes
+from mmrs.geo.classes import load_classes
 from mmrs.utils import CheckpointError, ConfigError, DataError, OutputError, UserError
 from mmrs.utils.errors import describe, is_user_error, report_errors
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmrs.datasets.statistics_bands import BandAccumulator
+from mmrs.geo.statistics_bands import BandAccumulator
 from mmrs.utils.errors import ConfigError, OutputError
 from mmrs.visualization.histograms import histogram_edges, plot_domains
 

@@ -8,7 +8,7 @@ from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from mmrs.datasets.grids import RasterGrid
+from mmrs.geo.grids import RasterGrid
 from mmrs.utils.errors import DataError, OutputError
 from mmrs.visualization import quicklook
 from mmrs.visualization.panels import INK

@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmrs.apis.prediction_benchmark import benchmark_prediction
-from mmrs.engine.benchmark import BenchmarkSettings, benchmark, format_report
+from mmrs.studies.benchmark import BenchmarkSettings, benchmark, format_report
+from mmrs.studies.prediction_benchmark import benchmark_prediction
 from mmrs.utils.arguments import Options, add_cfg_options
 from mmrs.utils.errors import report_errors
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmengine.registry import init_default_scope
 
-from mmrs.datasets.window_benchmark import format_rates, make_large_raster, measure_windows
+from mmrs.studies.window_benchmark import format_rates, make_large_raster, measure_windows
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\

@@ -7,8 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmrs.apis.camera_study import TOLERANCES, CameraStudy, Configs
 from mmrs.apis.comparison import output_console
+from mmrs.studies.camera_study import TOLERANCES, CameraStudy, Configs
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\

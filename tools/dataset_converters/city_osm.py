@@ -2,8 +2,14 @@
 
 import sys
 
-from mmrs.datasets.converters.city_osm import CITIES, CityConversion, city_archive
-from mmrs.datasets.converters.cli import add_random_splits, clip_options, convert_clips, published_parser, random_splits
+from mmrs.preparation.converters.city_osm import CITIES, CityConversion, city_archive
+from mmrs.preparation.converters.cli import (
+    add_random_splits,
+    clip_options,
+    convert_clips,
+    published_parser,
+    random_splits,
+)
 
 EXAMPLES = """examples:
   # 70 % of the images to train, 30 % to val

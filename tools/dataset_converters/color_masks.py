@@ -8,9 +8,9 @@ used are left out and listed in OUT/report.json.
 import sys
 from pathlib import Path
 
-from mmrs.datasets.converters.cli import converter_parser, exit_code
-from mmrs.datasets.converters.color_masks import Conversion
-from mmrs.datasets.converters.recipe import Split, load_recipe
+from mmrs.preparation.converters.cli import converter_parser, exit_code
+from mmrs.preparation.converters.color_masks import Conversion
+from mmrs.preparation.converters.recipe import Split, load_recipe
 
 EXAMPLES = """examples:
   # see which colours the masks hold and what would come out

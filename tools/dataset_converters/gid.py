@@ -2,8 +2,14 @@
 
 import sys
 
-from mmrs.datasets.converters.cli import add_random_splits, clip_options, convert_clips, published_parser, random_splits
-from mmrs.datasets.converters.gid import BANDS, GID, SCALINGS, GIDConversion
+from mmrs.preparation.converters.cli import (
+    add_random_splits,
+    clip_options,
+    convert_clips,
+    published_parser,
+    random_splits,
+)
+from mmrs.preparation.converters.gid import BANDS, GID, SCALINGS, GIDConversion
 
 EXAMPLES = """examples:
   # red, green, blue; 70 % of the images to train, 30 % to val

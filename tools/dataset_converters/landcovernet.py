@@ -2,9 +2,15 @@
 
 import sys
 
-from mmrs.datasets.converters.cli import add_split_lists, convert_clips, published_parser, split_arguments, split_lists
-from mmrs.datasets.converters.landcovernet import RGB, SCALINGS, TILES, LandCoverNetConversion
-from mmrs.datasets.converters.splits import FixedSplits, Splits
+from mmrs.preparation.converters.cli import (
+    add_split_lists,
+    convert_clips,
+    published_parser,
+    split_arguments,
+    split_lists,
+)
+from mmrs.preparation.converters.landcovernet import RGB, SCALINGS, TILES, LandCoverNetConversion
+from mmrs.preparation.converters.splits import FixedSplits, Splits
 
 EXAMPLES = """examples:
   # red, green, blue in 8 bits; training tiles 35JNN, 35JQG, 35KKP, validation tiles 35LMC, 35MNT

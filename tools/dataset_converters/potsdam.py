@@ -2,8 +2,8 @@
 
 import sys
 
-from mmrs.datasets.converters.cli import isprs_main
-from mmrs.datasets.converters.isprs import POTSDAM
+from mmrs.preparation.converters.cli import isprs_main
+from mmrs.preparation.converters.isprs import POTSDAM
 
 EXAMPLES = """examples:
   # the archives as downloaded (3_Ortho_IRRG.zip, 5_Labels_all_noBoundary.zip): 2904 training, 1694 validation clips

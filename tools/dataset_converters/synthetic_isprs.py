@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmrs.datasets.synthetic.archives import (
+from mmrs.preparation.synthetic.archives import (
     check_replaceable,
     describe,
     is_current,

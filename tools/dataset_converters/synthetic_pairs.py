@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmrs.datasets.synthetic.pairs import write_pairs
+from mmrs.preparation.synthetic.pairs import write_pairs
 from mmrs.utils.arguments import add_overwrite
 from mmrs.utils.errors import report_errors
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from mmrs.datasets.converters.cli import isprs_main
-from mmrs.datasets.converters.isprs import VAIHINGEN
+from mmrs.preparation.converters.cli import isprs_main
+from mmrs.preparation.converters.isprs import VAIHINGEN
 
 EXAMPLES = """examples:
   # the archives as downloaded (ISPRS_semantic_labeling_Vaihingen.zip and

@@ -1,17 +1,14 @@
 """Transforms that read images and label maps."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmrs.datasets.aligned_images import read_aligned_image
-from mmrs.datasets.aligned_labels import read_aligned_labels, window_grid
-from mmrs.datasets.classes import IGNORE_INDEX, to_hex
-from mmrs.datasets.masks import UNKNOWN, holds_colours, look_up, packed, read_mask, value_name
-from mmrs.datasets.rasters import image_bands, open_raster, read_image
-from mmrs.datasets.vectors import burn_labels
+from mmrs.geo.aligned_images import read_aligned_image
+from mmrs.geo.classes import IGNORE_INDEX
+from mmrs.geo.labels import read_labels
+from mmrs.geo.rasters import read_image
 from mmrs.registry import TRANSFORMS
 from mmrs.utils.errors import ConfigError
 
@@ -96,6 +93,8 @@ class LoadRasterAnnotations(BaseTransform):
     `vector_labels` from a `RasterDataset`. Added: `gt_seg_map` `(H, W)`, uint8, one of `seg_fields`.
     """
 
+    read_labels = staticmethod(read_labels)
+
     def transform(self, results: dict) -> dict:
         """Reads the labels.
 
@@ -110,7 +109,7 @@ class LoadRasterAnnotations(BaseTransform):
                 f'{type(self).__name__} from the pipeline of an unlabelled data set, or add seg_map_path to its '
                 'data_prefix.'
             )
-        indices = _burn(results) if 'vector_labels' in results else _read(results)
+        indices = self.read_labels(results)
         if 'ori_valid_map' in results:
             indices[~results['ori_valid_map']] = IGNORE_INDEX
         results['gt_seg_map'] = indices
@@ -119,89 +118,3 @@ class LoadRasterAnnotations(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}()'
-
-
-def _burn(results: Mapping) -> np.ndarray:
-    grid = window_grid(results['img_path'], results['window'], results['grid_shape'])
-    return burn_labels(results['seg_map_path'], grid, **results['vector_labels'])
-
-
-def _read(results: Mapping) -> np.ndarray:
-    path = results['seg_map_path']
-    by_colour, index_of_colour = results.get('by_colour', False), results.get('label_colours') or {}
-    if 'window' in results:
-        labels, nodata, covered = read_aligned_labels(
-            path, results['img_path'], results['window'], results['grid_shape'], by_colour
-        )
-    else:
-        with open_raster(path) as mask:
-            by_colour = holds_colours(path, len(image_bands(mask)), index_of_colour, by_colour)
-            (labels, covered), nodata = read_mask(mask, by_colour), mask.nodata
-    if labels.shape != tuple(results.get('ori_shape', labels.shape)):
-        (h, w), (label_h, label_w) = results['ori_shape'], labels.shape
-        raise ValueError(
-            f'The image {results["img_path"]} has {w} x {h} pixels (width x height), but its label map {path} has '
-            f'{label_w} x {label_h}. They must be of one size.'
-        )
-    index_of_value: dict[Any, int] = packed(index_of_colour) if by_colour else training_indices(results)
-    if nodata is not None and not by_colour:
-        index_of_value[nodata] = IGNORE_INDEX
-    indices = look_up(labels, index_of_value)
-    if covered is not None:
-        indices[~covered] = IGNORE_INDEX
-    unknown = indices == UNKNOWN
-    if unknown.any():
-        raise ValueError((_unknown_colours if by_colour else _unknown_ids)(path, labels, unknown, results))
-    return indices
-
-
-def training_indices(results: Mapping) -> dict[Any, int]:
-    """Training index by label id, from the info of a sample.
-
-    Data sets that do not say how many classes they have may hold any id.
-    """
-    label_map, classes = results.get('label_map'), results.get('classes')
-    if label_map is not None:
-        indices = dict(label_map)
-    else:
-        indices = {index: index for index in range(len(classes) if classes is not None else UNKNOWN)}
-    if results.get('reduce_zero_label'):
-        indices = {0: IGNORE_INDEX, **{index + 1: new for index, new in indices.items()}}
-    # A class table may give the value 255 to a class of its own.
-    return {IGNORE_INDEX: IGNORE_INDEX, **indices}
-
-
-def _unknown_colours(path: str, labels: np.ndarray, unknown: np.ndarray, results: Mapping) -> str:
-    values = np.unique(labels[unknown])
-    found = ', '.join(value_name(value, True) for value in values[:8].tolist()) + (', ...' if len(values) > 8 else '')
-    return (
-        f'{path}: colour {found} on {100 * unknown.mean():.3g} % of the pixels is no class of the data set. Expected: '
-        f'{", ".join(map(to_hex, results["label_colours"]))}. Add it to the table of classes, with `ignore: true` for '
-        'unlabelled pixels; or, if the values are ids and no grey, give the classes an `id` each.'
-    )
-
-
-def _unknown_ids(path: str, labels: np.ndarray, unknown: np.ndarray, results: Mapping) -> str:
-    values = np.unique(labels[unknown])
-    found = ', '.join(str(value) for value in values[:8].tolist()) + (', ...' if len(values) > 8 else '')
-    known = training_indices(results)
-    classes = sorted(value for value, index in known.items() if index != IGNORE_INDEX)
-    ignored = sorted(value for value, index in known.items() if index == IGNORE_INDEX)
-    expected = f'{_ranges(classes)} ({len(classes)} classes)' + (
-        f', or {_ranges(ignored)} (ignored)' if ignored else ''
-    )
-    return (
-        f'{path}: label id {found} on {100 * unknown.mean():.3g} % of the pixels is no class of the data set. '
-        f'Expected: {expected}. Correct the label map, the classes of the data set, or its reduce_zero_label.'
-    )
-
-
-def _ranges(values: list) -> str:
-    """`0 to 5, 255` of a sorted list of whole numbers."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][-1] + 1:
-            runs[-1].append(value)
-        else:
-            runs.append([value])
-    return ', '.join(str(run[0]) if len(run) == 1 else f'{run[0]} to {run[-1]}' for run in runs)

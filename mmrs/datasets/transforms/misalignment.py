@@ -5,9 +5,9 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from scipy import fft, ndimage
 
-from mmrs.datasets.classes import IGNORE_INDEX
 from mmrs.datasets.transforms.arguments import generator, require_number, require_positive, require_seed
 from mmrs.datasets.transforms.bands import in_fours
+from mmrs.geo.classes import IGNORE_INDEX
 from mmrs.registry import TRANSFORMS
 from mmrs.utils.errors import ConfigError
 

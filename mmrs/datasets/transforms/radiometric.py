@@ -3,7 +3,7 @@ from abc import ABCMeta, abstractmethod
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmrs.datasets.rasters import fill_missing
+from mmrs.geo.rasters import fill_missing
 
 
 class RadiometricChange(BaseTransform, metaclass=ABCMeta):

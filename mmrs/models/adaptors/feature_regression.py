@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
-from mmrs.engine.checkpoint import dataset_meta_of, load_matching, state_dict_of
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
+from mmrs.weights import dataset_meta_of, load_matching, state_dict_of
 
 from ..data_preprocessor import valid_pixels
 from ..feature_cache import FeatureCache, weights_digest

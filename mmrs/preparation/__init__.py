@@ -1,0 +1,1 @@
+"""What is done before training: downloads, converters, synthetic scenes."""

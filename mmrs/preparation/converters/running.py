@@ -1,0 +1,171 @@
+"""What every converter does around its work: output folders, worker processes, progress."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmrs.geo.rasters import is_whole_png
+from mmrs.utils.progress import progress_bar
+
+Task = TypeVar('Task')
+Result = TypeVar('Result')
+
+#: Name of the file that says how a folder was made.
+RECORD = 'conversion.json'
+
+# How a task in this process reports its progress; `run_tasks` sets it.
+_report: Callable[[int], Any] | None = None
+
+
+def default_workers() -> int:
+    """As many processes as there are processors for this one, at most 8: more would wait for the disk."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return min(8, count)
+
+
+def advance(units: int = 1) -> None:
+    """Reports progress from within a task."""
+    if _report is not None:
+        _report(units)
+
+
+def _report_by(report: Callable[[int], Any] | None) -> None:
+    global _report
+    _report = report
+
+
+def _start_worker(counter: Any) -> None:
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+    def count(units: int) -> None:
+        with counter.get_lock():
+            counter.value += units
+
+    _report_by(count)
+
+
+def _exit_with_parent() -> None:
+    # When the process that feeds it is killed, a worker would otherwise wait for further tasks forever.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def run_tasks(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, total: int, description: str
+) -> list[Result]:
+    """Runs a function over tasks in several processes, with a progress bar.
+
+    Args:
+        function: A function at the top level of its module; it calls `advance` as it gets on.
+        tasks: Its arguments.
+        workers: Number of processes; with 1 everything runs in this one.
+        total: Units that all tasks together will report by `advance`.
+        description: What the bar says.
+
+    Returns:
+        The results, in the order of the tasks.
+
+    Raises:
+        Exception: Whatever the first task to fail raised; what has not begun by then is left undone.
+    """
+    progress = progress_bar()
+    bar = progress.add_task(description, total=total)
+    if workers <= 1 or len(tasks) <= 1:
+        _report_by(lambda units: progress.advance(bar, units))
+        try:
+            with progress:
+                return [function(task) for task in tasks]
+        finally:
+            _report_by(None)
+    counter = multiprocessing.Value('q', 0)
+    with ProcessPoolExecutor(min(workers, len(tasks)), initializer=_start_worker, initargs=(counter,)) as pool:
+        # Submitted before the bar starts its thread, so that no process is forked off one with threads.
+        futures = [pool.submit(function, task) for task in tasks]
+        pending = set(futures)
+        try:
+            with progress:
+                while pending:
+                    finished, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+                    progress.update(bar, completed=counter.value)
+                    for future in finished:
+                        future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        return [future.result() for future in futures]
+
+
+def prepare_output(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Makes sure that a folder can take the results of a conversion with these settings.
+
+    The settings are recorded in the folder. A later run with the same ones continues there; what an earlier one was
+    writing when it was killed is removed.
+
+    Args:
+        out: The folder.
+        settings: Everything that the converted files depend on; must be JSON.
+        overwrite: Whether to remove what an earlier conversion with other settings left.
+
+    Raises:
+        FileExistsError: The folder holds the results of other settings, or files that no converter made.
+        ValueError: The record in the folder is damaged.
+    """
+    record = out / RECORD
+    folders = [out / name for name in ('img_dir', 'ann_dir')]
+    settings = json.loads(json.dumps(settings))
+    if record.is_file():
+        earlier = _read_record(record)
+        if overwrite:
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+        elif earlier != settings:
+            changed = sorted(k for k in {*earlier, *settings} if earlier.get(k) != settings.get(k))
+            details = '; '.join(f'{k} was {earlier.get(k)!r}, is {settings.get(k)!r}' for k in changed)
+            raise FileExistsError(
+                f'{out} holds a conversion with other settings ({details}). Choose another folder with -o, or replace '
+                'that conversion with --overwrite.'
+            )
+    elif any(folder.exists() for folder in folders):
+        raise FileExistsError(
+            f'{out} has an img_dir or ann_dir that no converter of mmrs made (there is no {RECORD}). Choose another '
+            'folder with -o.'
+        )
+    for unfinished in (*out.glob('.*.part'), *(path for folder in folders for path in folder.rglob('.*.part*'))):
+        unfinished.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(record, json.dumps(settings, indent=2) + '\n')
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+        if isinstance(record, dict):
+            return record
+        reason = f'it holds a {type(record).__name__}, not settings'
+    except ValueError as error:
+        reason = str(error)
+    raise ValueError(
+        f'{path} cannot be read: {reason}. It says how the files beside it were made: restore it, remove the whole '
+        'folder, or choose another one with -o.'
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file that appears only when it is complete."""
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    temporary.write_text(text, encoding='utf-8')
+    os.replace(temporary, path)
+
+
+def is_written(path: Path) -> bool:
+    """Whether an earlier run wrote this file to its end."""
+    # Every file gets its name only when complete; but a PNG that was cut later would be read without a word.
+    return path.is_file() and (path.suffix != '.png' or is_whole_png(path))

@@ -1,0 +1,1 @@
+"""Benchmarks and experiments: what only the analysis tools import."""

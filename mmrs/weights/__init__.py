@@ -1,0 +1,16 @@
+"""Weights from files: read without running foreign code, fetched, and matched with a model."""
+
+from mmrs.weights.matching import Match, expand_bands, load_matching
+from mmrs.weights.reading import dataset_meta_of, read_checkpoint, state_dict_of, trusting_checkpoints
+from mmrs.weights.remote import download
+
+__all__ = [
+    'Match',
+    'dataset_meta_of',
+    'download',
+    'expand_bands',
+    'load_matching',
+    'read_checkpoint',
+    'state_dict_of',
+    'trusting_checkpoints',
+]

@@ -1,0 +1,141 @@
+"""Weights matched with a model: never loaded in silence when they do not fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model.weight_init import PretrainedInit, update_init_info
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from mmrs.registry import WEIGHT_INITIALIZERS
+from mmrs.utils.errors import CheckpointError, some
+from mmrs.weights.reading import state_dict_of
+
+__all__ = ['Match', 'expand_bands', 'load_matching']
+
+
+@dataclass(frozen=True)
+class Match:
+    """How the keys of a checkpoint met those of a model; `loaded` counts, the rest lists."""
+
+    loaded: int
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every weight of the one has met one of the other."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def __str__(self) -> str:
+        parts = [f'{self.loaded} weights fit']
+        for name, keys in (
+            ('missing from the file', self.missing),
+            ('in the file only', self.unexpected),
+            ('of another shape', self.misshapen),
+        ):
+            if keys:
+                parts.append(f'{len(keys)} {name} ({some(keys, 3)})')
+        return ', '.join(parts)
+
+
+def load_matching(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    source: str | Path,
+    strict: bool = False,
+    partial_source: bool = False,
+) -> Match:
+    """Load what fits by name and shape, and say what did not.
+
+    Args:
+        model: A module, or a wrapper of one (data-parallel, test-time augmentation).
+        weights: Tensors by name.
+        source: Name of the file, for messages.
+        strict: Demand that everything fits.
+        partial_source: The file is expected to hold more than the model, a classifier's last layer for example:
+            keys that the model lacks are no reason for a warning.
+
+    Raises:
+        CheckpointError: Nothing matched, or, with `strict`, not everything.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.get_submodule('module')
+    own = model.state_dict()
+    misshapen = [k for k, v in weights.items() if k in own and own[k].shape != v.shape]
+    fitting = {k: v for k, v in weights.items() if k not in misshapen}
+    missing, unexpected = model.load_state_dict(fitting, strict=False)
+    # A counter that old checkpoints lack; nothing here depends on it.
+    missing = [k for k in missing if k not in misshapen and not k.endswith('num_batches_tracked')]
+    match = Match(len(fitting) - len(unexpected), missing, list(unexpected), misshapen)
+
+    if not match.loaded:
+        raise CheckpointError(
+            f'{source} does not fit the model: none of its {len(weights)} weights matches by name and shape. '
+            f'The file has {some(list(weights), 3)}; the model has {some(list(own), 3)}. '
+            'Is it a checkpoint of this configuration? Weights of other code need converting first '
+            '(tools/model_converters)'
+        )
+    if strict and not match.complete:
+        examples = [f'{k}: file {tuple(weights[k].shape)}, model {tuple(own[k].shape)}' for k in misshapen[:3]]
+        raise CheckpointError(
+            f'{source} does not fit the model: {match}' + (f' [{"; ".join(examples)}]' if examples else '')
+        )
+    if missing or misshapen or (unexpected and not partial_source):
+        print_log(f'{source} fits the model in part: {match}', logger='current', level=logging.WARNING)
+    else:
+        print_log(f'{source}: {match}', logger='current')
+    return match
+
+
+def expand_bands(weight: Tensor, bands: int) -> Tensor:
+    """Make a first convolution for RGB into one for any number of bands.
+
+    For one band the three are summed, so that a grey image has the answer of its RGB copy. For more, they are repeated
+    in turn (R, G, B, R, ...) and scaled by ``3 / bands``, so that activations keep their size; the weights of bands
+    that are not R, G and B are a start, not knowledge.
+
+    Args:
+        weight: ``(out, 3, h, w)``.
+        bands: Number of input bands.
+
+    Returns:
+        ``(out, bands, h, w)``.
+    """
+    if bands == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, torch.arange(bands) % 3] * (3 / bands)
+
+
+@WEIGHT_INITIALIZERS.register_module(name='Pretrained')
+class CheckedPretrainedInit(PretrainedInit):
+    """MMEngine's ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` with the checks of this module.
+
+    A first convolution for RGB is expanded to the bands of the model, see :func:`expand_bands`.
+    """
+
+    def __call__(self, module: nn.Module) -> None:
+        weights = state_dict_of(CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location), self.checkpoint)
+        if self.prefix is not None:
+            prefix = self.prefix.rstrip('.') + '.'
+            inner = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+            if not inner:
+                raise CheckpointError(f'{self.checkpoint} has no {prefix}*; it has {some(list(weights), 3)}')
+            weights = inner
+        own = module.state_dict()
+        for key, weight in weights.items():
+            bands = own[key].shape[1] if key in own and own[key].dim() == 4 else 3
+            if bands != 3 and weight.shape == (own[key].shape[0], 3, *own[key].shape[2:]):
+                weights[key] = expand_bands(weight, bands)
+                print_log(f'{self.checkpoint}: {key} expanded from 3 to {bands} bands', logger='current')
+        load_matching(module, weights, self.checkpoint, partial_source=True)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())

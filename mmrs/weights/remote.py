@@ -1,0 +1,117 @@
+"""Checkpoints that are named by a URL, and MMEngine's loaders replaced by safe ones.
+
+Importing this module replaces the loaders of MMEngine's `CheckpointLoader`, which fall back to full unpickling, by ones
+that do not, unless :func:`trusting_checkpoints` says so. Everything that loads through MMEngine (`load_from`, a resumed
+run, `init_cfg=dict(type='Pretrained')`) is then covered.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pooch
+import torch
+import torch.distributed as dist
+from mmengine.dist import get_rank, get_world_size
+from mmengine.logging import print_log
+from mmengine.runner.checkpoint import (
+    CheckpointLoader,
+    get_deprecated_model_names,
+    get_external_models,
+    get_torchvision_models,
+)
+
+from mmrs.utils.errors import CheckpointError
+from mmrs.weights.reading import read_checkpoint, trusting_checkpoints
+
+__all__ = ['download', 'resolve_url']
+
+_REMOTE = ('http://', 'https://')
+
+
+def resolve_url(name: str) -> str:
+    """Turn ``open-mmlab://NAME`` or ``torchvision://NAME`` into its URL; anything else stays as it is."""
+    scheme, separator, model = name.partition('://')
+    if not separator or scheme in ('http', 'https'):
+        return name
+    if scheme in ('open-mmlab', 'openmmlab'):
+        known = get_external_models()
+        model = get_deprecated_model_names().get(model, model)
+    elif scheme in ('torchvision', 'modelzoo'):
+        known = get_torchvision_models()
+    else:
+        raise CheckpointError(f'{name}: checkpoints are not read from {scheme}://; download the file and give its path')
+    if model not in known:
+        near = difflib.get_close_matches(model, known, n=3)
+        raise CheckpointError(f'{name}: no such model' + (f'; did you mean {", ".join(near)}?' if near else ''))
+    return known[model]
+
+
+def download(url: str, key: str = 'model.backbone.init_cfg.checkpoint') -> Path:
+    """Download a checkpoint into torch's hub cache, unless it is there; with several processes, once per node.
+
+    The part of its SHA-256 checksum that a name such as ``resnet50-0676ba61.pth`` holds is compared, of a file in the
+    cache too.
+
+    Args:
+        url: ``https://...``, or a name that :func:`resolve_url` knows.
+        key: Where the configuration names it, for the message.
+
+    Raises:
+        CheckpointError: It cannot be had, or is another file; the message says how to go on without.
+    """
+    resolved = resolve_url(url)
+    cached = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(resolved).path).name
+    checksum = _checksum_in(cached.name)
+    problem = ''
+    if not cached.is_file() and get_rank() % max(torch.cuda.device_count(), 1) == 0:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        unchecked = '' if checksum else '; its name holds no checksum to compare'
+        print_log(f'downloading {resolved} to {cached}{unchecked}', logger='current')
+        try:
+            torch.hub.download_url_to_file(resolved, str(cached), checksum)
+        except (OSError, RuntimeError) as error:  # urllib's errors and time-outs are OSErrors, the other a checksum's
+            problem = str(error)
+    if get_world_size() > 1:
+        dist.barrier()
+    if not cached.is_file():
+        raise CheckpointError(
+            f'pretrained weights {url} cannot be downloaded ({problem or "see the first process"}). Either\n'
+            '  - train from random initialisation: --no-pretrained\n'
+            f'  - use a file you have: --cfg-options {key}=FILE\n'
+            f'  - or put the file in the cache by hand: {resolved} -> {cached}'
+        )
+    if checksum and not (found := pooch.file_hash(str(cached))).startswith(checksum):
+        raise CheckpointError(
+            f'{cached} has the SHA-256 checksum {found}, but by its name it begins with {checksum}: it is cut short or '
+            f'another file. Remove it, and run the same command again to download {url}'
+        )
+    return cached
+
+
+def _checksum_in(name: str) -> str | None:
+    """The first digits of the SHA-256 checksum in a file's name, as torchvision and OpenMMLab write them."""
+    match = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)
+    if match is None or re.fullmatch(r'(19|20)\d{6}', match[1]):  # a date
+        return None
+    return match[1]
+
+
+# MMEngine logs these functions' names, less `load_from_`.
+def load_from_file(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    return read_checkpoint(filename, map_location)
+
+
+def load_from_cache(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    with trusting_checkpoints(False):  # who says so names a file that they have
+        return read_checkpoint(download(filename), map_location)
+
+
+CheckpointLoader.register_scheme('', load_from_file, force=True)
+CheckpointLoader.register_scheme([*_REMOTE, r'\S+://'], load_from_cache, force=True)
+# Longer prefixes win, so MMEngine's own have to be replaced one by one.
+CheckpointLoader.register_scheme([s for s in CheckpointLoader._schemes if s], load_from_cache, force=True)

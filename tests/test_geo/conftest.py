@@ -1,0 +1,1 @@
+from tests.small_files import *  # noqa: F403 (fixtures)
