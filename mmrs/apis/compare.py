@@ -22,10 +22,11 @@ from rich.table import Table
 from mmrs.apis.comparison import Comparison, last_values
 from mmrs.engine.saved_runs import newest_checkpoint, number_of, own_checkpoints
 from mmrs.utils.arguments import add_cfg_options
-from mmrs.utils.config import flatten, load_config
+from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError, OutputError, UserError, describe
 from mmrs.utils.files import write_json
 from mmrs.utils.processes import run_tool, tail
+from mmrs.utils.records import flatten
 from mmrs.visualization import plot_curves, read_scalars
 
 __all__ = ['Entry', 'Run', 'compare', 'mean_curves', 'plan_runs', 'plot_comparison']

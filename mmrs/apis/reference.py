@@ -17,9 +17,10 @@ from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmrs.registry import DATASETS, MODELS
-from mmrs.utils.config import flatten, load_config, look_up
+from mmrs.utils.config import load_config, look_up
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
 from mmrs.utils.files import write_json
+from mmrs.utils.records import flatten
 from mmrs.weights import state_dict_of
 
 __all__ = ['ReferenceTraining', 'check_reference', 'check_transfer', 'reference_config', 'takes_reference']

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrs.geo.rasters import open_raster
-from mmrs.utils.config import flatten
+from mmrs.utils.records import flatten
 
 #: Tag of the map files that holds the fingerprint, as JSON.
 FINGERPRINT_TAG = 'MMRS_SETTINGS'

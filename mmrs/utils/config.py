@@ -31,7 +31,6 @@ __all__ = [
     'check_types',
     'enable_amp',
     'explain_error',
-    'flatten',
     'load_config',
     'look_up',
     'merge_options',
@@ -204,16 +203,6 @@ def remove_pretrained(node: Any) -> None:
             found['init_cfg'] = None  # type: ignore[index]
         elif isinstance(init_cfg, (list, tuple)):
             found['init_cfg'] = [item for item in init_cfg if not _is_pretrained(item)] or None  # type: ignore[index]
-
-
-def flatten(node: Any, prefix: str = '') -> dict[str, Any]:
-    """The values in nested dicts and lists by their dotted keys."""
-    if not isinstance(node, (dict, list)) or not node:
-        return {prefix: node}
-    leaves = {}
-    for key, child in node.items() if isinstance(node, dict) else enumerate(node):
-        leaves.update(flatten(child, f'{prefix}.{key}' if prefix else str(key)))
-    return leaves
 
 
 def pretrained_files(node: Any, path: str = '') -> dict[str, str]:

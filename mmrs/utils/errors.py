@@ -11,14 +11,18 @@ that a `raise` statement of this package raised in the same way.
 from __future__ import annotations
 
 import functools
+import math
+import numbers
+import operator
 import os
 import re
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmrs.utils.ranks import rank_and_number
 
@@ -34,6 +38,11 @@ __all__ = [
     'is_user_error',
     'lost_others',
     'report_errors',
+    'require',
+    'require_file',
+    'require_folder',
+    'require_number',
+    'require_one_of',
     'some',
     'wait_for_turn',
     'wants_traceback',
@@ -62,6 +71,105 @@ class OutputError(UserError, OSError):
 
 class TrainingError(UserError, RuntimeError):
     """A training that cannot go on, its numbers being what they are."""
+
+
+def require(valid: bool, name: str, value: object, expected: str) -> None:
+    """Check an argument.
+
+    Args:
+        valid: Whether it can work.
+        name: Where the user finds it: a configuration key or an option.
+        value: What was found there.
+        expected: What was expected, with an article; ``were`` follows a plural on its own: ``numbers were``.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not valid:
+        verb = '' if expected.endswith(' were') else ' was'
+        raise ConfigError(f'{name} is {value!r}; {expected}{verb} expected')
+
+
+def require_one_of(name: str, value: object, choices: Iterable[object]) -> None:
+    """Check that an argument is one of a few.
+
+    Raises:
+        ConfigError: It is none of them.
+    """
+    known = list(choices)
+    require(value in known, name, value, f'one of {", ".join(map(str, known))}')
+
+
+def require_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    whole: bool = False,
+    unit: str = '',
+) -> None:
+    """Check that an argument is a finite number within bounds.
+
+    Args:
+        name: Where the user finds it.
+        value: What was found there.
+        above: Lower bound, excluded.
+        at_least: Lower bound, included.
+        below: Upper bound, excluded.
+        at_most: Upper bound, included.
+        whole: Whether an `int` is needed.
+        unit: Of the number, for the message.
+
+    Raises:
+        ConfigError: It is none, or out of bounds.
+    """
+    kinds = numbers.Integral if whole else numbers.Real
+    valid = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    words = []
+    for bound, word, holds in (
+        (above, 'above', operator.gt),
+        (at_least, 'of at least', operator.ge),
+        (below, 'below', operator.lt),
+        (at_most, 'of at most', operator.le),
+    ):
+        if bound is not None:
+            words.append(f'{word} {bound:g}')
+            valid = valid and holds(value, bound)
+    kind = ('a whole number' if whole else 'a number') + (f' of {unit}' if unit else '')
+    require(valid, name, value, ' '.join((kind, ' and '.join(words))).strip())
+
+
+def require_file(path: str | os.PathLike, what: str) -> None:
+    """Check that a file is there.
+
+    Args:
+        path: The file.
+        what: What it should be, with an article.
+
+    Raises:
+        DataError: It is not there, or a folder.
+    """
+    if not os.path.isfile(path):
+        found = 'is a folder' if os.path.isdir(path) else 'no such file'
+        raise DataError(f'{os.fspath(path)}: {found}; {what} was expected there')
+
+
+def require_folder(path: str | os.PathLike, what: str) -> None:
+    """Check that a folder is there.
+
+    Args:
+        path: The folder.
+        what: What it should hold or be, with an article.
+
+    Raises:
+        DataError: It is not there, or a file.
+    """
+    if not os.path.isdir(path):
+        found = 'is a file' if os.path.exists(path) else 'no such folder'
+        raise DataError(f'{os.fspath(path)}: {found}; {what} was expected there')
 
 
 def some(names: Sequence[str], number: int = 5) -> str:

@@ -1,9 +1,19 @@
+import numpy as np
 import pytest
 import torch
 
 from mmrs.geo.classes import load_classes
 from mmrs.utils import CheckpointError, ConfigError, DataError, OutputError, UserError
-from mmrs.utils.errors import describe, is_user_error, report_errors
+from mmrs.utils.errors import (
+    describe,
+    is_user_error,
+    report_errors,
+    require,
+    require_file,
+    require_folder,
+    require_number,
+    require_one_of,
+)
 
 
 def caught(function, *args):
@@ -76,3 +86,65 @@ def test_errors_of_loader_workers(deliberate):
     assert is_user_error(error) is deliberate
     if deliberate:
         assert describe(error) == 'a.png: no such label'
+
+
+def test_require_names_key_value_and_what_was_expected():
+    require(True, 'model.bands', 3, 'anything')
+    error = caught(require, False, 'model.bands', 'x', 'a list')
+    assert isinstance(error, ConfigError)
+    assert str(error) == "model.bands is 'x'; a list was expected"
+    assert str(caught(require, False, 'bands', 0, 'numbers were')) == 'bands is 0; numbers were expected'
+
+
+def test_require_one_of():
+    require_one_of('edge', 'drop', ('drop', 'shift'))
+    assert str(caught(require_one_of, 'edge', 'cut', ('drop', 'shift'))) == (
+        "edge is 'cut'; one of drop, shift was expected"
+    )
+
+
+@pytest.mark.parametrize(
+    ('value', 'bounds', 'valid'),
+    [
+        (1, dict(at_least=1), True),
+        (1, dict(above=1), False),
+        (0.5, dict(above=0, at_most=0.5), True),
+        (0.5, dict(above=0, below=0.5), False),
+        (2.0, dict(whole=True), False),
+        (np.int64(2), dict(whole=True), True),
+        (True, {}, False),
+        ('1', {}, False),
+        (None, {}, False),
+        (float('nan'), {}, False),
+        (float('inf'), dict(above=0), False),
+    ],
+)
+def test_require_number(value, bounds, valid):
+    if valid:
+        require_number('gsd', value, **bounds)
+    else:
+        error = caught(lambda: require_number('gsd', value, **bounds))
+        assert isinstance(error, ConfigError)
+        assert f'gsd is {value!r}' in str(error)
+
+
+def test_require_number_says_which():
+    error = caught(lambda: require_number('share', 2, above=0, at_most=1))
+    assert str(error) == 'share is 2; a number above 0 and of at most 1 was expected'
+    error = caught(lambda: require_number('gsd', 0, above=0, unit='metres'))
+    assert str(error) == 'gsd is 0; a number of metres above 0 was expected'
+
+
+def test_require_files_and_folders(tmp_path):
+    (tmp_path / 'file').touch()
+    require_file(tmp_path / 'file', 'a list')
+    require_folder(tmp_path, 'images')
+    for check, path, found in (
+        (require_file, tmp_path / 'none', 'no such file'),
+        (require_file, tmp_path, 'is a folder'),
+        (require_folder, tmp_path / 'none', 'no such folder'),
+        (require_folder, tmp_path / 'file', 'is a file'),
+    ):
+        error = caught(check, path, 'a list')
+        assert isinstance(error, DataError)
+        assert str(error) == f'{path}: {found}; a list was expected there'
