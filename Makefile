@@ -26,7 +26,7 @@ export PYTHONUNBUFFERED := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format test-minimum test-openmmlab breakages soak clean
+.PHONY: help install demo test lint format test-minimum test-openmmlab docs breakages soak clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -75,6 +75,11 @@ test-openmmlab:  ## Run the tests on the upstream OpenMMLab stack
 	$(MAKE) test VENV=.venv-openmmlab MM=requirements/mminstall-openmmlab.txt MM_OPS=--no-build-isolation \
 		TORCH=torch==2.1.2
 
+docs:  ## Build the documentation with its API reference into site/ (needs no torch)
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -r requirements/docs.txt
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 breakages: install  ## Break the method on purpose, line by line, and show that the tests notice
 	$(PY) tests/breakages.py --jobs $(JOBS) $(ARGS)
 
@@ -82,5 +87,5 @@ soak: install  ## Kill runs, give them bad files and bad numbers, and show that 
 	$(PY) tests/soak.py $(ARGS)
 
 clean:  ## Remove caches (not the environment, nor any result)
-	rm -rf .pytest_cache .mypy_cache .ruff_cache mmrs.egg-info build
+	rm -rf .pytest_cache .mypy_cache .ruff_cache mmrs.egg-info build site
 	find mmrs tools tests configs -name __pycache__ -prune -exec rm -rf {} +

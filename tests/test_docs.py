@@ -1,5 +1,6 @@
-"""The worked example of docs/adding_a_dataset.md, block by block as it stands, on small arrays of the same form."""
+"""The pages hold together, and every block of docs/adding_a_dataset.md runs as it stands, on small arrays."""
 
+import importlib.util
 import json
 import os
 import re
@@ -14,6 +15,49 @@ from mmengine.config import Config
 from tests.tiny_runs import REPOSITORY
 
 PAGE = REPOSITORY / 'docs' / 'adding_a_dataset.md'
+ROOT_PAGES = [REPOSITORY / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')]
+PAGES = sorted((REPOSITORY / 'docs').glob('*.md')) + ROOT_PAGES
+
+
+def prose(page: Path) -> str:
+    return re.sub(r'^```.*?^```', '', page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings: lower case, hyphens for spaces, no other signs."""
+    headings = re.findall(r'^#+ (.*)$', prose(page), re.MULTILINE)
+    return {re.sub(r'[^\w-]', '', heading.lower().replace(' ', '-')) for heading in headings}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    for target, anchor in re.findall(r'\]\((?!\w+:)([^()#\s]*)#?([^()\s]*)\)', prose(page)):
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f'{target}#{anchor}'
+
+
+def test_every_page_is_in_the_navigation_once():
+    listed = re.findall(r'^ +- (\S+\.md)$', (REPOSITORY / 'mkdocs.yml').read_text(), re.MULTILINE)
+    names = [page.name for page in PAGES if page not in ROOT_PAGES] + ['index.md', 'contributing.md', 'changelog.md']
+    assert sorted(listed) == sorted(names)
+
+
+def test_the_terms_of_the_glossary_are_in_order():
+    terms = re.findall(r'^- \*\*(.+?)\*\*: ', (REPOSITORY / 'docs' / 'glossary.md').read_text(), re.MULTILINE)
+    assert len(terms) > 50
+    assert terms == sorted(set(terms), key=str.lower)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec('mkdocs'), reason='needs requirements/docs.txt')
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env={**os.environ, 'NO_MKDOCS_2_WARNING': '1'}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'id="mmrs.apis.inference.SegInferencer"' in (tmp_path / 'api' / 'mmrs.apis' / 'index.html').read_text()
 
 
 def blocks() -> list[tuple[str, str]]:
