@@ -21,7 +21,7 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
 
     A two-domain batch, ``dict(source=dict(inputs, data_samples), target=...)``, becomes
     ``dict(inputs=dict(source, target), data_samples=dict(source, target))``, which is what an adaptor's ``forward``
-    takes. A plain one, ``dict(inputs, data_samples)`` (validation, test, prediction, and training on one domain), stays
+    takes. A plain batch, ``dict(inputs, data_samples)`` (validation, test, prediction, training on one domain), stays
     plain. Bands keep the order of the file.
 
     In training the images of a batch are padded to one size, those of both domains together: a source image that was
@@ -33,9 +33,9 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
     Args:
         mean: Mean per band, in the image's own units (0 to 255 for 8 bit).
         std: Standard deviation per band, likewise.
-        source_mean: The source's mean where it differs; ``mean`` is then the target's and that of plain batches.
+        source_mean: The source's mean where it differs; ``mean`` is then for the target and for plain batches.
         source_std: The source's standard deviation, likewise.
-        size_divisor: In training, images are padded at the right and bottom to a multiple of it.
+        size_divisor: In training, images are padded at the right and bottom to a multiple of this number.
         size: In training, pad to this ``(height, width)`` instead.
         pad_val: Value of padded pixels, after normalisation.
         seg_pad_val: Label of padded pixels.
@@ -86,7 +86,7 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
         return {key: {d: batch[key] for d, batch in domains.items()} for key in ('inputs', 'data_samples')}
 
     def _prepare(self, data: dict, domain: str, training: bool, together: Sequence[Tensor]) -> dict:
-        """Prepare the batch of a domain; in training it is padded to the size of images that it goes together with."""
+        """Prepare the batch of a domain; in training it is padded to the largest sides of the images ``together``."""
         mean, std = getattr(self, f'{domain}_mean'), getattr(self, f'{domain}_std')
         samples = data.get('data_samples')
         inputs = [self._normalize(image, mean, std, samples, i) for i, image in enumerate(data['inputs'])]
@@ -122,20 +122,20 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
 
 
 def _pad_valid_map(sample: SegDataSample, image: Tensor, batch: Tensor) -> None:
-    """Bring the map of valid pixels to the size of the batch; an image that fills it and has no hole needs none."""
+    """Bring the map of valid pixels to the size of the batch; an image of that size stays as it is."""
     missing = [batch.shape[axis] - image.shape[axis] for axis in (-1, -2)]
     if not any(missing):
         return
     if 'valid_map' in sample:
         valid = sample.valid_map.data
-        del sample.valid_map  # its shape is fixed
+        del sample.valid_map  # it takes no data of another size
     else:
         valid = image.new_ones(1, *image.shape[-2:], dtype=torch.bool)
     sample.valid_map = PixelData(data=F.pad(valid, (0, missing[0], 0, missing[1]), value=False))
 
 
 def valid_pixels(samples: Sequence[SegDataSample] | None, images: Tensor) -> Tensor | None:
-    """Where the images ``(N, C, H, W)`` have data, ``(N, H, W)``; None where all of them do everywhere."""
+    """Where the images ``(N, C, H, W)`` have data, ``(N, H, W)``; None if all pixels of all images have data."""
     if not any('valid_map' in sample for sample in samples or ()):
         return None
     everywhere = images.new_ones(1, *images.shape[-2:], dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Checks of what a configuration gives to the transforms, and the random numbers that its seeds stand for."""
+"""Checks of the arguments of transforms, and the random numbers that a seed stands for."""
 
 import hashlib
 import math
@@ -15,7 +15,7 @@ def require_number(owner: object, name: str, value: Any, low: float = 0, high: f
     """The value of an argument as a float.
 
     Raises:
-        ConfigError: It is no finite number from `low` to `high`.
+        ConfigError: The value is no finite number from `low` to `high`.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not low <= value <= high:
@@ -29,7 +29,7 @@ def require_positive(owner: object, name: str, value: Any) -> float:
     """The value of an argument as a float.
 
     Raises:
-        ConfigError: It is no finite number above 0.
+        ConfigError: The value is no finite number above 0.
     """
     if require_number(owner, name, value) == 0:
         raise ConfigError(f'{type(owner).__name__}: {name} is 0; a number above 0 was expected')
@@ -40,7 +40,7 @@ def require_whole(owner: object, name: str, value: Any) -> int:
     """The value itself.
 
     Raises:
-        ConfigError: It is no whole number above 0.
+        ConfigError: The value is no whole number above 0.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise ConfigError(f'{type(owner).__name__}: {name} is {value!r}; a whole number above 0 was expected')
@@ -48,10 +48,10 @@ def require_whole(owner: object, name: str, value: Any) -> int:
 
 
 def require_text(owner: object, name: str, value: Any, several: bool = False) -> None:
-    """Nothing, unless a text, or with `several` one or more, was expected and something else is there.
+    """Checks that a value is a text, with `several` a text or a list of texts, or None.
 
     Raises:
-        ConfigError: The value is neither that nor None.
+        ConfigError: The value is something else.
     """
     texts = [value] if isinstance(value, str) or not several else value
     if value is None or (isinstance(texts, Sequence) and texts and all(isinstance(text, str) for text in texts)):
@@ -64,7 +64,7 @@ def require_seed(owner: object, seed: Any) -> int | None:
     """The seed itself.
 
     Raises:
-        ConfigError: It is neither a whole number nor None.
+        ConfigError: The seed is neither a whole number nor None.
     """
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise ConfigError(f'{type(owner).__name__}: seed is {seed!r}; a whole number, or None, was expected')
@@ -77,7 +77,7 @@ def generator(owner: object, seed: int | None, sample: Mapping | None = None) ->
     Args:
         owner: The transform; another kind of transform gets other numbers for the same seed.
         seed: The seed. For None, numpy's global generator, which MMEngine seeds, gives one.
-        sample: What the numbers belong to, if they differ from image to image: the file's name without its folder and
+        sample: What the numbers are for, if they differ from image to image: the file's name without its folder and
             suffix, and the window.
     """
     if seed is None:
@@ -86,5 +86,5 @@ def generator(owner: object, seed: int | None, sample: Mapping | None = None) ->
     if sample is not None:
         parts.append(PurePath(sample.get('img_path') or '').stem)
         parts += [str([int(value) for value in sample.get(key) or ()]) for key in ('window', 'grid_shape')]
-    # Python's own hash of a text is another one in each process.
+    # Python's own hash of a text differs from process to process.
     return np.random.default_rng(int.from_bytes(hashlib.sha256('\n'.join(parts).encode()).digest(), 'little'))

@@ -4,10 +4,10 @@ import numpy as np
 
 
 def in_fours(function: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
-    """Applies a function of OpenCV, of which many take no more than four bands and drop the axis of a single one.
+    """Applies a function of OpenCV to four bands at a time, as many take no more, and keeps the axis of a single band.
 
     Args:
-        function: From an image to one that may have another height and width.
+        function: From an image to an image, which may have another height and width.
         image: `(H, W, C)`.
     """
     parts = []

@@ -20,13 +20,13 @@ class CameraChange(RadiometricChange):
 
     At 0 the image stays as it is, 0.5 is mild, 1 is plainly another sensor, and 2 is severe. Strengths between and
     above continue the table. The seed says which camera it is: which way the hue turns, what each band loses (one
-    nothing, so that white does not saturate), and whether the tone curve darkens or, by the inverse exponent,
+    loses nothing, so that white does not saturate), and whether the tone curve darkens or, by the inverse exponent,
     brightens. Steps are in the order of the table, with no rounding and no saturation between them.
 
     Args:
         strength: 0 or more.
         white: Full scale, in the units of the file.
-        seed: Seed of the camera; None draws another one for each image.
+        seed: Seed of the camera; None draws another camera for each image.
     """
 
     def __init__(self, strength: float = 1.0, white: float = 255.0, seed: int | None = 0) -> None:
@@ -42,7 +42,7 @@ class CameraChange(RadiometricChange):
         rng = generator(self, self.seed)
         turn, tone = rng.choice((-1, 1), 2)
         loss: np.ndarray = rng.random((bands,))
-        loss = (loss - loss.min()) / max(np.ptp(loss), 1e-12)  # 0 for a band alone
+        loss = (loss - loss.min()) / max(np.ptp(loss), 1e-12)  # 0 if there is one band
         matrix = hue_matrix(bands, turn * 30 * self.strength, rng)
         image = GaussianBlur(self.strength).change(image, valid, sample) @ matrix.T.astype(np.float32)
         return tone_curve(image, 1.3 ** (-self.strength * loss), 1.3 ** (self.strength * tone), self.white)

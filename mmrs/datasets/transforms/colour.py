@@ -52,7 +52,7 @@ class HueRotation(RadiometricChange):
     are drawn from the seed, and each turns by the same angle.
 
     Args:
-        degrees: Angle in degrees; negative ones turn the other way.
+        degrees: Angle in degrees; negative angles turn the other way.
         seed: Seed of the planes, for more than three bands; None draws others each time.
     """
 
@@ -164,7 +164,7 @@ class GainGamma(RadiometricChange):
             ValueError: There are gains or gammas for another number of bands.
         """
         rng = generator(self, self.seed)
-        # Both are drawn in any case, so that neither depends on whether the other one is.
+        # Both are always drawn, so that the draws of gamma do not depend on whether gain uses its own.
         for_gain, for_gamma = rng.uniform(-1, 1, (2, image.shape[-1]))
         gain = self._per_band('gain', self.gain, for_gain, sample)
         gamma = self._per_band('gamma', self.gamma, for_gamma, sample)

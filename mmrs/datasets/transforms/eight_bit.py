@@ -9,7 +9,7 @@ from mmseg.datasets.transforms import CLAHE, AdjustGamma, PhotoMetricDistortion
 
 from mmrs.utils.errors import ConfigError
 
-#: What these do to values beyond 0 to 255 is to cut them off, or to let them overflow.
+#: These cut off values beyond 0 to 255, or let them overflow.
 _EIGHT_BIT = (AdjustGamma, CLAHE, PhotoMetricDistortion)
 
 
@@ -25,7 +25,7 @@ class RequireEightBit(BaseTransform):
         self.three_bands = isinstance(transform, PhotoMetricDistortion)
 
     def transform(self, results: dict) -> dict:
-        """The same.
+        """The sample, unchanged.
 
         Raises:
             ConfigError: The image is not of the type uint8, or has not three bands where a colour is looked at.
@@ -50,7 +50,7 @@ class RequireEightBit(BaseTransform):
 
 
 def guard_eight_bit(pipeline: Any) -> None:
-    """Put a :class:`RequireEightBit` in front of each transform in a pipeline, nested ones too, that needs it."""
+    """Put a :class:`RequireEightBit` before each transform of a pipeline, nested too, that is made for 8 bits."""
     inner = getattr(pipeline, 'transforms', None)
     for transform in inner if isinstance(inner, (list, tuple)) else [inner] if inner is not None else []:
         guard_eight_bit(transform)

@@ -59,7 +59,7 @@ class GroundSamplingDistance(RadiometricChange):
 
 
 def _filtered(apply: Callable[[np.ndarray], np.ndarray], image: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-    """A linear filter over the pixels with data; where it reaches none, over what the image has instead of data."""
+    """A linear filter over the pixels with data; where it reaches none, over the values that fill the other pixels."""
     plain = in_fours(apply, image)
     if valid is None:
         return plain
@@ -104,7 +104,7 @@ class JPEGCompression(RadiometricChange):
     """Writes the image as JPEG and reads it again.
 
     Three bands are stored as red, green and blue, with the colours at half the resolution; of any other number, each
-    band is stored for itself. JPEG has 8 bits: values are clipped to 0 and full scale, and have 256 levels.
+    band is stored by itself. JPEG has 8 bits: values are clipped to 0 and full scale, and have 256 levels.
 
     Args:
         quality: From 1 (worst) to 100, on the scale of libjpeg.

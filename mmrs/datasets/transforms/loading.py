@@ -30,7 +30,7 @@ class LoadRasterImage(BaseTransform):
     Args:
         bands: Numbers of the bands to read, counted from 1, in the wanted order. By default all but an alpha band.
         apply_scale: Whether values are multiplied by the scale that the file gives for their band, and its offset is
-            added; uint8 becomes float32 then, too. Declared nodata is compared with the values before that.
+            added; uint8 becomes float32 then, too. Declared nodata is compared with the unscaled values.
     """
 
     def __init__(self, bands: Sequence[int] | None = None, apply_scale: bool = False) -> None:
@@ -42,7 +42,7 @@ class LoadRasterImage(BaseTransform):
         self.apply_scale = apply_scale
 
     def transform(self, results: dict) -> dict | None:
-        """Reads the image; None where it has no data at all and the data set wants none such.
+        """Reads the image; None where it has no data at all and the data set skips such images.
 
         Raises:
             OSError: The file is missing or cannot be read.
@@ -61,7 +61,7 @@ class LoadRasterImage(BaseTransform):
         if valid is not None:
             if results.get('skip_empty') and not valid.any():
                 return None
-            # As the file has it, for labels that are loaded behind a resize or a flip.
+            # On the pixels of the file, for labels that are loaded after a resize or a flip.
             results['ori_valid_map'] = valid
             # Not bool, which OpenCV cannot resize.
             results['valid_map'] = valid.astype(np.uint8)
@@ -73,7 +73,7 @@ class LoadRasterImage(BaseTransform):
 
 
 def image_loader(transforms: Iterable[Callable]) -> LoadRasterImage | None:
-    """What reads the images in a pipeline; None where that is another loader."""
+    """The transform that reads the images of a pipeline; None where another loader does."""
     return next((t for t in transforms if isinstance(t, LoadRasterImage)), None)
 
 

@@ -27,9 +27,9 @@ class Misalignment(BaseTransform):
 
     Args:
         shift: Length of a shift in px; its direction is drawn.
-        rotation: Angle of a rotation around the centre of the image, in degrees; which way is drawn.
+        rotation: Angle of a rotation around the centre of the image, in degrees; its sense is drawn.
         scale: Change of scale around the centre: 0.02 makes everything larger by the factor 1.02 or smaller by
-            1 / 1.02, which is drawn.
+            1 / 1.02; which of the two is drawn.
         elastic: Root mean square length, in px, of a smooth random field, whose mean is zero.
         smoothness: Standard deviation, in px, of the Gaussian by which the field is smoothed: the displacements of two
             pixels at this distance have a correlation of 0.78. At least twice `elastic`, lest the image folds over.
@@ -120,7 +120,7 @@ def smooth_field(shape: tuple[int, int], smoothness: float, rng: np.random.Gener
     """
     spectrum = fft.rfft2(rng.standard_normal((2, *shape), np.float32))
     spectrum[:, 0, 0] = 0
-    # A Gaussian wider than the image leaves nothing but its lowest frequency, and in the end not even that.
+    # A Gaussian wider than the image leaves only the lowest frequency, and a much wider one nothing at all.
     sigma = min(smoothness, max(shape))
     field = fft.irfft2(ndimage.fourier_gaussian(spectrum, (0, sigma, sigma), n=shape[1]), s=shape)
     field /= max(np.sqrt(np.square(field, dtype=np.float64).sum(axis=0).mean()), 1e-12)  # 0 for a single pixel

@@ -42,7 +42,7 @@ class PackRasterInputs(PackSegInputs):
         packed = super().transform(results)
         if 'valid_map' in results:
             valid = _padded(results['valid_map'], results['img'].shape[:2], 'pad_shape' in results)
-            # Transforms fill with 255 what they have no pixels for.
+            # Transforms fill places without a pixel of the image with 255.
             packed['data_samples'].valid_map = PixelData(data=torch.from_numpy(valid == 1)[None])
         return packed
 

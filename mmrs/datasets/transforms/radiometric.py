@@ -7,7 +7,7 @@ from mmrs.geo.rasters import fill_missing
 
 
 class RadiometricChange(BaseTransform, metaclass=ABCMeta):
-    """What changes the values of an image and leaves every pixel in its place.
+    """A transform that changes the values of an image and leaves every pixel in its place.
 
     Images may have any number of bands and any type. The change is computed in float32; integers are rounded and
     clipped to their type's range, as a sensor saturates. Pixels without data get the mean of the others again.

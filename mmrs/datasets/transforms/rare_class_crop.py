@@ -12,14 +12,14 @@ class RareClassCrop(RandomCrop):
     """mmseg's `RandomCrop`, which for a data set with `rare_class_sampling` looks for a crop with the rare class.
 
     The class is drawn from those that the image is sampled for, with the probabilities under which a
-    `RareClassSampler` draws the image for each of them. Of up to `tries` crops the first one with enough pixels of it
-    is taken, else the last.
+    `RareClassSampler` draws the image for each of them. Of up to `tries` crops the first with enough pixels of the
+    class is taken, else the last.
 
     Required: `img`, `gt_seg_map`; `rare_class_weights` `(K,)`, without which it is a `RandomCrop`.
 
     Args:
         crop_size: As in `RandomCrop`, as is `cat_max_ratio` among the `kwargs`.
-        min_pixels: Pixels of the class that are enough.
+        min_pixels: Number of pixels of the class that is enough.
         tries: Number of crops to look at.
 
     Reference:

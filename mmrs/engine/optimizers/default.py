@@ -11,7 +11,7 @@ class DefaultOptimWrapperConstructor(MMEngineConstructor):
     """MMEngine's constructor, with one parameter group per set of options instead of one per parameter.
 
     The mathematics is the same; a fused optimizer then makes a few large updates instead of hundreds of small ones.
-    Frozen modules, such as a reference network, are left out without the warning for each of their parameters.
+    Frozen modules, such as a reference network, are left out without MMEngine's warning for each of their parameters.
     """
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: object) -> None:

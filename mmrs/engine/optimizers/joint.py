@@ -49,11 +49,11 @@ class JointOptimWrapper(OptimWrapperDict):
 
     @property
     def rejected(self) -> nn.Parameter | None:
-        """As :class:`OptimWrapper`'s."""
+        """See :class:`OptimWrapper`."""
         return self.lead.rejected
 
     def should_update(self) -> bool:
-        """Whether the iteration is one that steps."""
+        """Whether the optimizers step in this iteration."""
         return self.lead.should_update()
 
     @contextmanager
@@ -111,7 +111,7 @@ def _without_unsupported_fused(optimizer: dict) -> dict:
     return {key: value for key, value in optimizer.items() if not (old and key == 'fused')}
 
 
-#: What may be said once for all parts.
+#: Keys that may stand once, beside the parts, for all of them.
 SHARED = ('type', 'accumulative_counts', 'dtype', 'loss_scale')
 
 

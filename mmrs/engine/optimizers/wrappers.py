@@ -53,12 +53,12 @@ class OptimWrapper(MMEngineOptimWrapper):
             yield
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The context that casts; here none."""
+        """The context that casts to another precision; here none."""
         return nullcontext()
 
     def backward(self, loss: Tensor, **kwargs: object) -> None:
-        """Propagate a loss (a scalar); one that is not finite makes every gradient NaN that it reaches."""
-        # The gradients tell the other processes, without a message of their own. A factor of 1 changes no bit.
+        """Propagate a loss (a scalar); a loss that is not finite makes every gradient NaN that it reaches."""
+        # NaN gradients tell the other processes, without another exchange. A factor of 1 changes no bit.
         finite = loss.detach().isfinite()
         self._loss_is_finite = finite if self._loss_is_finite is None else self._loss_is_finite & finite
         super().backward(loss, gradient=torch.where(finite, 1.0, torch.nan).to(loss), **kwargs)
@@ -93,12 +93,12 @@ class OptimWrapper(MMEngineOptimWrapper):
             self.loss_scaler.update(self._scale_update_param)
 
     def _scale_was_too_large(self) -> bool:
-        """Whether the gradients overflowed for the scale of the loss, which is normal: it falls until they do not."""
+        """Whether gradients overflowed due to the loss scale, which is normal: the scale falls until none does."""
         scaler = self.loss_scaler
         if scaler is None or not scaler.is_enabled() or self._scale_update_param is not None:
             return False
         finite = torch.as_tensor(self._loss_is_finite).float()
-        all_reduce(finite, 'min')  # only here, where a step is lost anyway
+        all_reduce(finite, 'min')  # an exchange only where a step is lost anyway
         return bool(finite) and scaler.get_scale() >= 1
 
     # Resuming between two steps -------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class OptimWrapper(MMEngineOptimWrapper):
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state, with the gradients and what else the step has so far where some are accumulated."""
         state = super().state_dict()
-        if not self.should_update() and get_world_size() == 1:  # elsewhere each process has its own
+        if not self.should_update() and get_world_size() == 1:  # of several processes, each has its own gradients
             state['step_so_far'] = dict(
                 gradients=[parameter.grad for parameter in self.parameters],
                 buffers_before=self._buffers_before,
@@ -127,20 +127,20 @@ class OptimWrapper(MMEngineOptimWrapper):
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
         """Tell where the run stands, for gradient accumulation."""
         kept = any(parameter.grad is not None for parameter in self.parameters)
-        # MMEngine warns of lost gradients between two steps.
+        # MMEngine would warn of gradients lost between two steps, but these were loaded.
         super().initialize_count_status(model, 0 if kept else init_counts, max_counts)
         self._inner_count = init_counts
 
 
 def _first_not_finite(parameters: Sequence[nn.Parameter]) -> nn.Parameter | None:
-    """The first parameter with a NaN or an infinity in its gradient, or one whose sum of squares is infinite."""
+    """The first parameter whose gradient has a NaN, an infinity or an infinite sum of squares."""
     having = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
     if not having:
         return None
-    # Squares, for Adam's second moment is one: with gradients near the largest number it would stay infinite for good.
+    # Norms, as a gradient with an infinite square would leave Adam's second moment infinite for good.
     norms = torch._foreach_norm([gradient for _, gradient in having])
     finite = torch.stack(list(norms)).isfinite()
-    # The one value that a step waits for. MMEngine's hooks wait for every loss in each iteration.
+    # The only value that a step waits for. MMEngine's hooks wait for every loss in each iteration.
     if finite.all():
         return None
     return having[int(finite.int().argmin())][0]
@@ -150,11 +150,11 @@ def _first_not_finite(parameters: Sequence[nn.Parameter]) -> nn.Parameter | None
 class AmpOptimWrapper(OptimWrapper, MMEngineAmpOptimWrapper):
     """MMEngine's wrapper for automatic mixed precision, on CPUs too, with the checks of :class:`OptimWrapper`.
 
-    A step whose gradients overflow only for the scale of the loss is skipped, and counts as none that failed while the
+    A step whose gradients overflow due to the loss scale alone is skipped, and does not count as failed while the
     scale falls.
 
     Args:
-        loss_scale: For float16 only, bfloat16 has the range of float32: ``dynamic``, a fixed number, or a dict of
+        loss_scale: For float16 only (bfloat16 has the range of float32): ``dynamic``, a fixed number, or a dict of
             arguments of torch's GradScaler.
         dtype: ``float16`` or ``bfloat16``; by default bfloat16 on a CPU and float16 elsewhere.
         **kwargs: As :class:`OptimWrapper`'s.
@@ -169,7 +169,7 @@ class AmpOptimWrapper(OptimWrapper, MMEngineAmpOptimWrapper):
         dtype: str | torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
-        MMEngineOptimWrapper.__init__(self, **kwargs)  # the constructor in between refuses CPUs
+        MMEngineOptimWrapper.__init__(self, **kwargs)  # MMEngineAmpOptimWrapper's refuses CPUs
         device = get_device()
         name = str(dtype or ('bfloat16' if device == 'cpu' else 'float16')).removeprefix('torch.')
         if name not in ('float16', 'bfloat16'):
@@ -198,11 +198,11 @@ class AmpOptimWrapper(OptimWrapper, MMEngineAmpOptimWrapper):
             self.loss_scaler = torch.cuda.amp.GradScaler(enabled=enabled, **options)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The context that casts."""
+        """The context that casts to the other precision."""
         return torch.autocast(get_device(), dtype=self.cast_dtype)  # MMEngine's refuses float16 on a CPU
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; one of a run in another precision has no scale of the loss, and this one's stays."""
+        """Load a state; where it has no loss scale, as after a run in another precision, the present scale stays."""
         state_dict = dict(state_dict)
         if not state_dict.get('loss_scaler'):
             state_dict.pop('loss_scaler', None)

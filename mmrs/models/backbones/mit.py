@@ -15,7 +15,7 @@ class EfficientMiT(MixVisionTransformer):
 
     Arguments, parameters, their names, initialisation and results are those of `MixVisionTransformer`: weights move
     between the two freely. What differs is the path through the layers. A map stays (N, H, W, C) in memory from the
-    image to the last stage; that is a channels_last (N, C, H, W) tensor to a convolution and a set of tokens to a
+    image to the last stage; this is a channels_last (N, C, H, W) tensor to a convolution and a set of tokens to a
     linear layer, in either case without a copy. Attention runs through `scaled_dot_product_attention`, without the
     averaged attention weights that `nn.MultiheadAttention` returns and nobody reads. The output of each GELU is
     computed again in the backward pass instead of kept.
@@ -71,7 +71,7 @@ def _attention(attention: EfficientMultiheadAttention, x: Tensor) -> Tensor:
 
 
 def _mix_ffn(ffn: MixFFN, x: Tensor) -> Tensor:
-    """Two 1x1 convolutions with a depthwise 3x3 one and GELU between them, of a map (N, H, W, C) (Eq. 3)."""
+    """Two 1x1 convolutions of a map (N, H, W, C), between them a depthwise 3x3 convolution and GELU (Eq. 3)."""
     expand, depthwise, activation, dropout, reduce, _ = ffn.layers
 
     def project(hidden: Tensor) -> Tensor:

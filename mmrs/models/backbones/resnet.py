@@ -16,7 +16,7 @@ from mmrs.registry import MODELS
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Batch normalisation inside takes the statistics of the batch without noting them."""
+    """Inside, batch normalisation uses the statistics of the batch and leaves its running ones as they are."""
     norms: list[Any] = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
@@ -30,7 +30,7 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 class _RecomputedBlock(nn.Module):
-    """A residual block that, `with_cp`, is computed again in the backward pass instead of kept."""
+    """A residual block whose activations, `with_cp`, are computed again in the backward pass instead of kept."""
 
     def __init__(self, *args: Any, with_cp: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,24 +41,24 @@ class _RecomputedBlock(nn.Module):
             return super().forward(x)
 
         def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-            return nullcontext(), _statistics_kept(self)  # the first pass has noted the statistics already
+            return nullcontext(), _statistics_kept(self)  # the forward pass has updated the running statistics
 
         return checkpoint(super().forward, x, use_reentrant=False, context_fn=contexts)
 
 
 class RecomputedBasicBlock(_RecomputedBlock, BasicBlock):
-    """Of ResNet-18 and ResNet-34."""
+    """The block of ResNet-18 and ResNet-34."""
 
 
 class RecomputedBottleneck(_RecomputedBlock, Bottleneck):
-    """Of the deeper ones."""
+    """The block of the deeper ResNets."""
 
 
 @MODELS.register_module()
 class ResNetV1c(MMSegResNetV1c):
     """MMSegmentation's ResNetV1c, with activation checkpointing that changes no result.
 
-    Its own `with_cp` updates the running statistics of batch normalisation a second time in the backward pass.
+    MMSegmentation's `with_cp` updates the running statistics of batch normalisation a second time in the backward pass.
     """
 
     arch_settings = {

@@ -14,7 +14,7 @@ from mmrs.registry import MODELS
 class EfficientSegformerHead(SegformerHead):
     """MMSegmentation's SegFormer head, computed in less time and memory.
 
-    Arguments, parameters, their names and results are those of `SegformerHead`. That one resizes every level to the
+    Arguments, parameters, their names and results are those of `SegformerHead`, which resizes every level to the
     finest, concatenates them and applies a 1x1 fusion convolution. But the convolution commutes with resizing, both
     being linear and acting on different axes: here each level passes its own slice of the convolution at its own
     resolution, the resized results are added, and the concatenation of all levels never exists.
@@ -42,7 +42,7 @@ class EfficientSegformerHead(SegformerHead):
         out: Any = None
         for x, conv, weight in zip(inputs, self.convs, fusion.conv.weight.split(self.channels, dim=1)):
             x = conv(x.contiguous(memory_format=torch.channels_last))
-            # The bias, present only without a norm layer, is added once; its resize is itself.
+            # The bias, present only without a norm layer, is added once: resizing does not change it.
             x = F.conv2d(x, weight, fusion.conv.bias if out is None else None)
             if x.shape[2:] != size:
                 x = resize(x, size, mode=self.interpolate_mode, align_corners=self.align_corners)

@@ -19,11 +19,11 @@ def read_class_weight(value: Any, key: str = 'class_weight', number: int | None 
 
     Args:
         value: A list of numbers, a file with one (``.npy``, ``.json``, ``.yaml``), or None.
-        key: What a message calls it.
-        number: How many there must be.
+        key: Name of the value in messages.
+        number: Number of weights that is expected; None for any.
 
     Raises:
-        ConfigError: The file cannot be read, or there are no such numbers, each finite and at least 0, in it.
+        ConfigError: The file cannot be read, or the value is no list of finite numbers of at least 0.
     """
     if value is None:
         return None

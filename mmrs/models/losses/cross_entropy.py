@@ -20,8 +20,8 @@ class PixelMeanCrossEntropyLoss(nn.Module):
     .. math:: L = \frac{1}{N H W} \sum_{i} v_i \, w_{y_i} \, (-\log p_i(y_i))
 
     with the class weight :math:`w` and the pixel weight :math:`v`; ignored pixels add nothing to the sum. The divisor
-    is neither the number of valid pixels nor the sum of the weights, as ST-DASegNet was published: mmseg's own loss
-    divides by the sum of the class weights.
+    is neither the number of valid pixels nor the sum of the weights: ST-DASegNet was published with this loss, whereas
+    mmseg's divides by the sum of the class weights.
 
     Args:
         class_weight: One weight per class, or a file with them (see :func:`read_class_weight`); None weighs them
@@ -30,7 +30,7 @@ class PixelMeanCrossEntropyLoss(nn.Module):
         loss_name: Key in mmseg's loss dict; has to start with ``loss_``.
 
     Shape:
-        - logits: ``(N, K, H, W)``; with K = 1 those of the second of two classes
+        - logits: ``(N, K, H, W)``; with K = 1 the logits of the second of two classes
         - label: ``(N, H, W)``, integers in ``[0, K)`` or ``ignore_index``
         - weight: ``(N, H, W)``, non-negative; optional
         - output: scalar
@@ -52,7 +52,7 @@ class PixelMeanCrossEntropyLoss(nn.Module):
         self.loss_name = loss_name
         weights = read_class_weight(class_weight)
         weight = None if weights is None else torch.tensor(weights)
-        # Not part of the checkpoint: the config is the one place that says it.
+        # Not part of the checkpoint: class weights stand in the config alone.
         self.register_buffer('class_weight', weight, persistent=False)
 
     def forward(

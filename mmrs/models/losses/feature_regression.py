@@ -55,9 +55,9 @@ def parse_tolerance(text: str) -> tuple[str, tuple[int, ...]]:
 
 @MODELS.register_module()
 class FeatureRegressionLoss(nn.Module):
-    """How far a student's feature map is from the one of the reference.
+    """How far a student's feature map is from the reference's.
 
-    Both maps are compared as they are; :class:`FeatureRegression` normalises them first.
+    The maps are compared as they come; :class:`FeatureRegression` normalises them before.
 
     Args:
         distance: ``l2``, ``smooth_l1`` or ``cosine``, see :func:`l2`, :func:`smooth_l1`, :func:`cosine`.
@@ -86,8 +86,8 @@ class FeatureRegressionLoss(nn.Module):
     def forward(self, student: Tensor, reference: Tensor, student_valid: Tensor, reference_valid: Tensor) -> Tensor:
         """Weighted mean of the distance, over the batch.
 
-        Of several processes, which have to call this at the same time, each returns its part of the sum over the
-        weight of all, times their number: the mean of these, as that of the gradients, is the one of the whole batch.
+        Several processes have to call this at the same time. Each returns its own sum, divided by the weight of all
+        and times their number: the mean over the processes, of losses as of gradients, is that of the whole batch.
 
         Args:
             student: Feature map ``(N, C, H, W)``.
@@ -107,7 +107,7 @@ class FeatureRegressionLoss(nn.Module):
         self, student: Tensor, reference: Tensor, student_valid: Tensor, reference_valid: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Weighted sum of the distance and sum of the weights for each image, ``(N,)``; arguments as ``forward``'s."""
-        # Autocast would make the channels' products of half precision.
+        # Autocast would compute the channels' products in half precision.
         with torch.autocast(student.device.type, enabled=False):
             return self._sums(student, reference.detach(), student_valid, reference_valid)
 
@@ -139,12 +139,12 @@ class FeatureRegressionLoss(nn.Module):
 def _closest(
     distance: Callable[[Tensor, Tensor], Tensor], student: Tensor, reference: Tensor, valid: Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
-    """For each pixel the closest of the valid ones around it in the reference, and how far that one is valid."""
+    """For each pixel of the student the closest valid pixel around it in the reference, and how valid this one is."""
     radius = size // 2
     height, width = student.shape[-2:]
     padded = F.pad(reference, [radius] * 4)
     weight = F.pad(valid, [radius] * 4)
-    # From the middle outwards, so that of equals the least shifted one counts.
+    # From the middle outwards, so that among equally close pixels the least shifted counts.
     offsets = sorted(
         ((dy, dx) for dy in range(size) for dx in range(size)),
         key=lambda offset: (offset[0] - radius) ** 2 + (offset[1] - radius) ** 2,
@@ -152,7 +152,7 @@ def _closest(
     best = torch.full_like(valid, torch.inf, dtype=student.dtype)
     rows = torch.arange(height, device=student.device)[:, None]
     columns = torch.arange(width, device=student.device)
-    # The middle, where nothing is closer: no candidate is valid, or the student's pixel is NaN, which is to be seen.
+    # The middle stays where no candidate is valid, or the student's pixel is NaN, which must reach the loss.
     index = ((rows + radius) * padded.shape[-1] + columns + radius).expand(len(valid), -1, -1)
     for dy, dx in offsets:
         window = slice(dy, dy + height), slice(dx, dx + width)
@@ -172,7 +172,7 @@ def _pooled(first: Tensor, second: Tensor, weight: Tensor, size: int) -> tuple[T
     kernel = [min(size, length) for length in weight.shape[-2:]]
 
     def pool(x: Tensor) -> Tensor:
-        # With a divisor of 1 it is a sum, also in the smaller cells at the right and at the bottom.
+        # With a divisor of 1 the average is a sum, also in the smaller cells at the right and at the bottom.
         return F.avg_pool2d(x, kernel, ceil_mode=True, divisor_override=1)
 
     total = pool(weight[:, None])

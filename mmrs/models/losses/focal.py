@@ -19,9 +19,9 @@ class FocalLoss(nn.Module):
     .. math:: L = \frac{1}{N K H W} \sum_{i, k} v_i \, w_k \, \alpha_{ik} (1 - q_{ik})^\gamma (-\log q_{ik})
 
     where :math:`q_{ik}` is the probability of the right answer to "is pixel i of class k?", :math:`\alpha_{ik}` is
-    ``alpha`` where that is yes and ``1 - alpha`` where it is no, :math:`w` the class weight and :math:`v` the pixel
-    weight; ignored pixels add nothing. mmseg's own needs mmcv's operators on a GPU, fails on a CPU for several classes,
-    and takes no pixel weights of the shape that decode heads have.
+    ``alpha`` where the answer is yes and ``1 - alpha`` where it is no, :math:`w` the class weight and :math:`v` the
+    pixel weight; ignored pixels add nothing. mmseg's loss needs mmcv's operators on a GPU, fails on a CPU for several
+    classes, and takes no pixel weights of the shape that decode heads have.
 
     Args:
         use_sigmoid: Only True, as in mmseg.
@@ -33,7 +33,7 @@ class FocalLoss(nn.Module):
         loss_name: Key in mmseg's loss dict; has to start with ``loss_``.
 
     Shape:
-        - logits: ``(N, K, H, W)``; with K = 1 those of the second of two classes
+        - logits: ``(N, K, H, W)``; with K = 1 the logits of the second of two classes
         - label: ``(N, H, W)``, class indices or ``ignore_index``
         - weight: ``(N, H, W)``, non-negative; optional
         - output: scalar
@@ -75,6 +75,6 @@ class FocalLoss(nn.Module):
         target = (label[:, None] == classes).to(logits.dtype)
         right = torch.where(target > 0, logits, -logits)  # the logit of the right answer
         alpha = torch.where(target > 0, self.alpha, 1 - self.alpha)
-        easy = (self.gamma * F.logsigmoid(-right)).exp()  # as a power, it has no derivative at 0
+        easy = (self.gamma * F.logsigmoid(-right)).exp()  # (1 - q) ** gamma may have no derivative at q = 1
         loss = alpha * self.class_weight * easy * -F.logsigmoid(right)
         return self.loss_weight * (loss * (valid if weight is None else valid * weight)[:, None]).mean()

@@ -74,10 +74,10 @@ class GANLoss(nn.Module):
         Args:
             score: Discriminator output (logits) of any shape.
             target_is_real: Whether the scores are pulled towards 'real'.
-            is_discriminator: Whether the discriminator learns from it (else the generator does).
+            is_discriminator: Whether the discriminator learns from the loss (else the generator does).
 
         Returns:
-            Scalar, already multiplied by the weight of its side.
+            Scalar, multiplied by ``loss_weight`` or, for the discriminator, ``discriminator_weight``.
         """
         weight = self.discriminator_weight if is_discriminator else self.loss_weight
         if self.gan_type in _DISTANCES:

@@ -23,7 +23,7 @@ class LossProbe:
         out_channels: Channels of the logits, K, or 1 for binary segmentation.
         ignore_index: The label that does not count.
         name: Configuration key of the loss, for messages.
-        device: On which it will be computed.
+        device: Device that the loss will be computed on.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class LossProbe:
         name: str,
         device: torch.device | str = 'cpu',
     ) -> None:
-        self.loss, self.ignore_index = copy.deepcopy(loss), ignore_index  # it may count, or keep statistics
+        self.loss, self.ignore_index = copy.deepcopy(loss), ignore_index  # a call may change its state
         self.title = f'{name} ({type(loss).__name__})'
-        # Not as high or wide as there are classes, so that numbers for classes cannot pass for numbers for pixels.
+        # No side equals the number of classes, so that a weight per class cannot pass for a weight per pixel.
         height, width = (side + 1 if side in (num_classes, out_channels) else side for side in (6, 8))
         pixels = torch.arange(2 * height * width, device=device)
         self.label = (pixels % num_classes).view(2, height, width)
@@ -56,11 +56,11 @@ class LossProbe:
         """Check that the loss can be computed, and is lower for a right prediction than for a wrong one.
 
         Raises:
-            ConfigError: It cannot, or does not.
+            ConfigError: The loss cannot be computed, or is not lower for the right prediction.
         """
         try:
             right, wrong = self._value(self.right), self._value(-self.right)
-        except Exception as error:  # of any class: a loss can be anybody's
+        except Exception as error:  # of any class: the loss may be a user's own
             where = f'on logits {tuple(self.right.shape)} on the device {self.right.device.type}'
             raise self._refusal(where, error) from error
         if right == wrong == getattr(self.loss, 'loss_weight', None) == 0:
@@ -73,7 +73,7 @@ class LossProbe:
             )
 
     def honours_weights(self) -> bool:
-        """Whether the loss is a sum over pixels of which each is multiplied by its weight."""
+        """Whether the loss is a sum over pixels, each multiplied by its weight."""
         weight = 0.5 + (0.7 * torch.arange(self.label.numel(), device=self.label.device)).cos().square()
         weight = weight.view(self.label.shape)
         none, half = torch.zeros_like(weight), weight * self.half
@@ -81,7 +81,7 @@ class LossProbe:
             whole, first, second = (self._value(self.varied, w) for w in (weight, half, weight - half))
             nothing, double = self._value(self.varied, none), self._value(self.varied, 2 * weight)
             elsewhere = self._value(torch.where(self.half[:, None], self.varied, -self.right), half)
-        except Exception:  # of any class: it does not take weights of pixels
+        except Exception:  # of any class: the loss does not take weights of pixels
             return False
         # NaN is equal to nothing.
         pairs = ((nothing, 0.0), (double, 2 * whole), (first + second, whole), (elsewhere, first))

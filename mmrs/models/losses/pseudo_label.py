@@ -29,10 +29,10 @@ def make_pseudo_label(
     The share q of pixels whose confidence reaches ``threshold`` weighs the whole batch (as in DACS). With class
     weights, a pixel of at least ``rare_threshold`` gets ``q * class_weight[label]`` and any other ``q / 2``: nothing
     is ignored, rare classes count more. Without class weights or ``rare_threshold`` every pixel weighs q. The batch is
-    the one of all processes together, which therefore have to call this at the same time.
+    that of all processes together, which therefore have to call this function at the same time.
 
     Args:
-        logits: ``(N, K, H, W)``; with K = 1 those of the second of two classes, whose probability is the sigmoid.
+        logits: ``(N, K, H, W)``; with K = 1 the logits of the second of two classes, whose probability is the sigmoid.
         threshold: Confidence (maximum of the softmax) that counts towards q.
         rare_threshold: Confidence from which a pixel has its class's weight.
         class_weight: ``(K,)``.

@@ -13,9 +13,9 @@ from mmrs.preparation.synthetic.scene import BUILDING, HOUSE, Canvas, Rect
 
 
 def draw_house(canvas: Canvas, rect: Rect, height: float, pitched: bool | None = None) -> None:
-    """A building with a flat, gable or hip roof over ``rect``; ``height`` is the eaves' in metres.
+    """A building with a flat, gable or hip roof over ``rect``; ``height`` is that of the eaves in metres.
 
-    Whether it is ``pitched`` is drawn from the world's frequency where it is not said.
+    ``pitched=None`` draws the kind of roof from the world's frequency.
     """
     if pitched is None:
         pitched = canvas.chance(canvas.world.pitched)

@@ -17,7 +17,7 @@ _SHARES = (0.2, 0.2, 0.17, 0.14, 0.12, 0.1, 0.03, 0.04)
 
 
 def draw_car(canvas: Canvas, u: float, v: float, heading: float) -> None:
-    """A car with its windows, unless another one stands there; ``heading`` in radians of the local frame."""
+    """A car with its windows, unless another car stands there; ``heading`` in radians of the local frame."""
     van = canvas.chance(0.12)
     length = CAR_LENGTH * (canvas.rng.uniform(1.1, 1.25) if van else canvas.rng.uniform(0.9, 1.06))
     width = CAR_WIDTH * (1.08 if van else canvas.rng.uniform(0.96, 1.03))

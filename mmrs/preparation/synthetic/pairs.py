@@ -32,7 +32,7 @@ def make_pair(number: int, size: int, gap: float, seed: int = 0) -> tuple[np.nda
     Streets, houses, trees and cars are the same; sun, season and camera differ.
 
     Args:
-        number: Of the town.
+        number: Number of the town.
         size: Width and height in pixels of `GSD`.
         gap: How far the second world is, see `world_at`.
         seed: Seed of all towns.

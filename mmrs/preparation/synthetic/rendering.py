@@ -49,7 +49,7 @@ def render(
         world: Sun, season and sensor.
         gsd: Ground sampling distance, metres per pixel.
         rng: Source of textures and noise.
-        sensor_rng: Source of the noise, where it is another one: the same place is then taken a second time.
+        sensor_rng: Source of the noise, if not ``rng``: for a second exposure of the same place.
     """
     shape = (round(scene.size[1] / gsd), round(scene.size[0] / gsd))
     ids = _paint(scene, shape, gsd)

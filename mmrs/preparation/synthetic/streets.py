@@ -79,7 +79,7 @@ def draw_streets(canvas: Canvas, roads: list[Road]) -> None:
     for road in roads:
         minor = road.level >= 1
         course = 0.0 if road.axis == 0 else math.pi / 2
-        # A road ends in the middle of the one it meets; the later layers close the joint.
+        # A road ends in the middle of the road that it meets; the later layers close the joint.
         start, stop = road.start - 6, road.stop + 6
         paved = minor and canvas.chance(canvas.world.paved)
         half = road.width / 2

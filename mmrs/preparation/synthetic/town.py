@@ -63,7 +63,7 @@ def lay_out(size: tuple[float, float], world: World, rng: np.random.Generator) -
 
 
 def build_block(canvas: Canvas, block: Rect, built: list[str]) -> None:
-    """Builds one block in a manner drawn from the world's frequencies; ``built`` has those of the blocks before it."""
+    """Builds one block in a manner drawn from the world's frequencies; ``built`` has those used so far."""
     kinds: dict[str, Callable[[Canvas, Rect], None]] = {
         'detached': build_detached,
         'perimeter': build_perimeter,

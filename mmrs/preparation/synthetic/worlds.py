@@ -1,4 +1,4 @@
-"""The two worlds of the demo pair and the one number between them.
+"""The two worlds of the demo pair and the number that says how far they are apart.
 
 A world is a flat record of numbers, so that any two can be mixed: ``gap`` 0 gives the source's statistics, 1 the far
 end, anything between (or a little beyond) a linear mixture.
