@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.model.weight_init import PretrainedInit, update_init_info
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from mmrs.registry import WEIGHT_INITIALIZERS
 from mmrs.utils.errors import CheckpointError, some
+from mmrs.utils.wrappers import unwrapped
 from mmrs.weights.reading import state_dict_of
 
 __all__ = ['Match', 'expand_bands', 'load_matching']
@@ -67,8 +67,7 @@ def load_matching(
     Raises:
         CheckpointError: Nothing matched, or, with `strict`, not everything.
     """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.get_submodule('module')
+    model = unwrapped(model)
     own = model.state_dict()
     misshapen = [k for k, v in weights.items() if k in own and own[k].shape != v.shape]
     fitting = {k: v for k, v in weights.items() if k not in misshapen}

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmrs.registry import HOOKS
 from mmrs.utils.errors import ConfigError, TrainingError
+from mmrs.utils.wrappers import unwrapped
 
 #: Scalar of MMEngine's message hub that counts them. Checkpoints hold it.
 COUNT = 'train/skipped_steps'
@@ -68,8 +68,7 @@ class NonFiniteHook(Hook):
         batches, self._batches = self._batches, []
         if wrapper.rejected is None:
             return
-        model: Any = runner.model
-        own = _find(model.module if is_model_wrapper(model) else model, batches, wrapper.rejected)
+        own = _find(unwrapped(runner.model), batches, wrapper.rejected)
         # All processes come here, for all skip the same steps.
         findings: list[_Finding] = [_Finding(*finding) for finding in all_gather_object(tuple(own))]
         order, what, _ = min(findings, key=lambda finding: finding.order)

@@ -16,7 +16,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
@@ -24,6 +24,7 @@ from mmrs.datasets.stream import stream_of
 from mmrs.models.widths import failing_module
 from mmrs.registry import HOOKS
 from mmrs.utils.errors import ConfigError, OutputError, is_user_error, lost_others
+from mmrs.utils.wrappers import unwrapped
 
 #: Name of the checkpoint that is written to see whether that works, and removed at once; as of an unfinished one.
 TRIAL = '.preflight.part.pth'
@@ -70,18 +71,13 @@ class PreflightHook(Hook):
         )
 
 
-def _unwrapped(runner: Runner) -> Any:
-    model: Any = runner.model
-    return model.module if is_model_wrapper(model) else model
-
-
 # No trace -------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _untouched(runner: Any) -> Iterator[None]:
     """Whatever a trial does inside, the run is afterwards as it was; the log stays quiet."""
-    model = _unwrapped(runner)
+    model = unwrapped(runner.model)
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     held = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -166,7 +162,7 @@ def _first_batch(loop: Any) -> Any:
 
 def _try_training(runner: Any) -> float | None:
     """One batch, forwards and backwards; the loss. None for a model that steps in a way of its own."""
-    model = _unwrapped(runner)
+    model = unwrapped(runner.model)
     if type(model).train_step is not BaseModel.train_step:
         return None
     # Its optimizer and counts are not touched; what it notes for its next step stays with the copy.
@@ -195,7 +191,7 @@ def _try_validation(runner: Any) -> Mapping[str, Any] | None:
     loop = runner.val_loop
     if loop is None:
         return None
-    model, loader = _unwrapped(runner), loop.dataloader
+    model, loader = unwrapped(runner.model), loop.dataloader
     with _explained('a validation sample', model), torch.no_grad(), ExitStack() as stack:
         if getattr(loop, 'fp16', False):
             stack.enter_context(torch.autocast(next(model.parameters()).device.type))
@@ -247,7 +243,7 @@ def _try_saving(runner: Any) -> int:
     path = Path(hook.out_dir) / TRIAL
     parts = dict(save_optimizer=hook.save_optimizer, save_param_scheduler=hook.save_param_scheduler)
     try:
-        with _explained('saving a checkpoint', _unwrapped(runner)):
+        with _explained('saving a checkpoint', unwrapped(runner.model)):
             runner.save_checkpoint(str(path.parent), path.name, by_epoch=hook.by_epoch, **parts)
             return path.stat().st_size
     except OSError as error:

@@ -3,11 +3,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmrs.registry import HOOKS
 from mmrs.utils import ConfigError
+from mmrs.utils.wrappers import unwrapped
 
 
 @HOOKS.register_module()
@@ -37,5 +37,4 @@ class TeacherEMAHook(Hook):
     ) -> None:
         """Update the teacher of ``runner.model``."""
         if runner.iter > 0 or self.copy_at_start:
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            model.update_teacher(min(1 - 1 / (runner.iter + 1), self.decay))
+            unwrapped(runner.model).update_teacher(min(1 - 1 / (runner.iter + 1), self.decay))

@@ -2,16 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmrs.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmrs.utils import ConfigError
+from mmrs.utils.wrappers import unwrapped
 
 from .default import DefaultOptimWrapperConstructor
 from .wrappers import OptimWrapper
@@ -139,8 +138,7 @@ class JointOptimWrapperConstructor:
 
     def __call__(self, model: nn.Module) -> JointOptimWrapper:
         """Build the wrapper for a model, data-parallel or not."""
-        if is_model_wrapper(model):
-            model = cast(nn.Module, model.module)
+        model = unwrapped(model)
         owned = set()
         wrappers = {}
         for name, cfg in self.parts.items():
