@@ -60,53 +60,16 @@ DISENTANGLED = (f'{MODEL_TESTS}/test_adaptors/test_st_dasegnet.py',)
 REGRESSION = (f'{MODEL_TESTS}/test_adaptors/test_feature_regression.py',)
 
 BREAKAGES: list[Breakage] = [
-    # ST-DASegNet: adversarial part
+    # ST-DASegNet
     *_in_file(
         f'{MODELS}/adaptors/st_dasegnet.py',
         DISENTANGLED,
-        (
-            'real-fake-swapped',
-            "D_s and D_t learn to take their own domain's features for fake",
-            'target_is_real=is_real',
-            'target_is_real=not is_real',
-        ),
-        (
-            'fake-not-detached',
-            "the discriminator's loss on fakes reaches the students and undoes the generator's",
-            'fake = fake.detach()',
-            'fake = 1 * fake',
-        ),
-        (
-            'real-not-detached',
-            "the discriminator's loss on real features reaches the students",
-            'spatial_softmax(real.detach())',
-            'spatial_softmax(real)',
-        ),
-        (
-            'generator-moves-discriminator',
-            "the generator's loss teaches the discriminator to be fooled",
-            'key: value.detach() for key, value in discriminator',
-            'key: value for key, value in discriminator',
-        ),
-        (
-            'generator-wants-fake',
-            'the students learn to keep the domains apart',
-            'gan_loss(fooled, target_is_real=True)',
-            'gan_loss(fooled, target_is_real=False)',
-        ),
         (
             'fake-of-the-other-student',
             'discriminators compare two students on one image instead of two domains in one student',
             'features[1 - i][i][-1]',
             'features[i][1 - i][-1]',
         ),
-        (
-            'no-spatial-softmax',
-            'discriminators see how strong features are, not where they are',
-            'spatial_softmax(real.detach()), spatial_softmax(fake)',
-            'real.detach(), fake',
-        ),
-        # ST-DASegNet: self-training
         (
             'teacher-swapped',
             "each teacher reads the other student's half of the features",
@@ -126,18 +89,6 @@ BREAKAGES: list[Breakage] = [
             'if True:',
         ),
         (
-            'mask-of-the-source',
-            'target pixels without data are looked for where the source has none',
-            "valid_pixels(cast(dict, data_samples)['target']",
-            "valid_pixels(cast(dict, data_samples)['source']",
-        ),
-        (
-            'target-labels-leak',
-            'where the target happens to have labels, they are learnt from: scores that no user gets',
-            "labelled = cast(dict, data_samples)['source']",
-            "labelled = cast(dict, data_samples)['target' if 'gt_sem_seg' in data_samples['target'][0] else 'source']",
-        ),
-        (
             'pseudo-loss-at-full-weight',
             'wrong pseudo-labels count as much as labels',
             'self.pseudo_weight * value',
@@ -146,14 +97,14 @@ BREAKAGES: list[Breakage] = [
         (
             'pseudo-labels-by-all-terms',
             'Dice and its like count the pixels in full that the teacher is not sure of',
-            'terms = [terms[n] for n in self.pseudo_terms[i]]',
-            'pass',
+            'else self.pseudo_terms',
+            'else [None, None]',
         ),
         (
             'pseudo-weights-dropped',
             'whether the teacher is sure of a pixel makes no difference',
-            'logits, label, pseudo_weight)',
-            'logits, label)',
+            'logits, label, weight, chosen)',
+            'logits, label, None, chosen)',
         ),
         (
             'auxiliary-heads-exchanged',
@@ -161,12 +112,83 @@ BREAKAGES: list[Breakage] = [
             "zip(heads.values(), 'st', features)",
             "zip(heads.values(), 'st', features[::-1])",
         ),
+    ),
+    *_in_file(
+        f'{MODELS}/adaptors/base.py',
+        DISENTANGLED,
+        (
+            'mask-of-the-source',
+            'target pixels without data are looked for where the source has none',
+            "_domain(inputs['target'], data_samples['target']",
+            "_domain(inputs['target'], data_samples['source']",
+        ),
+        (
+            'target-labels-leak',
+            'where the target happens to have labels, they are learnt from: scores that no user gets',
+            "source = _domain(inputs['source'], data_samples['source']",
+            "own = 'target' if 'gt_sem_seg' in data_samples.get('target', [{}])[0] else 'source'; "
+            "source = _domain(inputs['source'], data_samples[own]",
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/parts/adversary.py',
+        (f'{MODEL_TESTS}/test_parts/test_adversary.py', *DISENTANGLED),
+        (
+            'real-fake-swapped',
+            "D_s and D_t learn to take their own domain's features for fake",
+            'target_is_real=is_real',
+            'target_is_real=not is_real',
+        ),
+        (
+            'fake-not-detached',
+            "the discriminator's loss on fakes reaches the students and undoes the generator's",
+            'fake = fake.detach()',
+            'fake = 1 * fake',
+        ),
+        (
+            'real-not-detached',
+            "the discriminator's loss on real features reaches the students",
+            'self.input_map(real.detach())',
+            'self.input_map(real)',
+        ),
+        (
+            'generator-moves-discriminator',
+            "the generator's loss teaches the discriminator to be fooled",
+            'key: value.detach() for key, value in discriminator',
+            'key: value for key, value in discriminator',
+        ),
+        (
+            'generator-wants-fake',
+            'the students learn to keep the domains apart',
+            'gan_loss(fooled, target_is_real=True)',
+            'gan_loss(fooled, target_is_real=False)',
+        ),
+        (
+            'no-spatial-softmax',
+            'discriminators see how strong features are, not where they are',
+            'self.input_map(real.detach()), self.input_map(fake)',
+            'real.detach(), fake',
+        ),
+        (
+            'information-in-another-unit',
+            'the entropy of a pixel depends on how many classes there are',
+            ' / math.log(log_p.shape[1])',
+            ' / math.log(2)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/head_loss.py',
+        DISENTANGLED,
         (
             'sampler-ignored',
             'all pixels teach where the hardest ones were asked for',
             'if weight is None and head.sampler is not None:',
             'if False:',
         ),
+    ),
+    *_in_file(
+        f'{MODELS}/segmentors/dual_student.py',
+        DISENTANGLED,
         (
             'target-student-alone-predicts',
             'half of the network takes no part',
@@ -175,8 +197,8 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
-        f'{MODELS}/losses/pseudo_label.py',
-        (f'{MODEL_TESTS}/test_losses/test_losses.py', *DISENTANGLED),
+        f'{MODELS}/parts/self_training.py',
+        (f'{MODEL_TESTS}/test_parts/test_self_training.py', *DISENTANGLED),
         (
             'class-weights-off-by-one',
             'the weight of a rare class goes to its neighbour in the list',
@@ -210,7 +232,7 @@ BREAKAGES: list[Breakage] = [
     ),
     *_in_file(
         f'{MODELS}/binary.py',
-        (f'{MODEL_TESTS}/test_losses/test_losses.py', *DISENTANGLED),
+        (f'{MODEL_TESTS}/test_losses/test_losses.py', f'{MODEL_TESTS}/test_parts/test_self_training.py', *DISENTANGLED),
         (
             'binary-classes-exchanged',
             'the one output is taken for that of the first class: pseudo-labels and maps are inverted',
@@ -341,20 +363,24 @@ BREAKAGES: list[Breakage] = [
     ),
     # Feature regression
     *_in_file(
-        f'{MODELS}/adaptors/feature_regression.py',
-        REGRESSION,
+        f'{MODELS}/parts/frozen_copy.py',
+        (f'{MODEL_TESTS}/test_parts/test_frozen_copy.py', *REGRESSION),
         (
             'reference-learns',
             'the reference is no fixed point any more',
-            'Network(**copied).requires_grad_(False)',
-            'Network(**copied)',
+            'self.requires_grad_(False)',
+            'pass',
         ),
         (
             'reference-in-training-mode',
             "the reference's features depend on the batch, and its statistics move",
-            'parts_of(self.reference)}).eval()',
-            'parts_of(self.reference)}).train()',
+            'super().train(False)',
+            'super().train(mode)',
         ),
+    ),
+    *_in_file(
+        f'{MODELS}/adaptors/feature_regression.py',
+        REGRESSION,
         (
             'frozen-head-in-training-mode',
             'the frozen head follows the statistics of the target',
@@ -364,8 +390,8 @@ BREAKAGES: list[Breakage] = [
         (
             'student-sees-the-source',
             'it learns to be what it is, and nothing of the target',
-            'extract_features(self, target,',
-            'extract_features(self, source,',
+            'extract_features(self, target.images,',
+            'extract_features(self, source.images,',
         ),
         (
             'features-not-normalised',
@@ -520,7 +546,7 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
-        f'{MODELS}/losses/pseudo_label.py',
+        f'{MODELS}/parts/self_training.py',
         ('tests/test_engine/test_distributed.py::test_two_processes_equal_one_with_the_batch_of_both',),
         (
             'share-of-each-process',

@@ -70,7 +70,7 @@ def test_layers_of_the_full_size_fit_together(config, monkeypatch):
         assert logits.shape[:2] == (1, len(class_names(cfg)))
         if getattr(model, 'discriminator', None) is not None:
             stages = model.segmentor.extract([images])[0]
-            for discriminator, student in zip(model.discriminator.values(), stages):
+            for discriminator, student in zip(model.discriminator.children(), stages):
                 assert discriminator(student[-1]).shape[:2] == (1, 1)
 
 

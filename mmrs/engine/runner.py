@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, is_distributed, master_only
-from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -38,12 +38,14 @@ from mmrs.engine.schedules import (
     waiting_for_scores,
 )
 from mmrs.geo.classes import IGNORE_INDEX
+from mmrs.models.adaptors import Adaptor
 from mmrs.models.checks import check_losses, check_model, decode_heads
 from mmrs.registry import RUNNERS
 from mmrs.utils import random_states
 from mmrs.utils.config import walk
 from mmrs.utils.errors import CheckpointError, ConfigError, UserError, some
 from mmrs.utils.files import atomic_path
+from mmrs.utils.wrappers import unwrapped
 from mmrs.weights import dataset_meta_of, load_matching, state_dict_of
 
 __all__ = ['AdaptationRunner', 'check_num_classes']
@@ -75,7 +77,7 @@ def check_num_classes(model: nn.Module, dataset: Any, where: str) -> None:
 
 def _check_ignored(model: nn.Module, ignored: int, where: str) -> None:
     found = {f'{name}.ignore_index': head.ignore_index for name, head in decode_heads(model)}
-    preprocessor: Any = getattr(getattr(model, 'module', model), 'data_preprocessor', None)
+    preprocessor: Any = getattr(unwrapped(model), 'data_preprocessor', None)
     padding = getattr(preprocessor, 'pad_values', {}).get('seg_pad_val', getattr(preprocessor, 'seg_pad_val', None))
     if padding is not None:
         found['model.data_preprocessor.seg_pad_val'] = padding
@@ -165,12 +167,13 @@ class AdaptationRunner(Runner):
             )
         if not self._resume:
             super()._init_model_weights()
-            if classes := getattr(self._unwrapped, 'reference_classes', None):
-                self._match_all(classes, 'the reference')
+            if self._adaptor is not None and self._adaptor.reference_classes:
+                self._match_all(self._adaptor.reference_classes, 'the reference')
 
     @property
-    def _unwrapped(self) -> Any:
-        return self.model.module if is_model_wrapper(self.model) else self.model
+    def _adaptor(self) -> Adaptor | None:
+        model = unwrapped(self.model)
+        return model if isinstance(model, Adaptor) else None
 
     def _maybe_compile(self, target: str) -> None:
         for name in compile_backbones(self.model, self.cfg.get('compile')):
@@ -233,7 +236,8 @@ class AdaptationRunner(Runner):
         """Compare the classes of a checkpoint, if it names them, with those of the data sets."""
         classes, whose = tuple(dataset_meta_of(checkpoint, source).get('classes') or ()), f'the checkpoint {source}'
         # A transfer's training reads no labels, so that nothing in its configuration goes by their order.
-        if not isinstance(self._train_loop, BaseLoop) or not getattr(self._unwrapped, 'learns_from_labels', True):
+        labels_matter = self._adaptor is None or self._adaptor.learns_from_labels
+        if not isinstance(self._train_loop, BaseLoop) or not labels_matter:
             self._match_all(classes, whose)
             return
         own, where = class_names(self._train_loop.dataloader.dataset), 'train_dataloader.dataset'

@@ -5,5 +5,7 @@ from .decode_heads import *  # noqa: F403
 from .discriminators import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .necks import *  # noqa: F403
+from .parts import *  # noqa: F403
+from .segmentors import *  # noqa: F403
 from .teacher import EMATeacher as EMATeacher
 from .tta import SegTTAModel as SegTTAModel

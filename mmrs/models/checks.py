@@ -14,7 +14,9 @@ from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor, nn
 
 from mmrs.utils import ConfigError, random_states
+from mmrs.utils.wrappers import unwrapped
 
+from .adaptors import Adaptor
 from .losses.probing import loss_probes
 from .widths import bands_of, misfits_explained, require_stages, run_once
 
@@ -35,7 +37,7 @@ def check_model(model: nn.Module) -> None:
     Raises:
         ConfigError: They do not; the message names the configuration key.
     """
-    model = getattr(model, 'module', model)
+    model = unwrapped(model)
     for name, head in decode_heads(model):
         if head.num_classes == 1:
             raise ConfigError(
@@ -82,7 +84,8 @@ def check_losses(model: nn.Module) -> None:
     Raises:
         ConfigError: It cannot be computed, nothing can be learnt from it, or pseudo-labels could not be weighted.
     """
-    if not getattr(model, 'learns_from_labels', True):
+    adaptor = model if isinstance(model, Adaptor) else None
+    if adaptor is not None and not adaptor.learns_from_labels:
         return
     states, unlabelled = random_states.capture(), []
     for name, head in decode_heads(model):
@@ -97,6 +100,6 @@ def check_losses(model: nn.Module) -> None:
             logger='current',
             level=logging.WARNING,
         )
-    if getattr(model, 'teacher', None) is not None:
-        getattr(model, 'pseudo_terms')  # noqa: B009 (found out here, not in the first iteration)
+    if adaptor is not None and adaptor.teacher is not None:
+        _ = adaptor.pseudo_terms  # found out here, not in the first iteration
     random_states.restore(states)

@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 
+#: The keys of a two-domain batch.
+DOMAINS = ('source', 'target')
+
 
 @MODELS.register_module()
 class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):

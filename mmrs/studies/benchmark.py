@@ -26,7 +26,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mmrs.engine.compilation import compile_backbones
-from mmrs.models.adaptors import STDASegNet
+from mmrs.models.adaptors import Adaptor
 from mmrs.registry import MODELS
 from mmrs.studies.release_step import ReleaseStep
 from mmrs.utils.config import check_types, load_config, remove_pretrained, walk
@@ -122,15 +122,15 @@ class _Subject:
         self.device = get_device()
         self.model: Any = revert_sync_batchnorm(MODELS.build(cfg.model)).to(self.device).train()
         compile_backbones(self.model, cfg.get('compile'))
-        parts = [getattr(self.model, part, None) for part in ('teacher', 'discriminator')]
+        adapts = isinstance(self.model, Adaptor) and self.model.adapts
         bands, classes = len(cfg.model.data_preprocessor.mean), self.model.num_classes
-        self.batch = _random_batch(settings, bands, classes, two_domains=parts != [None, None])
+        self.batch = _random_batch(settings, bands, classes, two_domains=adapts)
         size = settings.inference_size
         self.images = torch.randn(1, bands, size, size, device=self.device)
         self.iteration = 0
         self.release_step: ReleaseStep | None = None
         with _no_log():
-            if stock and isinstance(self.model, STDASegNet) and None not in parts:
+            if stock and ReleaseStep.serves(self.model):
                 self.release_step = ReleaseStep(self.model, cfg.optim_wrapper)
             else:
                 self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
@@ -143,7 +143,7 @@ class _Subject:
         if self.release_step is not None:
             self.release_step(self.batch, alpha)
             return
-        if getattr(self.model, 'teacher', None) is not None:
+        if isinstance(self.model, Adaptor) and self.model.teacher is not None:
             self.model.update_teacher(alpha)
         self.model.train_step(self.batch, self.optim_wrapper)
 

@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 from mmengine.optim import build_optim_wrapper
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmrs.models.adaptors.st_dasegnet import DOMAINS, STDASegNet
-from mmrs.models.discriminators import spatial_softmax
+from mmrs.models.adaptors import STDASegNet
+from mmrs.models.data_preprocessor import DOMAINS
+from mmrs.models.parts.adversary import spatial_softmax
 
 Features = list[list[Tensor]]
 
@@ -32,6 +33,11 @@ class ReleaseStep:
             part: build_optim_wrapper(getattr(model, part), dict(optim_wrapper[part]))
             for part in ('segmentor', 'discriminator')
         }
+
+    @staticmethod
+    def serves(model: nn.Module) -> bool:
+        """Whether a model is an ST-DASegNet with discriminators and a teacher."""
+        return isinstance(model, STDASegNet) and None not in (model.discriminator, model.teacher)
 
     def __call__(self, batch: dict, alpha: float) -> dict[str, float]:
         """Train on a two-domain batch.
@@ -60,7 +66,7 @@ class ReleaseStep:
         maps = {f'{x}2{y}': features[i][j][-1] for j, y in enumerate('st') for i, x in enumerate('st')}
         scores = {name: self._score(name, feature, images) for name, feature in maps.items()}
         for name in ('t2s', 's2t'):
-            losses[f'loss_adv_{name}'] = model.gan_loss(scores[name], target_is_real=True)
+            losses[f'loss_adv_{name}'] = model.discriminator.gan_loss(scores[name], target_is_real=True)
         self.optimizers['segmentor'].update_params(torch.stack(list(losses.values())).sum())
 
         model.discriminator.requires_grad_(True)
@@ -68,13 +74,15 @@ class ReleaseStep:
         for name, feature in maps.items():
             is_real = name[0] == name[2]
             key = f'loss_disc_{"source" if name[2] == "s" else "target"}_{"real" if is_real else "fake"}'
-            own[key] = model.gan_loss(self._score(name, feature.detach(), images), is_real, is_discriminator=True)
+            own[key] = model.discriminator.gan_loss(
+                self._score(name, feature.detach(), images), is_real, is_discriminator=True
+            )
         self.optimizers['discriminator'].update_params(torch.stack(list(own.values())).sum())
         return {name: loss.item() for name, loss in {**losses, **own}.items()}
 
     @torch.no_grad()
     def _update_teacher(self, alpha: float) -> None:
-        for name, student in self.model._taught().items():
+        for name, student in self.model.taught().items():
             for own, other in zip(self.model.teacher.get_submodule(name).parameters(), student.parameters()):
                 own.copy_(alpha * own + (1 - alpha) * other)
 
@@ -99,18 +107,17 @@ class ReleaseStep:
             logits = model.segmentor.heads[0](for_source) + teacher.decode_head(for_target)
         probability = self._resize(logits / 2, images).detach().softmax(1)
         confidence, label = probability.amax(1), probability.argmax(1)
-        share = (confidence >= model.pseudo_thresholds['threshold']).sum().item() / label.numel()
+        share = (confidence >= teacher.threshold).sum().item() / label.numel()
         weight = torch.full_like(confidence, share)
-        rare_threshold = model.pseudo_thresholds['rare_threshold']
-        if model.pseudo_class_weight is not None and rare_threshold is not None:
+        if teacher.class_weight is not None and teacher.rare_threshold is not None:
             weight *= 0.5
-            for category, class_weight in enumerate(model.pseudo_class_weight.tolist()):
-                weight[(label == category) & (confidence >= rare_threshold)] = share * class_weight
+            for category, class_weight in enumerate(teacher.class_weight.tolist()):
+                weight[(label == category) & (confidence >= teacher.rare_threshold)] = share * class_weight
         return label, weight
 
     def _score(self, name: str, feature: Tensor, images: list[Tensor]) -> Tensor:
         domain, student = (DOMAINS['st'.index(letter)] for letter in (name[0], name[2]))
-        score = self.model.discriminator[student](spatial_softmax(feature))
+        score = self.model.discriminator.get_submodule(student)(spatial_softmax(feature))
         return self._resize(score, images[DOMAINS.index(domain)])
 
     def _resize(self, logits: Tensor, like: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from torch import nn
 
 from mmrs.apis.train import train
 from mmrs.engine.optimizers import AmpOptimWrapper, JointOptimWrapperConstructor, OptimWrapper
-from mmrs.models.losses import make_pseudo_label
 from mmrs.models.necks.domain_disentangled import DomainUniversalModule
+from mmrs.models.parts import make_pseudo_label
 from mmrs.utils import ConfigError
 from tests.tiny_runs import (  # noqa: F401
     quick_start,

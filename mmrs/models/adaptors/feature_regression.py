@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
 from mmengine.runner.checkpoint import CheckpointLoader
-from mmengine.utils import to_2tuple
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,135 +15,11 @@ from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 from mmrs.weights import dataset_meta_of, load_matching, state_dict_of
 
-from ..data_preprocessor import valid_pixels
-from ..feature_cache import FeatureCache, weights_digest
-from ..widths import bands_of, misfits_explained, require_stages, run_once
-
-#: The input of the classifier.
-LAST = 'decode_head'
-
-#: Size of the image on which the feature maps' widths are read.
-_PROBE = 128
-
-
-class Network(nn.Module):
-    """Backbone, neck and decode head, as an mmseg segmentor names them."""
-
-    def __init__(self, **parts: nn.Module) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-
-def parts_of(segmentor: nn.Module) -> dict[str, nn.Module]:
-    """The parts that take part in prediction; an auxiliary head does not."""
-    parts = {name: getattr(segmentor, name, None) for name in ('backbone', 'neck', LAST)}
-    return {name: part for name, part in parts.items() if part is not None}
-
-
-@contextmanager
-def _without_classifier(head: nn.Module, found: dict[str, Any]) -> Iterator[None]:
-    """Run a head without its classifier, whose input is recorded: some heads return more than the one map."""
-    classifier = getattr(head, 'conv_seg', None)
-    if classifier is None:
-        yield
-        return
-    head.conv_seg = nn.Identity()
-    head.conv_seg.register_forward_hook(lambda _module, _inputs, output: found.__setitem__(LAST, output))
-    try:
-        yield
-    finally:
-        head.conv_seg = classifier
-
-
-@contextmanager
-def _recorded(network: nn.Module, names: Sequence[str], found: dict[str, Any]) -> Iterator[None]:
-    """Record outputs of submodules, by their dotted names."""
-
-    def record(name: str) -> Any:
-        # A copy, for the next module may work in place, as activations do.
-        return lambda _module, _inputs, output: found.__setitem__(
-            name, output.clone() if isinstance(output, Tensor) else output
-        )
-
-    with ExitStack() as stack:
-        for name in names:
-            stack.callback(network.get_submodule(name).register_forward_hook(record(name)).remove)
-        yield
-
-
-def extract_features(network: Any, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Feature maps of images, without running more of the network than they need.
-
-    Args:
-        network: Has a `backbone`, perhaps a `neck`, and a `decode_head`.
-        images: ``(N, C, H, W)``, normalised.
-        names: ``stage1`` and so on (outputs of the backbone), ``decode_head`` (the input of its classifier), or dotted
-            names of submodules such as ``backbone.layer3``.
-
-    Returns:
-        Feature maps ``(N, C_i, H_i, W_i)`` by name, in the order of `names`.
-    """
-    found: dict[str, Any] = {}
-    dotted = [name for name in names if '.' in name]
-    with _recorded(network, dotted, found):
-        stages = network.backbone(images)
-        found.update({f'stage{i}': stage for i, stage in enumerate(stages, 1)})
-        if LAST in names or any(name.startswith(('decode_head.', 'neck.')) for name in dotted):
-            neck = getattr(network, 'neck', None)
-            with _without_classifier(network.decode_head, found):
-                network.decode_head(stages if neck is None else neck(stages))
-    return {name: found[name] for name in names if name in found}
-
-
-class ChannelSpread(nn.Module):
-    """Running standard deviation of each channel of a feature map.
-
-    It is the one of all batches so far, the later ones counting more: a batch counts 1 / n as the n-th, but no less
-    than `momentum`. Pixels count by their validity; several processes measure together.
-
-    Args:
-        channels: C.
-        momentum: 0 to 1.
-        floor: A channel's variance counts as no less than this share of the mean over the channels, for a channel that
-            is silent in the reference would drown all others.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    batches: Tensor
-
-    def __init__(self, channels: int, momentum: float = 0.01, floor: float = 1e-2) -> None:
-        super().__init__()
-        self.momentum, self.floor = momentum, floor
-        self.register_buffer('mean', torch.zeros(channels))
-        self.register_buffer('variance', torch.ones(channels))
-        self.register_buffer('batches', torch.zeros(()))
-
-    @torch.no_grad()
-    def update(self, features: Tensor, valid: Tensor) -> None:
-        """Take a batch ``(N, C, H, W)`` of the reference's features and its ``(N, H, W)`` weights into account."""
-        weight = valid[:, None]
-        sums = torch.cat(((features * weight).sum((0, 2, 3)), weight.sum().view(1)))
-        all_reduce(sums)
-        count = sums[-1]
-        mean = sums[:-1] / count.clamp(min=torch.finfo(count.dtype).tiny)
-        squares = ((features - mean[:, None, None]).square() * weight).sum((0, 2, 3))
-        all_reduce(squares)
-        variance = squares / count.clamp(min=torch.finfo(count.dtype).tiny)
-
-        # A batch without a valid pixel changes nothing.
-        some = (count > 0).to(count.dtype)
-        self.batches += some
-        share = some * (1 / self.batches.clamp(min=1)).clamp(min=self.momentum)
-        offset = mean - self.mean
-        self.mean += share * offset
-        self.variance.copy_((1 - share) * self.variance + share * variance + share * (1 - share) * offset.square())
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features ``(N, C, H, W)`` in units of the running standard deviation."""
-        least = self.floor * self.variance.mean()
-        return features / self.variance.clamp(min=least + torch.finfo(least.dtype).tiny).sqrt()[:, None, None]
+from ..parts import ChannelSpread, FeatureCache, FrozenCopy
+from ..parts.feature_cache import weights_digest
+from ..parts.features import LAST, Network, extract_features, feature_widths, parts_of
+from ..widths import bands_of
+from .base import Adaptor, Domain
 
 
 def _checked_weights(features: Any) -> dict[str, float]:
@@ -166,7 +36,7 @@ def _checked_weights(features: Any) -> dict[str, float]:
 
 
 @MODELS.register_module()
-class FeatureRegression(EncoderDecoder):
+class FeatureRegression(Adaptor):
     """Annotation-free feature-regression transfer.
 
     For pairs of images that show the same content through different pixels: the student, which starts as a copy of a
@@ -200,8 +70,11 @@ class FeatureRegression(EncoderDecoder):
         misalignment are this project's choices.
     """
 
-    #: The losses of the decode head are not used.
     learns_from_labels = False
+    without_target = (
+        'feature regression needs pairs, but the batch has one image set: use a PairedDataset or a '
+        'GeographicPairedDataset'
+    )
 
     def __init__(
         self,
@@ -223,15 +96,13 @@ class FeatureRegression(EncoderDecoder):
         self.weights = _checked_weights({'stage4': 1.0, LAST: 1.0} if features is None else features)
         self.loss_regression: Any = MODELS.build({'type': 'FeatureRegressionLoss', **(loss_regression or {})})
         self.reference_file = reference
-        #: Names of the classes of its outputs, where it has them, once its weights are loaded.
-        self.reference_classes: Sequence[str] | None = None
         self.train_decode_head = train_decode_head
         self.feature_cache = feature_cache
         self._cache: FeatureCache | None = None
         # Not all of it shows in the weights: dilations, numbers of attention heads.
         self._architecture = repr((backbone, neck, decode_head))
 
-        copied = {name: copy.deepcopy(part) for name, part in parts_of(self).items()}
+        copied = dict(parts_of(self))
         if train_decode_head:
             if not any(name.startswith(LAST) for name in self.weights):
                 raise ConfigError(f'train_decode_head is on, but none of features {", ".join(self.weights)} is of it')
@@ -239,61 +110,12 @@ class FeatureRegression(EncoderDecoder):
                 raise ConfigError(f'train_decode_head is on, but {type(self.decode_head).__name__} has no conv_seg')
             frozen: nn.Module = self.decode_head.conv_seg  # which no feature map depends on
         else:
-            del copied[LAST]
-            frozen = self.decode_head
+            frozen = copied.pop(LAST)
+        self.reference = FrozenCopy(copied, shared={LAST: self.decode_head})
         frozen.requires_grad_(False)
-        self.reference = Network(**copied).requires_grad_(False)
         self.train()
-        self.spread = nn.ModuleDict({self._module_name(name): ChannelSpread(c) for name, c in self._widths().items()})
-
-    @staticmethod
-    def _module_name(feature: str) -> str:
-        return feature.replace('.', '_')
-
-    def _widths(self) -> dict[str, int]:
-        """Channels of the feature maps; checks their names on the way."""
-        network: Any = self._reference_network
-        for name in self.weights:
-            try:
-                network.get_submodule(name if '.' in name else 'backbone')
-            except AttributeError as error:
-                raise ConfigError(f'features: the network has no module {name} ({error})') from error
-
-        def run(image: Tensor) -> tuple[int, dict[str, Tensor]]:
-            stages = network.backbone(image)
-            if isinstance(stages, Tensor):
-                # DDRNet and PIDNet: in training they return more, which a head in evaluation mode does not take.
-                raise ConfigError(
-                    f'feature regression needs a backbone that returns the same stages in training and in evaluation; '
-                    f'{type(self.backbone).__name__} returns one map, and no stages, in evaluation'
-                )
-            if not self.with_neck and isinstance(self.decode_head, BaseDecodeHead):
-                require_stages(f'model.{LAST}', self.decode_head, stages)
-            return len(stages), extract_features(network, image, list(self.weights))
-
-        bands = bands_of(self) or 3
-        # Some transformers take images of one size only.
-        height, width = to_2tuple(getattr(self.backbone, 'img_size', _PROBE))
-        with misfits_explained(network, bands):
-            stages, found = run_once(network, run, bands, (height, width))
-        known = f'stage1 to stage{stages}, {LAST}, or the dotted name of a module such as backbone.NAME'
-        for name in self.weights:
-            if name == LAST and name not in found:
-                raise ConfigError(
-                    f'features: {LAST} is the input of conv_seg, which {type(self.decode_head).__name__} does not run; '
-                    f'take out {LAST}, or give the dotted name of a module'
-                )
-            if name not in found:
-                why = f'{name} does not run as a module of its own' if '.' in name else f'there is no {name}'
-                raise ConfigError(f'features: {why}; there are {known}')
-            if not isinstance(found[name], Tensor) or found[name].dim() != 4:
-                raise ConfigError(f'features: what {name} returns is no feature map (N, C, H, W); there are {known}')
-        return {name: feature.shape[1] for name, feature in found.items()}
-
-    @property
-    def _reference_network(self) -> Network:
-        """The reference, complete with the head that it may share with the student."""
-        return Network(**{LAST: self.decode_head, **parts_of(self.reference)}).eval()
+        widths = feature_widths(self.reference.network, list(self.weights), bands_of(self) or 3)
+        self.spread = nn.ModuleDict({_module_name(name): ChannelSpread(width) for name, width in widths.items()})
 
     # Weights ---------------------------------------------------------------------------------------------------------
 
@@ -312,40 +134,27 @@ class FeatureRegression(EncoderDecoder):
         checkpoint = CheckpointLoader.load_checkpoint(self.reference_file, 'cpu')
         weights = state_dict_of(checkpoint, self.reference_file)
         self.reference_classes = dataset_meta_of(checkpoint, self.reference_file).get('classes')
-        student = Network(**parts_of(self))
-        used = tuple(f'{name}.' for name in parts_of(self))
-        weights = {key: value for key, value in weights.items() if key.startswith(used)}
-        load_matching(student, weights, self.reference_file, strict=True)
-        for name, part in parts_of(self.reference).items():
-            part.load_state_dict(student.get_submodule(name).state_dict())
+        parts = parts_of(self)
+        weights = {key: value for key, value in weights.items() if key.split('.')[0] in parts}
+        load_matching(Network(**parts), weights, self.reference_file, strict=True)
+        self.reference.load(parts)
         self._is_init = True
 
     def train(self, mode: bool = True) -> FeatureRegression:
         """Set the mode of the student; what is frozen stays in evaluation mode, and so do all dropouts of the head."""
         super().train(mode)
-        if hasattr(self, 'reference'):
-            self.reference.eval()
-            self.decode_head.train(mode and self.train_decode_head)
-            for module in self.decode_head.modules():
-                if isinstance(module, _DropoutNd):
-                    module.eval()
+        self.decode_head.train(mode and self.train_decode_head)
+        for module in self.decode_head.modules():
+            if isinstance(module, _DropoutNd):
+                module.eval()
         return self
 
     # Regression ------------------------------------------------------------------------------------------------------
 
-    def loss(self, inputs: dict[str, Tensor], data_samples: dict[str, list[SegDataSample]]) -> dict[str, Tensor]:
-        """Regression losses of a batch of pairs.
-
-        Args:
-            inputs: ``dict(source, target)`` of ``(N, C, H, W)`` images; the n-th of both show the same place.
-            data_samples: ``dict(source, target)`` of samples, of which only ``valid_map`` is looked at, where they
-                have one.
-
-        Returns:
-            ``loss_NAME`` for each feature map, weighted.
-        """
+    def losses(self, source: Domain, target: Domain) -> dict[str, Tensor]:
+        """``loss_NAME`` for each feature map, weighted; the n-th images of both domains show the same place."""
         losses = {}
-        for name, arguments in self._compared(inputs, data_samples, training=True):
+        for name, arguments in self._compared(source, target, training=True):
             losses[f'loss_{name}'] = self.weights[name] * self.loss_regression(*arguments)
         return losses
 
@@ -365,7 +174,7 @@ class FeatureRegression(EncoderDecoder):
             return super().predict(inputs, data_samples)
         values: dict[str, Tensor] = {}
         common = torch.ones(len(data_samples['source']), dtype=torch.bool)
-        for name, arguments in self._compared(inputs, data_samples, training=False):
+        for name, arguments in self._compared(*self.domains(inputs, data_samples), training=False):
             total, weight = self.loss_regression.sums(*arguments)
             values[name] = (total / weight).detach()
             common &= weight.cpu() > 0
@@ -376,55 +185,32 @@ class FeatureRegression(EncoderDecoder):
         return data_samples['source']
 
     def _compared(
-        self, inputs: Any, data_samples: Any, training: bool
+        self, source: Domain, target: Any, training: bool
     ) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor, Tensor]]]:
         """For each feature map what the loss takes: the student's, the reference's, and where they are valid."""
-        if isinstance(inputs, Tensor):
-            raise ConfigError(
-                'feature regression needs pairs, but the batch has one image set: use a PairedDataset or a '
-                'GeographicPairedDataset'
-            )
-        source, target = inputs['source'], inputs['target']
-        if source.shape[-2:] != target.shape[-2:] or len(source) != len(target):
-            raise ConfigError(
-                f'the images of a pair must be of one size; {tuple(source.shape)} and {tuple(target.shape)} were found'
-            )
-        expected = self._reference_features(source, data_samples['source'])
-        found = extract_features(self, target, list(self.weights))
-        masks = [valid_pixels(data_samples[domain], inputs[domain]) for domain in ('target', 'source')]
-        for name, reference in expected.items():
+        sizes = tuple(source.images.shape), tuple(target.images.shape)
+        if sizes[0][-2:] != sizes[1][-2:] or sizes[0][0] != sizes[1][0]:
+            raise ConfigError(f'the images of a pair must be of one size; {sizes[0]} and {sizes[1]} were found')
+        expected = self._reference_features(source)
+        found = extract_features(self, target.images, list(self.weights))
+        for name in self.weights:
             # Half precision is too coarse for sums of squares over a map.
-            precision = torch.promote_types(reference.dtype, torch.float32)
-            reference, student = reference.to(precision), found[name].to(precision)
-            valid = [self._valid_share(mask, student) for mask in masks]
-            spread: Any = self.spread[self._module_name(name)]
+            precision = torch.promote_types(expected[name].dtype, torch.float32)
+            reference, student = expected[name].to(precision), found[name].to(precision)
+            valid = [_valid_share(domain.valid, student) for domain in (target, source)]
+            spread: Any = self.spread[_module_name(name)]
             if training:
                 spread.update(reference, valid[1])
             yield name, (spread(student), spread(reference), valid[0], valid[1])
 
-    @staticmethod
-    def _valid_share(mask: Tensor | None, features: Tensor) -> Tensor:
-        """The share of each pixel of a feature map ``(N, C, h, w)`` for which ``(N, H, W)`` is True."""
-        if mask is None:
-            return features.new_ones(len(features), *features.shape[-2:])
-        return F.interpolate(mask[:, None].to(features.dtype), features.shape[-2:], mode='area')[:, 0]
-
-    @torch.no_grad()
-    def _reference_features(self, images: Tensor, samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
+    def _reference_features(self, source: Domain) -> dict[str, Tensor]:
+        images, names = source.images, list(self.weights)
         if self.feature_cache is None:
-            return extract_features(self._reference_network, images, list(self.weights))
-        cache = self._open_cache()
+            return self.reference.features(images, names)
         # Padding to the size of a batch changes feature maps, and so does autocast, which validation may not have.
         precision = (images.new_ones(1, 1) @ images.new_ones(1, 1)).dtype
-        keys = [f'{self._image_key(sample)}\n{tuple(images.shape[1:])} {precision}' for sample in samples]
-        kept = {i: found for i, key in enumerate(keys) if (found := cache.get(key)) is not None}
-        missing = [i for i in range(len(keys)) if i not in kept]
-        if missing:
-            computed = extract_features(self._reference_network, images[missing], list(self.weights))
-            for n, i in enumerate(missing):
-                kept[i] = {name: feature[n] for name, feature in computed.items()}
-                cache.put(keys[i], kept[i])
-        return {name: torch.stack([kept[i][name].to(images.device) for i in range(len(keys))]) for name in self.weights}
+        keys = [f'{_image_key(meta)}\n{tuple(images.shape[1:])} {precision}' for meta in source.metas]
+        return self._open_cache().of_batch(keys, lambda i: self.reference.features(images[i], names), images.device)
 
     def _open_cache(self) -> FeatureCache:
         if self._cache is None:
@@ -432,16 +218,26 @@ class FeatureRegression(EncoderDecoder):
             preprocessor = self.data_preprocessor
             how = [self._architecture, sorted(self.weights), preprocessor.pad_values]
             how += [preprocessor.source_mean.tolist(), preprocessor.source_std.tolist()]
-            self._cache = FeatureCache(self.feature_cache or '', f'{weights_digest(self._reference_network)} {how}')
+            self._cache = FeatureCache(self.feature_cache or '', f'{weights_digest(self.reference.network)} {how}')
         return self._cache
 
-    @staticmethod
-    def _image_key(sample: SegDataSample) -> str:
-        key = sample.metainfo.get('image_key')
-        if key is None:
-            raise ConfigError(
-                f'model.feature_cache is set, but {sample.metainfo.get("img_path", "an image")} is cropped, resized or '
-                'coloured at random, so that its features are new each time: take such transforms out of the pipelines '
-                'of the pairs (RandomFlip may stay), set windows.jitter to False, or leave feature_cache out'
-            )
-        return key
+
+def _module_name(feature: str) -> str:
+    return feature.replace('.', '_')
+
+
+def _valid_share(mask: Tensor | None, features: Tensor) -> Tensor:
+    """The share of each pixel of a feature map ``(N, C, h, w)`` for which ``(N, H, W)`` is True."""
+    if mask is None:
+        return features.new_ones(len(features), *features.shape[-2:])
+    return F.interpolate(mask[:, None].to(features.dtype), features.shape[-2:], mode='area')[:, 0]
+
+
+def _image_key(meta: Mapping[str, Any]) -> str:
+    if (key := meta.get('image_key')) is None:
+        raise ConfigError(
+            f'model.feature_cache is set, but {meta.get("img_path", "an image")} is cropped, resized or coloured at '
+            'random, so that its features are new each time: take such transforms out of the pipelines of the pairs '
+            '(RandomFlip may stay), set windows.jitter to False, or leave feature_cache out'
+        )
+    return key

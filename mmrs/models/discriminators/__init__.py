@@ -1,3 +1,3 @@
-from .patch import PatchDiscriminator, spatial_softmax
+from .patch import PatchDiscriminator
 
-__all__ = ['PatchDiscriminator', 'spatial_softmax']
+__all__ = ['PatchDiscriminator']

@@ -7,11 +7,6 @@ from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 
 
-def spatial_softmax(features: Tensor) -> Tensor:
-    """Softmax over the positions of each channel, so that a channel of ``(N, C, H, W)`` sums to one."""
-    return features.flatten(2).softmax(-1).view_as(features)
-
-
 def _block(in_channels: int, out_channels: int, stride: int, norm: bool) -> nn.Sequential:
     # Instance normalisation removes the convolution's bias again; it is there because published weights have one.
     block = nn.Sequential()

@@ -8,8 +8,8 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmrs.models.adaptors import feature_regression
-from mmrs.models.adaptors.feature_regression import ChannelSpread, extract_features
+from mmrs.models.parts import frozen_copy
+from mmrs.models.parts.features import Network, extract_features
 from mmrs.registry import METRICS, MODELS
 from mmrs.utils import CheckpointError, ConfigError
 from tests import parity
@@ -122,7 +122,7 @@ def test_the_student_starts_as_the_reference(network, checkpoint):
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(model(images), trained(images))
     names = ['stage1', 'stage2', 'stage3', 'stage4', 'decode_head']
-    own, reference = (extract_features(part, images, names) for part in (model, model._reference_network))
+    own, reference = (extract_features(part, images, names) for part in (model, model.reference.network))
     assert all(torch.equal(own[name], reference[name]) for name in names)
     # The last feature map is what the classifier gets.
     assert torch.equal(model.decode_head.conv_seg(own['decode_head']), trained(images))
@@ -368,7 +368,7 @@ def test_loss_by_hand(tmp_path):
     measured = model.eval().val_step(batch(samples={domain: masked(valid[domain]) for domain in valid}))
 
     student = extract_features(model, data['inputs']['target'], list(weights))
-    reference = extract_features(model._reference_network, data['inputs']['source'], list(weights))
+    reference = extract_features(model.reference.network, data['inputs']['source'], list(weights))
     total = np.zeros(2)
     for name, weight in weights.items():
         own, other = (maps[name].detach().double().numpy() for maps in (student, reference))
@@ -394,7 +394,7 @@ def test_masks_are_those_of_their_own_image(tmp_path):
     valid = torch.ones(1, 64, 64, dtype=torch.bool)
     valid[:, :, 32:] = False
     data = model.data_preprocessor(batch(samples=dict(target=masked(valid))), False)
-    for _, (_, _, student, reference) in model._compared(*data.values(), training=False):
+    for _, (_, _, student, reference) in model._compared(*model.domains(**data), training=False):
         assert reference.eq(1).all()
         assert student[0].float().mean() == 0.5
         assert student[1].eq(1).all()
@@ -434,68 +434,6 @@ def test_a_pair_with_nothing_in_common(network, checkpoint):
     assert metric.evaluate(size=2)['regression/loss'] == second.regression_losses['loss']
 
 
-# Normalisation -------------------------------------------------------------------------------------------------------
-
-
-def test_spread_of_equal_batches_is_that_of_all_pixels():
-    """While batches count alike; pixels of no weight do not count."""
-    rng = np.random.default_rng(0)
-    features = rng.normal([[0.0], [5], [-3]], [[1.0], [0.1], [20]], (6, 3, 40)).astype(np.float32)
-    spread = ChannelSpread(3, momentum=0.01)
-    shown = torch.zeros(2, 5, 16)
-    shown[..., ::2] = 1
-    for part in features.reshape(3, 2, 3, 5, 8):
-        wide = torch.from_numpy(part.repeat(2, axis=-1))
-        wide[..., 1::2] = 1e3
-        spread.update(wide, shown)
-    expected = features.astype(np.float64).transpose(1, 0, 2).reshape(3, -1).var(1)
-    np.testing.assert_allclose(spread.variance, expected, rtol=1e-4)
-
-
-def test_spread_follows_with_its_momentum():
-    spread = ChannelSpread(1, momentum=0.5)
-    batches = [torch.randn(2, 1, 8, 8, dtype=torch.float64) * (i + 1) + i for i in range(5)]
-    share = np.array([0.5**4, 0.5**4, 0.5**3, 0.5**2, 0.5])  # 1, then 1/2 of what comes, and so on
-    for features in batches:
-        spread.update(features.float(), torch.ones(2, 8, 8))
-    mean = sum(w * float(b.mean()) for w, b in zip(share, batches))
-    square = sum(w * float(b.square().mean()) for w, b in zip(share, batches))
-    np.testing.assert_allclose(float(spread.variance), square - mean**2, rtol=1e-4)
-
-
-def test_normalised_features_have_unit_spread_but_for_silent_channels():
-    spread = ChannelSpread(3)
-    features = torch.randn(4, 3, 32, 32) * torch.tensor([1.0, 10, 0]).view(-1, 1, 1)
-    spread.update(features, torch.ones(4, 32, 32))
-    normalised = spread(features)
-    assert normalised.std((0, 2, 3)) == pytest.approx(torch.tensor([1.0, 1, 0]), abs=0.05)
-    # A silent channel counts by a hundredth of the mean variance, and is not divided by nothing.
-    assert float(spread(torch.ones(1, 3, 1, 1))[0, 2]) == pytest.approx((0.01 * 101 / 3) ** -0.5, rel=0.05)
-
-
-def test_spread_over_several_processes(monkeypatch):
-    """It is that of all their pixels."""
-    rng = np.random.default_rng(0)
-    own, other = rng.normal(0, 1, (2, 3, 4, 4)), rng.normal(2, 3, (2, 3, 4, 4))
-    mean = np.concatenate((own, other)).mean((0, 2, 3))
-    sums = iter((
-        np.append(other.sum((0, 2, 3)), 2 * 4 * 4),
-        ((other - mean[:, None, None]) ** 2).sum((0, 2, 3)),
-    ))  # fmt: skip
-    monkeypatch.setattr(feature_regression, 'all_reduce', lambda tensor: tensor.add_(torch.from_numpy(next(sums))))
-    spread = ChannelSpread(3).double()
-    spread.update(torch.from_numpy(own), torch.ones(2, 4, 4).double())
-    np.testing.assert_allclose(spread.variance, np.concatenate((own, other)).var((0, 2, 3)))
-
-
-def test_spread_of_a_batch_without_pixels_is_as_before():
-    spread = ChannelSpread(2)
-    spread.update(torch.randn(1, 2, 8, 8), torch.ones(1, 8, 8))
-    before = state(spread)
-    spread.update(torch.randn(1, 2, 8, 8), torch.zeros(1, 8, 8))
-    assert equal(before, state(spread))
-
-
 def test_validation_leaves_the_spread_alone(network, checkpoint):
     model = build(network, checkpoint)
     train(model, steps=1)
@@ -516,14 +454,14 @@ def keyed(*names):
 def runs(monkeypatch):
     """Number of images in each run of a reference."""
     numbers = []
-    extract = feature_regression.extract_features
+    extract = frozen_copy.extract_features
 
     def counting(network, images, names):
-        if isinstance(network, feature_regression.Network):
-            numbers.append(len(images))
+        assert isinstance(network, Network)
+        numbers.append(len(images))
         return extract(network, images, names)
 
-    monkeypatch.setattr(feature_regression, 'extract_features', counting)
+    monkeypatch.setattr(frozen_copy, 'extract_features', counting)
     return numbers
 
 

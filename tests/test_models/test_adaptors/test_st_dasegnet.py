@@ -150,7 +150,7 @@ def test_each_loss_reaches_what_it_should():
     assert set(reach) == {name for name in losses if name.startswith('loss')}
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     # Give pseudo-labels a weight, whatever the share of confident pixels.
-    model.pseudo_thresholds['threshold'] = 0.0
+    model.teacher.threshold = 0.0
     losses = loss_of(model, batch())
     for name, parts in reach.items():
         gradients = torch.autograd.grad(losses[name], list(parameters.values()), retain_graph=True, allow_unused=True)
@@ -404,12 +404,12 @@ def test_pseudo_labels_are_learnt_by_the_terms_that_weigh_pixels():
     weight = torch.rand(2, 96, 96)
     for model in (both, alone):
         model.segmentor.decode = lambda features: (logits, 2 * logits)
-    expected = alone._segmentation_loss('x', None, label, weight)
-    assert both._segmentation_loss('x', None, label, weight) == expected
+    expected = alone._segmentation_losses('x', None, label, weight)
+    assert both._segmentation_losses('x', None, label, weight) == expected
     # On labels all terms count.
-    assert both._segmentation_loss('x', None, label)['xs'] > alone._segmentation_loss('x', None, label)['xs'] + 1
+    assert both._segmentation_losses('x', None, label)['xs'] > alone._segmentation_losses('x', None, label)['xs'] + 1
     # A teacher that is sure of nothing teaches nothing.
-    both.pseudo_thresholds['threshold'] = 1.1
+    both.teacher.threshold = 1.1
     del both.segmentor.decode
     losses = loss_of(both, images)
     assert losses['confident_share'] == 0
@@ -418,7 +418,7 @@ def test_pseudo_labels_are_learnt_by_the_terms_that_weigh_pixels():
 
 def test_what_is_left_to_the_source_is_said_once(monkeypatch):
     said = []
-    monkeypatch.setattr('mmrs.models.adaptors.st_dasegnet.print_log', lambda message, **_: said.append(message))
+    monkeypatch.setattr('mmrs.models.losses.head_loss.print_log', lambda message, **_: said.append(message))
     model = build(config(decode_head=dict(loss_decode=OWN, target=dict(loss_decode=[OWN, LOVASZ]))))
     for _ in range(2):
         loss_of(model, batch())
@@ -446,12 +446,12 @@ def test_pixel_samplers_choose_where_the_source_teaches():
     label = torch.stack([s.gt_sem_seg.data[0] for s in images['source']['data_samples']])
     logits = torch.randn(2, 4, 96, 96)
     model.segmentor.decode = lambda features: (logits, logits)
-    found = model._segmentation_loss('x', None, label)['xs']
+    found = model._segmentation_losses('x', None, label)['xs']
     head = model.segmentor.heads[0]
     expected = head.loss_by_feat(logits, images['source']['data_samples'])['loss_ce']
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     head.sampler = None
-    assert model._segmentation_loss('x', None, label)['xs'] > 1.1 * found
+    assert model._segmentation_losses('x', None, label)['xs'] > 1.1 * found
 
 
 AUXILIARY = dict(
@@ -495,7 +495,7 @@ def test_auxiliary_loss_by_hand():
     label = torch.randint(0, 4, (2, 96, 96))
     label[:, :7] = 255
     model.segmentor.auxiliary_head.eval()  # dropout
-    found = model._auxiliary_loss(features, label)
+    found = model._auxiliary_losses(features, label)
     for student, domain, stages in zip('st', ('source', 'target'), features):
         total = 0.0
         for pair, index in zip(model.segmentor.auxiliary_head, (2, 1)):
@@ -518,7 +518,7 @@ def test_binary_training(loss, teacher):
     cfg['decode_head']['loss_decode'] = loss
     cfg['self_training']['teacher'] = teacher
     model = build(cfg)
-    model.pseudo_thresholds['threshold'] = 0.5
+    model.teacher.threshold = 0.5
     data = batch()
     for sample in data['source']['data_samples']:
         sample.gt_sem_seg.data.clamp_(max=1)
@@ -544,7 +544,7 @@ def test_binary_step_is_that_of_two_channels():
             state[name] = torch.cat((torch.zeros_like(value), value))
     two.load_state_dict(state)
     for model in (one, two):
-        model.pseudo_thresholds['threshold'] = 0.51
+        model.teacher.threshold = 0.51
         for module in model.modules():
             if isinstance(module, (nn.Dropout, nn.Dropout2d)) or type(module).__name__ == 'DropPath':
                 module.eval()

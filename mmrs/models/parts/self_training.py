@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from mmengine.dist import all_reduce
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..binary import two_logits
+from ..losses.class_weight import read_class_weight
+from ..teacher import EMATeacher
+
+__all__ = ['PseudoLabel', 'SelfTraining', 'make_pseudo_label']
 
 
 class PseudoLabel(NamedTuple):
@@ -60,3 +65,45 @@ def make_pseudo_label(
     if valid is not None:
         weight = weight * valid
     return PseudoLabel(label, weight, share)
+
+
+class SelfTraining(EMATeacher):
+    """A teacher, and the rule by which its logits become pseudo-labels.
+
+    Its copies are children under their names, so that a model that has it as ``teacher`` keeps their weights as
+    ``teacher.NAME.*``.
+
+    Args:
+        students: The modules to copy, by the name of the copy.
+        num_classes: K.
+        threshold: See :func:`make_pseudo_label`, as for the next one.
+        rare_threshold: Likewise.
+        class_weight: K numbers, or a file with them.
+        batch_statistics: See :class:`EMATeacher`, as for the next one.
+        buffers: Likewise.
+
+    Raises:
+        ConfigError: Class weights that are none, or not one for each class.
+    """
+
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        students: Mapping[str, nn.Module],
+        num_classes: int,
+        threshold: float = 0.975,
+        rare_threshold: float | None = 0.8,
+        class_weight: Sequence[float] | str | None = None,
+        batch_statistics: bool = True,
+        buffers: str = 'student',
+    ) -> None:
+        weights = read_class_weight(class_weight, 'self_training.class_weight', num_classes)
+        super().__init__(students, batch_statistics, buffers)
+        self.threshold, self.rare_threshold = threshold, rare_threshold
+        self.register_buffer('class_weight', None if weights is None else torch.tensor(weights), persistent=False)
+
+    @torch.no_grad()
+    def pseudo_label(self, logits: Tensor, valid: Tensor | None = None) -> PseudoLabel:
+        """Labels and weights of pixels, by the thresholds and class weights; see :func:`make_pseudo_label`."""
+        return make_pseudo_label(logits, self.threshold, self.rare_threshold, self.class_weight, valid)

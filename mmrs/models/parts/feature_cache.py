@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -68,3 +68,28 @@ class FeatureCache:
                 torch.save(kept, temporary)
         except (OSError, RuntimeError) as error:
             raise OutputError(f'{path} cannot be written ({error}); choose another model.feature_cache') from error
+
+    def of_batch(
+        self, keys: Sequence[str], compute: Callable[[list[int]], Mapping[str, Tensor]], device: torch.device
+    ) -> dict[str, Tensor]:
+        """Feature maps of several images: those that are kept from the folder, the others computed together, and kept.
+
+        Args:
+            keys: One for each image.
+            compute: Makes feature maps ``(M, C, H, W)`` by name of the M images with the given indices.
+            device: Where the maps are wanted.
+
+        Returns:
+            Feature maps ``(N, C, H, W)`` by name, in the order of `keys`.
+
+        Raises:
+            CheckpointError: A file is damaged.
+            OutputError: A file cannot be written.
+        """
+        found = {i: maps for i, key in enumerate(keys) if (maps := self.get(key)) is not None}
+        missing = [i for i in range(len(keys)) if i not in found]
+        computed = compute(missing) if missing else {}
+        for n, i in enumerate(missing):
+            found[i] = {name: maps[n] for name, maps in computed.items()}
+            self.put(keys[i], found[i])
+        return {name: torch.stack([found[i][name].to(device) for i in range(len(keys))]) for name in found[0]}

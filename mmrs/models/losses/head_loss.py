@@ -1,0 +1,71 @@
+"""The loss of one of mmseg's decode heads on labels that are a tensor, each pixel with a weight if need be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmrs.utils import ConfigError
+
+from .probing import loss_probes, loss_terms
+
+__all__ = ['head_loss', 'terms_by_pixel']
+
+
+def head_loss(
+    head: Any, logits: Tensor, label: Tensor, weight: Tensor | None = None, terms: Sequence[int] | None = None
+) -> Tensor:
+    """The sum of the terms of a head's loss, each averaged if it is a map, as mmseg does.
+
+    Args:
+        head: The decode head; its pixel sampler, if any, chooses pixels where there is no `weight`.
+        logits: ``(N, K, h, w)``, which are resized to the labels.
+        label: ``(N, H, W)``.
+        weight: ``(N, H, W)``, a factor on each pixel.
+        terms: Which terms count, by their indices; None: all.
+    """
+    logits = F.interpolate(logits, label.shape[-2:], mode='bilinear', align_corners=head.align_corners)
+    if weight is None and head.sampler is not None:
+        weight = head.sampler.sample(logits, label[:, None])
+    chosen: Iterable[Any] = loss_terms(head)
+    if terms is not None:
+        chosen = [term for n, term in enumerate(chosen) if n in terms]
+    values = [term(logits, label, weight=weight, ignore_index=head.ignore_index).mean() for term in chosen]
+    return torch.stack(values).sum()
+
+
+def terms_by_pixel(heads: Iterable[nn.Module]) -> list[list[int]]:
+    """For each head the indices of the terms of its loss that pseudo-labels are learnt by.
+
+    The others would count pixels in full that the teacher is not sure of, or nothing when it is sure of all.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    found, left = [], []
+    for head in heads:
+        probes = loss_probes(head, 'model.decode_head')
+        honours = [probe.honours_weights() for probe in probes]
+        others = [probe.title for probe, honoured in zip(probes, honours) if not honoured]
+        if not any(honours):
+            raise ConfigError(
+                f'{", ".join(others)}: no term multiplies the loss of each pixel by its weight, so that pixels '
+                'the teacher is not sure of would count in full in self-training. Add one that does, such as '
+                "dict(type='PixelMeanCrossEntropyLoss'), to decode_head.loss_decode, or set model.self_training to None"
+            )
+        found.append([n for n, honoured in enumerate(honours) if honoured])
+        left += others
+    if left:
+        print_log(
+            f'{", ".join(dict.fromkeys(left))}: learnt from the labels of the source only, not from pseudo-labels, '
+            'whose weights it does not apply to each pixel',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return found
