@@ -12,21 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmrs.models.adaptors.base import share_title
 from mmrs.utils.errors import DataError
 from mmrs.utils.files import atomic_path, write_json
 from mmrs.visualization import read_scalars
 
 __all__ = ['Comparison', 'Spread', 'last_values', 'output_console']
-
-#: What is logged as a share, 0 to 1, during training; all scores are in percent.
-_SHARES = ('confident_share', 'disc_accuracy_')
-
-_NAMES = {
-    'aAcc': 'overall accuracy',
-    'confident_share': 'confident target pixels',
-    'disc_accuracy_source': 'discriminator accuracy, source',
-    'disc_accuracy_target': 'discriminator accuracy, target',
-}
 
 NOTE = 'All in percent. Scores of the last iteration, not of the best one'
 
@@ -84,7 +75,7 @@ def last_values(run: str | Path, iteration: int) -> dict[str, float] | None:
 
     Returns:
         ``mIoU``, ``aAcc`` and ``IoU.<class>`` of the validation at `iteration`, and the last logged means of
-        ``confident_share`` and ``disc_accuracy_*``, all in percent. None where there is no such validation.
+        shares (``confident_share`` and the like), all in percent. None where there is no such validation.
     """
     try:
         curves = read_scalars(run)
@@ -96,7 +87,7 @@ def last_values(run: str | Path, iteration: int) -> dict[str, float] | None:
     for key, (steps, logged) in curves.items():
         if (key in ('mIoU', 'aAcc') or key.startswith('IoU.')) and steps[-1] == iteration:
             values[key] = float(logged[-1])
-        elif key.startswith(_SHARES):
+        elif share_title(key):
             values[key] = 100 * float(logged[-1])
     return values
 
@@ -107,7 +98,9 @@ def _rank(key: str) -> int:
 
 
 def _title(key: str) -> str:
-    return _NAMES.get(key, key.replace('IoU.', 'IoU ').replace('_', ' '))
+    if key == 'aAcc':
+        return 'overall accuracy'
+    return share_title(key) or key.replace('IoU.', 'IoU ').replace('_', ' ')
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mmrs.models.adaptors.base import SHARES
 from mmrs.utils.errors import ConfigError, DataError
 from mmrs.utils.files import atomic_path
 
@@ -21,7 +22,7 @@ __all__ = ['Curves', 'plot_curves', 'read_scalars', 'smoothed']
 Curves = Mapping[str, 'tuple[np.ndarray, np.ndarray]']
 
 #: What is shown unless asked otherwise: the total loss, the scores, and whether adaptation is active.
-DEFAULT_KEYS = ('loss', 'regression/loss', 'mIoU', 'aAcc', '*confident*', '*accuracy*')
+DEFAULT_KEYS = ('loss', 'regression/loss', 'mIoU', 'aAcc', *(f'{beginning}*' for beginning in SHARES))
 
 _NOT_SHOWN = {'iter', 'step', 'epoch', 'time', 'data_time', 'memory'}
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmrs.models.adaptors.base import DISC_ACCURACY
 from mmrs.registry import HOOKS
 from mmrs.utils import ConfigError
 
 #: Where MMEngine's message hub keeps the state, in checkpoints too.
 STREAKS = 'discriminator_streaks'
-PREFIX = 'disc_accuracy_'
 
 
 @HOOKS.register_module()
@@ -44,7 +44,7 @@ class DiscriminatorWatchHook(Hook):
     ) -> None:
         """Look at the accuracies of an iteration."""
         hub = runner.message_hub
-        names = [name for name in outputs or () if name.startswith(PREFIX)]
+        names = [name for name in outputs or () if name.startswith(DISC_ACCURACY)]
         if not names:
             return
         before = hub.get_info(STREAKS, {})
@@ -56,7 +56,7 @@ class DiscriminatorWatchHook(Hook):
             streak = before.get(name, 0)
             streaks[name] = side * (abs(streak) + 1 if streak * side > 0 else 1)
             if abs(streaks[name]) == self.iterations:
-                self._warn(runner, name.removeprefix(PREFIX), side)
+                self._warn(runner, name.removeprefix(DISC_ACCURACY), side)
         hub.update_info(STREAKS, streaks)
 
     def _warn(self, runner: Runner, domain: str, side: int) -> None:
