@@ -115,7 +115,7 @@ BREAKAGES: list[Breakage] = [
     ),
     *_in_file(
         f'{MODELS}/adaptors/base.py',
-        DISENTANGLED,
+        (f'{MODEL_TESTS}/test_adaptors/test_adaptor_base.py', *DISENTANGLED),
         (
             'mask-of-the-source',
             'target pixels without data are looked for where the source has none',
