@@ -97,3 +97,9 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+def files_in(folder: Path, suffix: str = '') -> list[str]:
+    """The files in a folder and below it, without GDAL's own beside them."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob(f'*{suffix}') if path.is_file())
+    return sorted(name for name in found if not name.endswith('.aux.xml'))

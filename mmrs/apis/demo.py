@@ -20,12 +20,12 @@ from mmrs.apis.compare import Entry, Run, compare, duration, parse_options, plan
 from mmrs.apis.comparison import Comparison, output_console
 from mmrs.datasets.isprs import VaihingenDataset
 from mmrs.geo.rasters import open_raster, read_image
+from mmrs.geo.statistics import default_workers
 from mmrs.preparation.converters.isprs import POTSDAM, VAIHINGEN, Archive, Conversion
-from mmrs.preparation.converters.running import default_workers, write_text
 from mmrs.preparation.synthetic.archives import read_manifest, write_isprs_archives
 from mmrs.utils.config import load_config, walk
 from mmrs.utils.errors import ConfigError, UserError
-from mmrs.utils.files import atomic_path
+from mmrs.utils.files import atomic_path, write_text
 from mmrs.utils.processes import REPOSITORY, run_tool, tail
 from mmrs.visualization import class_colours, colour_labels, compose, to_display
 
@@ -76,7 +76,7 @@ def _convert(archive: Archive, archives: Path, out: Path) -> bool:
     with contextlib.redirect_stdout(io.StringIO()):
         # Clips of other archives must not pass for converted, nor half of these for all.
         conversion.run(default_workers(), overwrite=out.exists())
-    write_text(record, origin)
+    write_text(origin, record, overwrite=True)
     return True
 
 

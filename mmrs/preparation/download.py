@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import errno
-import lzma
 import shutil
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import pooch
 import requests
@@ -28,7 +25,7 @@ from rich.progress import (
 )
 
 from mmrs.preparation.sources import SUFFIXES, Archive, describe, describe_archive, find_source, gigabytes
-from mmrs.utils.errors import ConfigError, DataError, OutputError
+from mmrs.utils.errors import ConfigError, DataError, OutputError, require_one_of
 
 __all__ = ['ResumingDownloader', 'download', 'unpack']
 
@@ -37,20 +34,6 @@ TIMEOUT = 30
 
 #: How many times its size an archive may unpack to: images are compressed already.
 MOST_GROWTH = 10
-
-# What zipfile and tarfile raise about archives that are cut or changed; the last two of an unknown way of compression
-# and of encryption.
-_DAMAGED = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 # Small: what has arrived of a chunk when a connection is lost is lost too.
 _CHUNK = 1 << 16
@@ -119,16 +102,14 @@ def download(
 
     Raises:
         ConfigError: The name or a split is unknown, or the data set cannot be downloaded.
-        DataError: An archive or an unpacked folder is not what was published.
+        DataError: The server cannot be reached, or an archive or an unpacked folder is not what was published.
         OutputError: There is no room.
-        OSError: The server cannot be reached.
     """
     source, out = find_source(name), Path(out)
     if not source.archives:
         raise ConfigError(f'{source.title} has to be downloaded by hand.\n{describe(name)}')
-    unknown = sorted(set(splits or ()) - set(source.archives))
-    if unknown:
-        raise ConfigError(f'{source.title} has no split {", ".join(unknown)}; expected {", ".join(source.archives)}')
+    for split in splits or ():
+        require_one_of(f'a split of {source.title}', split, source.archives)
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     console.print(f'{source.title}: {source.terms}; see {source.page}')
     todo = {}
@@ -165,13 +146,15 @@ def _fetch(path: Path, archive: Archive, wanted: Mapping[str, Archive]) -> None:
         pooch.retrieve(archive.url, f'md5:{archive.md5}', path.name, path.parent, downloader=downloader)
     except requests.RequestException as error:
         missing = [describe_archive(*item) for item in wanted.items() if not (path.parent / item[1].name).exists()]
-        raise OSError(
+        raise DataError(
             f'{archive.url} cannot be downloaded: {error}. Run the same command again to continue. Where there is no '
             f'network, get these files elsewhere and put them into {path.parent}; the same command unpacks them:\n  '
             + '\n  '.join(missing)
         ) from error
     except ValueError as error:  # pooch's word for a wrong checksum
         raise DataError(f'{archive.url}: {error} Run the same command again') from error
+    except OSError as error:  # after those of requests, which are of this kind too
+        raise OutputError(f'{path} cannot be written: {error}') from error
 
 
 def _check_archive(path: Path, archive: Archive) -> None:
@@ -203,32 +186,16 @@ def _require_room(out: Path, archives: Sequence[Archive], keep_archives: bool) -
         )
 
 
-class _Member(NamedTuple):
-    """A file in an archive."""
-
-    name: str
-    size: int
-    open: Callable[[], IO[bytes]]
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[list[_Member]]:
-    """The files in a zip or tar file."""
+def _opened(path: Path) -> Iterator[dict[str, tuple[int, Callable[[], Any]]]]:
+    """The files in a zip or tar file by name: their size, and how to open them."""
     if path.suffix == '.tar':
         with tarfile.open(path) as tar:
             # Links and folders have no content to read.
-            files = [info for info in tar.getmembers() if info.isfile()]
-            yield [_Member(info.name, info.size, partial(_extract, tar, info)) for info in files]
+            yield {info.name: (info.size, partial(tar.extractfile, info)) for info in tar if info.isfile()}
     else:
         with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-            yield [_Member(info.filename, info.file_size, partial(archive.open, info)) for info in infos]
-
-
-def _extract(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    file = tar.extractfile(info)
-    assert file is not None  # for a folder alone
-    return file
+            yield {info.filename: (info.file_size, partial(archive.open, info)) for info in archive.infolist()}
 
 
 def unpack(path: Path, archive: Archive, out: Path) -> None:
@@ -243,33 +210,34 @@ def unpack(path: Path, archive: Archive, out: Path) -> None:
 
     Raises:
         DataError: The file is no whole archive, lacks files, or stands for far more than its size.
+        OutputError: There is no room or no permission.
     """
     temporary = out / f'.{archive.top}.part'
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
         with _opened(path) as found, _progress() as progress:
-            members = {member.name: member for member in found if _is_wanted(member.name, archive)}
+            members = {name: member for name, member in found.items() if _is_wanted(name, archive)}
             _compare(path, archive, list(members))
-            size = sum(member.size for member in members.values())
-            if size > MOST_GROWTH * archive.size:
+            total = sum(size for size, _ in members.values())
+            if total > MOST_GROWTH * archive.size:
                 raise DataError(
-                    f'{path} would unpack to {size} bytes, where an archive of {archive.size} bytes was expected: it '
+                    f'{path} would unpack to {total} bytes, where an archive of {archive.size} bytes was expected: it '
                     'is another file. Remove it, and run the same command again'
                 )
             for folder in archive.folders:
                 (temporary / folder).mkdir(parents=True)
-            bar = progress.add_task(f'unpacking {path.name}', total=size)
-            for member in members.values():
+            bar = progress.add_task(f'unpacking {path.name}', total=total)
+            for name, (size, open_member) in members.items():
                 # Reading a zip file's member to the end compares its checksum.
-                with member.open() as source, open(temporary / member.name, 'wb') as file:
+                with open_member() as source, open(temporary / name, 'wb') as file:
                     shutil.copyfileobj(source, file)
-                progress.advance(bar, member.size)
+                progress.advance(bar, size)
         (temporary / archive.top).rename(out / archive.top)
     except DataError:
         raise
-    except (*_DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # no room or no permission; those two are about the content
+    except Exception as error:  # zipfile and tarfile have a dozen classes for what a damaged file can lead to
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # those two are about the content
+            raise OutputError(f'{path} cannot be unpacked to {out}: {error}') from error
         raise DataError(
             f'{path} ({path.stat().st_size} bytes) is damaged: {error}. Expected: an archive of {archive.size} bytes. '
             'Remove it, and run the same command again'

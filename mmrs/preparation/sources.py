@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from mmrs.datasets.loveda import LoveDADataset
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import require_one_of
 
 __all__ = ['SOURCES', 'SUFFIXES', 'Archive', 'Source', 'describe', 'describe_archive', 'find_source', 'gigabytes']
 
@@ -140,8 +140,7 @@ SOURCES = {
 
 def find_source(name: str) -> Source:
     """The source of a data set; raises :class:`ConfigError` for an unknown name."""
-    if name not in SOURCES:
-        raise ConfigError(f'{name} is no known data set; expected one of {", ".join(SOURCES)}')
+    require_one_of('the data set', name, SOURCES)
     return SOURCES[name]
 
 

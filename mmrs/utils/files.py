@@ -10,7 +10,7 @@ from typing import Any
 
 from mmrs.utils.errors import OutputError
 
-__all__ = ['atomic_path', 'new_directory', 'write_json']
+__all__ = ['atomic_path', 'new_directory', 'write_json', 'write_text']
 
 
 @contextmanager
@@ -57,8 +57,21 @@ def new_directory(path: str | os.PathLike, overwrite: bool = False) -> Path:
     return path
 
 
+def write_text(text: str, path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Write a text file, which appears when it is complete.
+
+    Raises:
+        OutputError: It exists and `overwrite` is off, or cannot be written.
+    """
+    with atomic_path(path, overwrite) as temporary:
+        try:
+            temporary.write_text(text, encoding='utf-8')
+        except OSError as error:
+            raise OutputError(f'{path} cannot be written: {error.strerror}') from error
+
+
 def write_json(data: Any, path: str | os.PathLike, overwrite: bool = False) -> None:
-    """Write JSON atomically; NaN and infinities, which JSON lacks, become null."""
+    """Write JSON as :func:`write_text` does; NaN and infinities, which JSON lacks, become null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -71,9 +84,4 @@ def write_json(data: Any, path: str | os.PathLike, overwrite: bool = False) -> N
             return None
         return value
 
-    with atomic_path(path, overwrite) as temporary:
-        text = json.dumps(plain(data), indent=2, allow_nan=False) + '\n'
-        try:
-            temporary.write_text(text)
-        except OSError as error:
-            raise OutputError(f'{path} cannot be written: {error.strerror}') from error
+    write_text(json.dumps(plain(data), indent=2, allow_nan=False) + '\n', path, overwrite)

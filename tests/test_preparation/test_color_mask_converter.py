@@ -8,12 +8,14 @@ import rasterio
 import yaml
 from rasterio.enums import ColorInterp
 
-from mmrs.datasets import LoadRasterAnnotations, LoadRasterImage, RemoteSensingDataset
+from mmrs.datasets import LoadRasterAnnotations, RemoteSensingDataset
 from mmrs.geo import masks
 from mmrs.geo.rasters import open_raster, read_image, read_label_map
 from mmrs.preparation.converters import color_masks
 from mmrs.preparation.converters.color_masks import Conversion
 from mmrs.preparation.converters.recipe import Split, assign_splits, find_pairs, load_recipe
+from mmrs.utils.errors import ConfigError, DataError, OutputError
+from tests.small_files import files_in
 
 CLASSES = [
     dict(name='house', color='#FF0000'),
@@ -23,6 +25,7 @@ CLASSES = [
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 0], [0, 200, 0]], np.uint8)
 LABELS = np.array([0, 1, 255, 1], np.uint8)
 PATTERNS = dict(images='{group}/images/{name}', masks='{group}/masks/{name}')
+FLAT = dict(images='images/{name}', masks='masks/{name}')
 
 
 @pytest.fixture
@@ -52,30 +55,35 @@ def data(tmp_path, write, rng):
     return root, indices
 
 
-def files(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
+@pytest.fixture
+def convert(tmp_path, recipe):
+    """Converts the folder `raw` to another by a recipe with some changes; returns the report."""
+
+    def run(out='out', content=None, overwrite=False, workers=1, dry_run=False, **options):
+        conversion = Conversion(recipe(**(content or {})), tmp_path / 'raw', tmp_path / out, **options)
+        return conversion.run(workers, dry_run, overwrite)
+
+    return run
 
 
-def test_clips_keep_what_the_bands_mean(tmp_path, write, recipe):
+def test_clips_keep_what_the_bands_mean(tmp_path, write, convert):
     colours = ColorInterp.red, ColorInterp.green, ColorInterp.blue
-    write(tmp_path / 'in/a/masks/1.png', COLOURS[np.zeros((32, 32), int)])
+    write(tmp_path / 'raw/a/masks/1.png', COLOURS[np.zeros((32, 32), int)])
     for fourth in (ColorInterp.alpha, ColorInterp.undefined):
-        path = write(tmp_path / 'in/a/images/1.tif', np.full((32, 32, 4), 200, np.uint8))
+        path = write(tmp_path / 'raw/a/images/1.tif', np.full((32, 32, 4), 200, np.uint8))
         with rasterio.open(path, 'r+') as raster:
             raster.colorinterp = (*colours, fourth)
-        out = tmp_path / fourth.name
-        Conversion(recipe(splits=dict(train='a')), tmp_path / 'in', out, clip_size=16).run()
-        with open_raster(out / 'img_dir/train/a_1_0_0_16_16.tif') as clip:
+        convert(fourth.name, clip_size=16)
+        with open_raster(tmp_path / fourth.name / 'img_dir/train/a_1_0_0_16_16.tif') as clip:
             assert clip.colorinterp == (*colours, fourth)
 
 
-def test_whole_images(tmp_path, data, recipe):
+def test_whole_images(tmp_path, data, convert):
     root, indices = data
     out = tmp_path / 'out'
-    splits = dict(train=['Tile 1', 'Tile 2'], val='Tile 3')
-    report = Conversion(recipe(splits=splits), root, out).run()
-    assert files(out / 'ann_dir/val') == [f'Tile_3_{i}.png' for i in range(4)]
-    assert files(out / 'img_dir/train') == [f'Tile_{t}_{i}.jpg' for t in (1, 2) for i in range(4)]
+    report = convert(content=dict(splits=dict(train=['Tile 1', 'Tile 2'], val='Tile 3')))
+    assert files_in(out / 'ann_dir/val') == [f'Tile_3_{i}.png' for i in range(4)]
+    assert files_in(out / 'img_dir/train') == [f'Tile_{t}_{i}.jpg' for t in (1, 2) for i in range(4)]
     for group, split in (('1', 'train'), ('2', 'train'), ('3', 'val')):
         source = root / f'Tile {group}/images/2.jpg'
         assert (out / f'img_dir/{split}/Tile_{group}_2.jpg').read_bytes() == source.read_bytes()
@@ -92,38 +100,37 @@ def test_whole_images(tmp_path, data, recipe):
     np.testing.assert_allclose(val['band_mean'], bands.mean(axis=0), atol=1e-3)
     np.testing.assert_allclose(val['band_std'], bands.std(axis=0), atol=1e-3)
     assert report['dropped'] == []
-
-
-def test_the_result_is_a_data_set_without_any_new_class(tmp_path, data, recipe):
-    Conversion(recipe(), data[0], tmp_path / 'out').run()
+    # It is a data set without any new class.
+    prefix = dict(img_path='img_dir/train', seg_map_path='ann_dir/train')
     dataset = RemoteSensingDataset(
-        data_root=str(tmp_path / 'out'),
-        classes_file='classes.yaml',
-        data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
-        pipeline=[LoadRasterImage(), LoadRasterAnnotations()],
+        data_root=str(out), classes_file='classes.yaml', data_prefix=prefix, pipeline=[LoadRasterAnnotations()]
     )
-    assert len(dataset) == 12
+    assert len(dataset) == 8
     assert dataset.metainfo['classes'] == ('house', 'field')
     assert dataset.metainfo['palette'] == [(255, 0, 0), (0, 255, 0)]
-    assert set(np.unique(dataset[5]['gt_seg_map'])) == {0, 1, 255}
+    np.testing.assert_array_equal(dataset[5]['gt_seg_map'], LABELS[indices['Tile 2/1']])
 
 
-@pytest.mark.parametrize(('edge', 'stride', 'samples'), [('shift', None, 12 * 4), ('drop', 14, 12 * 2)])
-def test_clips(tmp_path, data, recipe, edge, stride, samples):
+@pytest.mark.parametrize(
+    ('size', 'edge', 'stride', 'samples', 'box'),
+    [
+        (16, 'shift', None, 12 * 4, (14, 7, 30, 23)),
+        (16, 'drop', 14, 12 * 2, (14, 0, 30, 16)),
+        (25, 'shift', None, 12 * 2, (0, 0, 25, 23)),  # no higher than the image
+    ],
+)
+def test_clips(tmp_path, data, convert, size, edge, stride, samples, box):
     root, indices = data
-    out = tmp_path / 'out'
-    report = Conversion(recipe(), root, out, clip_size=16, edge=edge, stride=stride).run()
-    assert report['splits']['train']['samples'] == samples == len(files(out / 'img_dir/train'))
-    x, y = (14, 0) if edge == 'drop' else (14, 7)
-    name = f'Tile_2_3_{x}_{y}_{x + 16}_{y + 16}.png'
+    report, out = convert(clip_size=size, edge=edge, stride=stride), tmp_path / 'out'
+    assert report['splits']['train']['samples'] == samples == len(files_in(out / 'img_dir/train'))
+    name, part = f'Tile_2_3_{"_".join(map(str, box))}.png', np.s_[box[1] : box[3], box[0] : box[2]]
     labels, _ = read_label_map(out / 'ann_dir/train' / name)
-    np.testing.assert_array_equal(labels, LABELS[indices['Tile 2/3']][y : y + 16, x : x + 16])
+    np.testing.assert_array_equal(labels, LABELS[indices['Tile 2/3']][part])
     image, _ = read_image(out / 'img_dir/train' / name)
-    whole, _ = read_image(root / 'Tile 2/images/3.jpg')
-    np.testing.assert_array_equal(image, whole[y : y + 16, x : x + 16])
+    np.testing.assert_array_equal(image, read_image(root / 'Tile 2/images/3.jpg')[0][part])
 
 
-def test_clips_of_bands_that_png_cannot_hold_are_geotiffs(tmp_path, write, recipe, rng):
+def test_clips_of_bands_that_png_cannot_hold_are_geotiffs(tmp_path, write, convert, rng):
     image = rng.random((20, 20, 5)).astype(np.float32)
     image[0, 0] = -1
     ids = np.full((20, 20), 9, np.int16)
@@ -132,46 +139,36 @@ def test_clips_of_bands_that_png_cannot_hold_are_geotiffs(tmp_path, write, recip
     write(tmp_path / 'raw/images/a.tif', image, nodata=-1)
     write(tmp_path / 'raw/masks/a.tif', ids, nodata=-7)
     classes = [dict(name='wet', id=9), dict(name='dry', id=[3, 4])]
-    content = recipe(images='images/{name}', masks='masks/{name}', classes=classes)
-    report = Conversion(content, tmp_path / 'raw', tmp_path / 'out', clip_size=10).run()
-    assert files(tmp_path / 'out/img_dir/train') == ['a_0_10_10_20.tif', 'a_10_0_20_10.tif', 'a_10_10_20_20.tif']
-    # The fourth holds nodata alone.
-    assert report['splits']['train']['clips_without_label'] == 1
-    assert report['splits']['train']['classes']['wet']['pixels'] == 100
-    with open_raster(tmp_path / 'out/img_dir/train/a_10_0_20_10.tif') as clip:
+    train = convert(content=dict(FLAT, classes=classes), clip_size=10)['splits']['train']
+    out = tmp_path / 'out'
+    assert files_in(out / 'img_dir/train') == ['a_0_10_10_20.tif', 'a_10_0_20_10.tif', 'a_10_10_20_20.tif']
+    assert train['clips_without_label'] == 1  # the fourth holds nodata alone
+    assert train['classes']['wet']['pixels'] == 100
+    with open_raster(out / 'img_dir/train/a_10_0_20_10.tif') as clip:
         assert (clip.nodata, clip.crs.to_epsg()) == (-1, 32633)
         np.testing.assert_array_equal(clip.read().transpose(1, 2, 0), image[:10, 10:])
-    assert (read_label_map(tmp_path / 'out/ann_dir/train/a_0_10_10_20.png')[0] == 0).all()
+    assert (read_label_map(out / 'ann_dir/train/a_0_10_10_20.png')[0] == 0).all()
 
 
-def test_image_without_any_data_is_left_out(tmp_path, write, recipe):
+def test_image_without_any_data_is_left_out(tmp_path, write, convert):
     for name, value in (('a', np.nan), ('b', 1)):
         write(tmp_path / f'raw/images/{name}.tif', np.full((8, 8, 2), value, np.float32))
         write(tmp_path / f'raw/masks/{name}.png', np.zeros((8, 8), np.uint8))
-    content = recipe(images='images/{name}', masks='masks/{name}', classes=[dict(name='a', id=0)])
-    report = Conversion(content, tmp_path / 'raw', tmp_path / 'out').run()
+    report = convert(content=dict(FLAT, classes=[dict(name='a', id=0)]))
     assert [(item['file'][-5:], item['reason']) for item in report['dropped']] == [('a.tif', 'no pixel with data')]
     assert report['splits']['train']['band_mean'] == [1, 1]
 
 
-def test_images_smaller_than_a_clip_stay_whole(tmp_path, data, recipe):
-    report = Conversion(recipe(), data[0], tmp_path / 'out', clip_size=25).run()
-    assert 'Tile_1_0_0_0_25_20.png' in files(tmp_path / 'out/img_dir/train')
-    assert report['splits']['train']['samples'] == 12 * 2
-
-
-def test_unlabelled_images(tmp_path, data, recipe):
-    root, _ = data
-    shutil.rmtree(root / 'Tile 1/masks')
-    report = Conversion(recipe(masks=None), root, tmp_path / 'out').run()
-    assert len(files(tmp_path / 'out/img_dir/train')) == report['splits']['train']['images'] == 12
+def test_unlabelled_images(tmp_path, data, convert):
+    shutil.rmtree(data[0] / 'Tile 1/masks')
+    report = convert(content=dict(masks=None))
+    assert len(files_in(tmp_path / 'out/img_dir/train')) == report['splits']['train']['images'] == 12
     assert not (tmp_path / 'out/ann_dir').exists()
     assert 'classes' not in report['splits']['train']
 
 
-def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path, data, write, recipe, rng, capsys):
-    root, _ = data
-    tile = root / 'Tile 1'
+def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path, data, write, convert, rng, capsys):
+    tile = data[0] / 'Tile 1'
     (tile / 'masks/0.png').unlink()
     write(tile / 'masks/1.png', np.zeros((20, 30, 3), np.uint8))
     (tile / 'images/2.jpg').write_bytes((tile / 'images/2.jpg').read_bytes()[:300])
@@ -179,8 +176,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path, data, write, 
     write(tile / 'images/4.png', rng.integers(0, 9, (8, 8, 4), np.uint8))
     write(tile / 'masks/4.png', np.full((8, 8, 3), [255, 0, 0], np.uint8))
     write(tile / 'masks/5.png', np.zeros((8, 8, 3), np.uint8))
-    report = Conversion(recipe(), root, tmp_path / 'out').run()
-    reasons = {item['file'].split('Tile 1/')[1]: item['reason'] for item in report['dropped']}
+    reasons = {item['file'].split('Tile 1/')[1]: item['reason'] for item in convert()['dropped']}
     assert reasons.pop('images/2.jpg').startswith(f'{tile}/images/2.jpg cannot be read as an image')
     assert reasons == {
         'images/0.jpg': 'image without a mask',
@@ -189,50 +185,44 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path, data, write, 
         'images/3.jpg': 'no labelled pixel in its mask',
         'images/4.png': '4 bands of uint8, where most images have 3 of uint8',
     }
-    assert len(files(tmp_path / 'out/img_dir/train')) == len(files(tmp_path / 'out/ann_dir/train')) == 8
+    assert len(files_in(tmp_path / 'out/img_dir/train')) == len(files_in(tmp_path / 'out/ann_dir/train')) == 8
     assert 'Left out 1: no labelled pixel in its mask' in capsys.readouterr().out
 
 
-def test_unknown_colours_stop_everything_before_the_first_file(tmp_path, data, write, recipe):
+def test_unknown_colours_stop_everything_before_the_first_file(tmp_path, data, write, convert):
     root, indices = data
     image = COLOURS[indices['Tile 3/1']]
     image[:7, :3] = (3, 250, 0)
     write(root / 'Tile 3/masks/1.png', image)
-    message = (
-        r'1 of 12 masks hold colours that are no class: #03FA00 \(3.33 %, 5 away from #00FF00\) of their pixels\.\n'
-        r'Files: .*Tile 3/masks/1\.png \(3.33 %\)\.\nThe classes have #FF0000, #00FF00, #00C800, #000000'
-    )
     for dry_run in (True, False):
-        with pytest.raises(ValueError, match=message):
-            Conversion(recipe(), root, tmp_path / 'out').run(dry_run=dry_run)
+        with pytest.raises(DataError, match=r'1 of 12 .* #03FA00 \(3.33 %, 5 away from #00FF00\)') as caught:
+            convert(dry_run=dry_run)
+    assert 'Tile 3/masks/1.png (3.33 %)' in str(caught.value)
+    assert '#FF0000, #00FF00, #00C800, #000000' in str(caught.value)
     assert not (tmp_path / 'out').exists()
-    Conversion(recipe(), root, tmp_path / 'out', tolerance=5).run()
+    convert(tolerance=5)
     assert (read_label_map(tmp_path / 'out/ann_dir/train/Tile_3_1.png')[0][:7, :3] == 1).all()
 
 
-def test_unknown_ids(tmp_path, write, recipe, rng):
+def test_unknown_ids(tmp_path, write, convert, rng):
     write(tmp_path / 'raw/images/a.png', rng.integers(0, 9, (10, 10, 3), np.uint8))
     write(tmp_path / 'raw/masks/a.png', np.repeat(np.arange(10, dtype=np.uint8)[:, None], 10, axis=1))
-    content = recipe(images='images/{name}', masks='masks/{name}', classes=[dict(name='a', id=list(range(9)))])
-    with pytest.raises(
-        ValueError, match=r'hold ids that are no class: 9 \(10 %\) .*\n.*\nThe classes have 0, 1, .*, 8\.'
-    ):
-        Conversion(content, tmp_path / 'raw', tmp_path / 'out').run()
+    with pytest.raises(DataError, match=r'ids that are no class: 9 \(10 %\) .*\n.*\n.* 0, 1, .*, 8\.'):
+        convert(content=dict(FLAT, classes=[dict(name='a', id=list(range(9)))]))
 
 
-def test_a_second_run_with_further_images_is_another_conversion(tmp_path, data, recipe, write):
-    root, _ = data
-    shares = recipe(splits=dict(train=dict(share=0.5), val=dict(share=0.5)))
-    Conversion(shares, root, tmp_path / 'shares').run()
-    whole = recipe(splits=dict(train='Tile 1', val='Tile 2'))
-    Conversion(whole, root, tmp_path / 'whole').run()
-    write(root / 'Tile 1/images/01.jpg', np.zeros((20, 30, 3), np.uint8))
-    write(root / 'Tile 1/masks/01.png', COLOURS[np.zeros((20, 30), int)])
+def test_a_second_run_with_further_images_is_another_conversion(tmp_path, data, convert, write):
+    shares = dict(splits=dict(train=dict(share=0.5), val=dict(share=0.5)))
+    whole = dict(splits=dict(train='Tile 1', val='Tile 2'))
+    for name, content in (('shares', shares), ('whole', whole)):
+        convert(name, content)
+    write(data[0] / 'Tile 1/images/01.jpg', np.zeros((20, 30, 3), np.uint8))
+    write(data[0] / 'Tile 1/masks/01.png', COLOURS[np.zeros((20, 30), int)])
     # Otherwise an image that is dealt to validation now would still be among those for training.
-    with pytest.raises(FileExistsError, match=r"other settings \(dealt was \{'train': '"):
-        Conversion(shares, root, tmp_path / 'shares').run()
-    Conversion(whole, root, tmp_path / 'whole').run()
-    assert len(files(tmp_path / 'whole/img_dir/train')) == 5
+    with pytest.raises(OutputError, match=r'dealt\.train was '):
+        convert('shares', shares)
+    convert('whole', whole)
+    assert len(files_in(tmp_path / 'whole/img_dir/train')) == 5
 
 
 def test_split_by_share_is_dealt_within_each_group(data, recipe):
@@ -259,127 +249,118 @@ def test_split_by_share_is_dealt_within_each_group(data, recipe):
 @pytest.mark.parametrize(
     ('splits', 'message'),
     [
-        (dict(train='Tile 9'), "Split train names the group 'Tile 9'. Groups found: Tile 1, Tile 2, Tile 3"),
+        (dict(train='Tile 9'), "group of split train is 'Tile 9'; one of Tile 1, Tile 2, Tile 3"),
         (dict(train='Tile 1', val='Tile *'), "group 'Tile 1' would be in several splits: train, val"),
-        (dict(train=dict(share=0.7), val=dict(share=0.4)), 'the shares of train, val add up to more than 1'),
+        (dict(train=dict(share=0.7), val=dict(share=0.4)), 'shares of train, val add up to more than 1'),
         (dict(train=dict(share=0.1)), 'No image is left for the split train'),
-        (dict(train=dict(share=1.5)), 'split train: share is 1.5; a number above 0'),
-        (dict(train=dict(parts=1)), r"split train has unknown keys \['parts'\]"),
-        ({'../val': '*'}, "'../val' is no name for a split"),
+        (dict(train=dict(share=1.5)), 'split train: share is 1.5'),
+        (dict(train=dict(parts=1)), "split train is 'parts'; one of groups, share"),
+        ({'../val': '*'}, "split is '../val'"),
     ],
 )
-def test_bad_splits(tmp_path, data, recipe, splits, message):
-    with pytest.raises(ValueError, match=message):
-        Conversion(recipe(splits=splits), data[0], tmp_path / 'out').run()
+def test_bad_splits(data, convert, splits, message):
+    with pytest.raises(ConfigError, match=message):
+        convert(content=dict(splits=splits))
 
 
-def test_overlap_where_it_is_meant(tmp_path, data, recipe):
-    content = recipe(splits=dict(train='*', val='Tile 3'), allow_overlap=True)
-    report = Conversion(content, data[0], tmp_path / 'out').run()
+def test_overlap_where_it_is_meant(tmp_path, data, convert):
+    report = convert(content=dict(splits=dict(train='*', val='Tile 3'), allow_overlap=True))
     assert [report['splits'][name]['images'] for name in ('train', 'val')] == [12, 4]
-    assert set(files(tmp_path / 'out/img_dir/val')) < set(files(tmp_path / 'out/img_dir/train'))
+    assert set(files_in(tmp_path / 'out/img_dir/val')) < set(files_in(tmp_path / 'out/img_dir/train'))
 
 
-@pytest.mark.parametrize(
-    ('text', 'expected'),
-    [
-        ('train=Tile 1,Tile 2', ('train', Split(('Tile 1', 'Tile 2')))),
-        ('val=*:0.25', ('val', Split(('*',), 0.25))),
-        ('val=a:b', ('val', Split(('a:b',)))),
-    ],
-)
-def test_split_argument(text, expected):
-    assert Split.parse_argument(text) == expected
-
-
-@pytest.mark.parametrize('text', ['train', 'train=', 'train=a:7'])
-def test_bad_split_argument(text):
-    with pytest.raises(ValueError, match=f"--split '{text}'"):
-        Split.parse_argument(text)
+def test_split_arguments():
+    for text, name, split in (
+        ('train=Tile 1,Tile 2', 'train', Split(('Tile 1', 'Tile 2'))),
+        ('val=*:0.25', 'val', Split(('*',), 0.25)),
+        ('val=a:b', 'val', Split(('a:b',))),
+    ):
+        assert Split.parse_argument(text) == (name, split)
+    for text in ('train', 'train=', 'train=a:7'):
+        with pytest.raises(ConfigError, match=f"--split .*'{text}'"):
+            Split.parse_argument(text)
 
 
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (dict(image='x'), r"unknown keys \['image'\]; known are allow_overlap, classes"),
-        (dict(images='images'), "path pattern 'images' needs parts in braces"),
-        (dict(masks='masks/{name}'), 'must have the same parts in braces'),
-        (dict(encoding='id'), 'encoding is id, but these classes have no id: house, field, unlabelled'),
-        (dict(encoding='colour'), "encoding is 'colour'; color or id"),
-        (dict(classes=[dict(name='a', id=1, color='#000000')]), 'Say `encoding: color` or `encoding: id`'),
-        (dict(classes=[dict(name='a')]), 'give every class a `color`, or every class an `id`'),
+        (dict(image='x'), "is 'image'; one of classes, images, masks"),
+        (dict(images='images'), "path pattern is 'images'"),
+        (dict(images=5), 'path pattern is 5'),
+        (dict(masks='masks/{name}'), r"masks is 'masks/\{name\}'; .* '\{group\}/images/\{name\}'"),
+        (dict(seed=-1), 'seed is -1'),
+        (dict(seed='a'), r"recipe\.yaml: seed is 'a'"),
+        (dict(splits=['train']), r"recipe\.yaml: splits is \['train'\]"),
+        (dict(encoding='id'), "encoding is 'id'; .*`id` for house, field, unlabelled"),
+        (dict(encoding='colour'), "encoding is 'colour'; one of color, id"),
+        (dict(classes=[dict(name='a', id=1, color='#000000')]), 'encoding is None; color or id'),
+        (dict(classes=[dict(name='a')]), 'encoding is None; a `color` or an `id` for every class'),
     ],
 )
 def test_bad_recipes(recipe, content, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         recipe(**content)
 
 
-def test_patterns(tmp_path):
-    root = tmp_path / 'raw'
-    names = ['a/b/top_1_RGB.tif', 'a/b/top_1_label.tif', 'c/top_2_RGB.TIF', 'c/top_2_label.tif', 'c/top_2_RGB.tfw']
+def touch(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
-    path = tmp_path / 'recipe.yaml'
-    patterns = dict(images='**/top_{name}_RGB.tif', masks='*/**/top_{name}_label')
-    path.write_text(yaml.safe_dump({**patterns, 'classes': CLASSES}))
-    pairs, dropped = find_pairs(root, load_recipe(path))
-    assert [(p.stem, p.image[len(str(root)) + 1 :], p.mask[-5:]) for p in pairs] == [
-        ('1', names[0], 'l.tif'),
-        ('2', names[2], 'l.tif'),
-    ]
+
+
+def test_patterns(tmp_path, recipe):
+    names = ['a/b/top_1_RGB.tif', 'a/b/top_1_label.tif', 'c/top_2_RGB.TIF', 'c/top_2_label.tif']
+    touch(tmp_path, *names, 'c/top_2_RGB.tfw')
+    content = recipe(images='**/top_{name}_RGB.tif', masks='*/**/top_{name}_label')
+    pairs, dropped = find_pairs(tmp_path, content)
+    paths = [str(tmp_path / name) for name in names]
+    assert [(p.stem, p.image, p.mask) for p in pairs] == [('1', *paths[:2]), ('2', *paths[2:])]
     assert dropped == []
-    (root / 'c/top_1_RGB.tif').touch()
-    with pytest.raises(ValueError, match=r'a/b/top_1_RGB\.tif and c/top_1_RGB\.tif both fit'):
-        find_pairs(root, load_recipe(path))
+    touch(tmp_path, 'c/top_1_RGB.tif')
+    with pytest.raises(DataError, match=r'a/b/top_1_RGB\.tif and c/top_1_RGB\.tif both fit'):
+        find_pairs(tmp_path, content)
 
 
-def test_names_must_not_fall_together(tmp_path, recipe):
-    for name in ('a b/images/c.png', 'a/images/b_c.png'):
-        (tmp_path / 'raw' / name).parent.mkdir(parents=True)
-        (tmp_path / 'raw' / name).touch()
-    with pytest.raises(ValueError, match=r'would both be named a_b_c'):
-        find_pairs(tmp_path / 'raw', recipe(masks=None))
+def test_pairs_that_cannot_be_found(tmp_path, recipe):
+    touch(tmp_path / 'raw', 'a b/images/c.png', 'a/images/b_c.png', 'erdas.img')
+    for folder, content, message in (
+        ('raw', dict(masks=None), 'would both be named a_b_c'),
+        ('nowhere', {}, 'nowhere: no such folder'),
+        ('raw', dict(images='{group}/pictures/{name}'), r"'\{group\}/pictures/\{name\}'.* 1 raster \(\.img\)"),
+    ):
+        with pytest.raises(DataError, match=message):
+            find_pairs(tmp_path / folder, recipe(**content))
 
 
-def test_no_images(tmp_path, data, recipe):
-    with pytest.raises(FileNotFoundError, match=r'nowhere: no such folder'):
-        Conversion(recipe(), tmp_path / 'nowhere', tmp_path / 'out').run()
-    with pytest.raises(ValueError, match=r"No image in .*raw fits the pattern '\{group\}/pictures/\{name\}'"):
-        Conversion(recipe(images='{group}/pictures/{name}'), data[0], tmp_path / 'out').run()
-    (data[0] / 'erdas.img').touch()
-    with pytest.raises(ValueError, match=r'No image in .*raw .* 1 raster \(\.img\)'):
-        Conversion(recipe(images='{group}/pictures/{name}'), data[0], tmp_path / 'out').run()
-
-
-def test_large_images_are_to_be_cut(tmp_path, data, recipe, monkeypatch):
+def test_large_images_are_to_be_cut(data, convert, monkeypatch):
     monkeypatch.setattr(color_masks, '_MAX_WHOLE_PIXELS', 650)
-    with pytest.raises(ValueError, match=r'2\.jpg has 30 x 22 pixels, too many for one sample. Add --clip-size'):
-        Conversion(recipe(), data[0], tmp_path / 'out').run()
-    Conversion(recipe(), data[0], tmp_path / 'out', clip_size=16).run()
+    with pytest.raises(DataError, match=r'2\.jpg has 30 x 22 pixels.*--clip-size'):
+        convert()
+    convert(clip_size=16)
+    with pytest.raises(ConfigError, match=r'stride is 8; .*--clip-size'):
+        convert(stride=8)
 
 
-def test_strips_and_workers_change_nothing(tmp_path, data, recipe, monkeypatch):
-    expected = Conversion(recipe(), data[0], tmp_path / 'a').run()
+def test_strips_and_workers_change_nothing(tmp_path, data, convert, monkeypatch):
+    expected = convert('a')
     monkeypatch.setattr(masks, '_STRIP_PIXELS', 100)
-    assert Conversion(recipe(), data[0], tmp_path / 'b').run(workers=2) == expected
-    assert files(tmp_path / 'a') == files(tmp_path / 'b')
-    for name in files(tmp_path / 'a'):
+    assert convert('b', workers=2) == expected
+    assert files_in(tmp_path / 'a') == files_in(tmp_path / 'b')
+    for name in files_in(tmp_path / 'a'):
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
 
 
-def test_continuing_and_not_overwriting(tmp_path, data, recipe):
-    root, out = data[0], tmp_path / 'out'
-    Conversion(recipe(), root, out).run()
+def test_continuing_and_not_overwriting(tmp_path, data, convert):
+    convert()
+    out = tmp_path / 'out'
     (out / 'ann_dir/train/Tile_1_0.png').unlink()
     times = {path: path.stat().st_mtime_ns for path in (out / 'img_dir').rglob('*.jpg')}
-    Conversion(recipe(), root, out).run()
+    convert()
     assert (out / 'ann_dir/train/Tile_1_0.png').is_file()
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    with pytest.raises(FileExistsError, match=r'other settings .*tolerance was 0, is 2'):
-        Conversion(recipe(), root, out, tolerance=2).run()
-    Conversion(recipe(splits=dict(val='*')), root, out).run(overwrite=True)
+    with pytest.raises(OutputError, match=r'tolerance was 0, is 2'):
+        convert(tolerance=2)
+    convert(content=dict(splits=dict(val='*')), overwrite=True)
     assert [path.name for path in (out / 'img_dir').iterdir()] == ['val']
 
 
@@ -397,7 +378,7 @@ def test_dubai(real_data, tmp_path):
         splits = dict(train=Split(('Tile 2',)), val=Split(('Tile 3',)))
         return Conversion(load_recipe(path, splits), real_data / 'dubai', tmp_path / 'out').run(dry_run=True)
 
-    with pytest.raises(ValueError, match=r'2 of 18 masks hold colours that are no class: #000000 '):
+    with pytest.raises(DataError, match=r'2 of 18 masks .* #000000 '):
         convert(['#9B9B9B'])
     report = convert(['#9B9B9B', '#000000'])
     assert [report['splits'][name]['images'] for name in ('train', 'val')] == [9, 9]

@@ -65,17 +65,25 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
+def zipped(files: dict[str, bytes], links: dict[str, str] | None = None, kind: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, 'w') as archive:
+    with zipfile.ZipFile(buffer, 'w', kind) as archive:
+        for name, target in (links or {}).items():
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr = 3, 0o120777 << 16  # Unix, a symbolic link
+            archive.writestr(info, target)
         for name, content in files.items():
             archive.writestr(name, content)
     return buffer.getvalue()
 
 
-def tarred(files: dict[str, bytes]) -> bytes:
+def tarred(files: dict[str, bytes], links: dict[str, str] | None = None, kind: bytes = tarfile.SYMTYPE) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode='w') as archive:
+        for name, target in (links or {}).items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -99,47 +107,78 @@ def server(monkeypatch):
     server.server_close()
 
 
+def unpacked(folder, content: bytes, name: str = 'Val.zip') -> dict[str, bytes]:
+    """What is in a folder after an archive was unpacked into `out` below it, without the archive itself."""
+    path = folder / 'out' / name
+    path.parent.mkdir()
+    path.write_bytes(content)
+    try:
+        unpack(path, describe_archive(content), path.parent)
+    finally:
+        found = contents(folder)
+        assert found.pop(f'out/{name}') == content
+        assert not [path for path in folder.rglob('*') if path.is_symlink()]
+    return found
+
+
 def contents(folder) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
 
 
-def test_loveda_is_described_as_published():
+WHOLE = {f'out/{name}': content for name, content in FILES.items()}
+
+
+def test_archives_are_described_as_published():
     archives = SOURCES['loveda'].archives
-    assert [archive.name for archive in archives.values()] == ['Train.zip', 'Val.zip', 'Test.zip']
-    assert archives['train'].folders == {
-        'Train/Rural/images_png': 1366,
-        'Train/Rural/masks_png': 1366,
-        'Train/Urban/images_png': 1156,
-        'Train/Urban/masks_png': 1156,
-    }
-    assert archives['test'].folders == {'Test/Rural/images_png': 976, 'Test/Urban/images_png': 820}
-    assert archives['val'].top == 'Val'
+    for split, title, rural, urban in (
+        ('train', 'Train', 1366, 1156),
+        ('val', 'Val', 992, 677),
+        ('test', 'Test', 976, 820),
+    ):
+        kinds = ('images_png',) if split == 'test' else ('images_png', 'masks_png')
+        expected = {f'{title}/{s}/{kind}': n for s, n in (('Rural', rural), ('Urban', urban)) for kind in kinds}
+        assert (archives[split].name, archives[split].top, archives[split].folders) == (f'{title}.zip', title, expected)
     assert 'zenodo.org/records/5706578/files/Val.zip' in describe('loveda')
+    (voc,) = SOURCES['voc2012'].archives.values()
+    assert (voc.name, voc.top, voc.size) == ('VOCtrainval_11-May-2012.tar', 'VOCdevkit', 1999639040)
+    # One label map for each of the 1464 training and 1449 validation images.
+    assert voc.folders['VOCdevkit/VOC2012/SegmentationClass'] == 1464 + 1449
 
 
 def test_whole_run(server, tmp_path, capsys):
     out = tmp_path / 'data'
+    assert download_dataset.main(['small', '-o', str(out), '--dry-run']) == 0
+    assert server.url in capsys.readouterr().err
+    assert not out.exists()
+    assert server.ranges == []
     assert download_dataset.main(['small', '-o', str(out)]) == 0
     assert contents(out) == FILES
     assert server.ranges == [None]
     assert 'the terms' in capsys.readouterr().err
+    assert download_dataset.main(['small', '-o', str(tmp_path / 'kept'), '--keep-archives']) == 0
+    assert contents(tmp_path / 'kept') == {**FILES, 'Val.zip': server.content}
     # Once more: everything is there.
     assert download_dataset.main(['small', '-o', str(out)]) == 0
-    assert server.ranges == [None]
+    assert server.ranges == [None, None]
     assert 'complete' in capsys.readouterr().err
 
 
-def test_archives_are_kept_on_demand(server, tmp_path):
-    download('small', tmp_path, keep_archives=True)
-    assert contents(tmp_path) == {**FILES, 'Val.zip': server.content}
-
-
-def test_a_lost_connection_is_taken_up_again(server, tmp_path):
-    server.cut_after = [150_000, 70_000, 200_000]
+@pytest.mark.parametrize(
+    ('present', 'supports_range', 'cut_after', 'begins'),
+    [
+        # In chunks of 64 KiB, of which the last stays incomplete each time.
+        (0, True, [150_000, 70_000, 200_000], [0, 2 * CHUNK, 3 * CHUNK, 6 * CHUNK]),
+        (1000, True, [], [1000]),
+        (1000, False, [], [1000]),  # it begins anew
+        (None, True, [], []),
+    ],
+)
+def test_what_has_arrived_counts(server, tmp_path, present, supports_range, cut_after, begins):
+    server.supports_range, server.cut_after = supports_range, cut_after
+    if present != 0:
+        (tmp_path / 'Val.zip.part').write_bytes(server.content[:present])
     download('small', tmp_path)
-    # In chunks of 64 KiB, the last one incomplete each time.
-    kept = [2 * CHUNK, 3 * CHUNK, 6 * CHUNK]
-    assert server.ranges == [None, *(f'bytes={n}-' for n in kept)]
+    assert server.ranges == [f'bytes={begin}-' if begin else None for begin in begins]
     assert contents(tmp_path) == FILES
 
 
@@ -156,26 +195,10 @@ def test_a_stopped_run_goes_on_where_it_was(server, tmp_path, capsys):
     assert contents(tmp_path) == FILES
 
 
-def test_a_server_without_ranges_begins_anew(server, tmp_path):
-    server.supports_range = False
-    (tmp_path / 'Val.zip.part').write_bytes(b'x' * 1000)
-    download('small', tmp_path)
-    assert server.ranges == ['bytes=1000-']
-    assert contents(tmp_path) == FILES
-
-
-def test_a_whole_part_needs_no_server(server, tmp_path):
-    (tmp_path / 'Val.zip.part').write_bytes(server.content)
-    download('small', tmp_path)
-    assert server.ranges == []
-    assert contents(tmp_path) == FILES
-
-
 def test_wrong_checksum(server, tmp_path):
     (tmp_path / 'Val.zip.part').write_bytes(b'x' * 1000)  # of another file
-    with pytest.raises(DataError, match=r'Val.zip.*expected md5:') as error:
+    with pytest.raises(DataError, match=f'Val.zip.*expected md5:{describe_archive(server.content).md5}'):
         download('small', tmp_path)
-    assert describe_archive(server.content).md5 in str(error.value)
     assert contents(tmp_path) == {}
     download('small', tmp_path)
     assert contents(tmp_path) == FILES
@@ -184,7 +207,7 @@ def test_wrong_checksum(server, tmp_path):
 @pytest.mark.parametrize('status', [404, 429, 503])
 def test_server_says_no(server, tmp_path, status):
     server.status = status
-    with pytest.raises(OSError, match=f'cannot be downloaded: {status}'):
+    with pytest.raises(DataError, match=f'cannot be downloaded: {status}'):
         download('small', tmp_path)
     assert len(server.ranges) == 1
     assert contents(tmp_path) == {}
@@ -195,31 +218,29 @@ def test_without_network_everything_missing_is_listed(tmp_path, monkeypatch):
     archives = {name: describe_archive(content, f'http://127.0.0.1:9/{name}.zip') for name in ('a', 'b', 'c')}
     monkeypatch.setitem(SOURCES, 'small', Source('Small', '', '', '', archives))
     (tmp_path / 'a.zip').write_bytes(content)
-    with pytest.raises(OSError, match=r'0 of \d+ bytes arrived \(ConnectionError\)') as error:
+    with pytest.raises(DataError, match=r'0 of \d+ bytes arrived \(ConnectionError\)') as error:
         download('small', tmp_path, ['b', 'c'])
     for name in ('b', 'c'):
         assert f'http://127.0.0.1:9/{name}.zip (' in str(error.value)
     assert 'a.zip (' not in str(error.value)
 
 
-def test_an_archive_put_there_by_hand_is_used_and_stays(server, tmp_path):
-    (tmp_path / 'Val.zip').write_bytes(server.content)
-    download('small', tmp_path)
-    assert server.ranges == []
-    assert contents(tmp_path) == {**FILES, 'Val.zip': server.content}
-
-
-@pytest.mark.parametrize('same_size', [True, False])
-def test_another_archive_put_there_by_hand(server, tmp_path, same_size):
-    content = server.content[:-1] + (b'x' if same_size else b'')
-    (tmp_path / 'Val.zip').write_bytes(content)
-    with pytest.raises(DataError) as error:
-        download('small', tmp_path)
+@pytest.mark.parametrize('change', ['', 'cut', 'changed'])
+def test_an_archive_put_there_by_hand(server, tmp_path, change):
     right = describe_archive(server.content)
-    assert f'Val.zip has {len(content)} bytes' in str(error.value)
-    assert f'expected: {right.size} bytes, md5 {right.md5}' in str(error.value)
-    assert (hashlib.md5(content).hexdigest() in str(error.value)) is same_size
-    assert contents(tmp_path) == {'Val.zip': content}  # not overwritten
+    content = server.content[:-1] + {'': server.content[-1:], 'cut': b'', 'changed': b'x'}[change]
+    (tmp_path / 'Val.zip').write_bytes(content)
+    if change:
+        with pytest.raises(
+            DataError, match=rf'Val\.zip has {len(content)} bytes.* {right.size} .* {right.md5}'
+        ) as error:
+            download('small', tmp_path)
+        assert (hashlib.md5(content).hexdigest() in str(error.value)) is (change == 'changed')
+    else:
+        download('small', tmp_path)
+    # It stays, and is not overwritten.
+    assert contents(tmp_path) == {**({} if change else FILES), 'Val.zip': content}
+    assert server.ranges == []
 
 
 def damaged(content: bytes) -> bytes:
@@ -228,119 +249,57 @@ def damaged(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ('content', 'message'),
+    ('name', 'content', 'message'),
     [
-        (zipped(dict(list(FILES.items())[:-1])), 'Val/Rural/masks_png 2 of 3'),
-        (zipped(FILES)[:-5000], r'\d+ bytes\) is damaged: File is not a zip file. Expected: an archive of'),
-        (damaged(zipped(FILES)), 'Val.zip .* is damaged: .*masks_png/1.png'),
-        (b'<html>', r'6 bytes\) is damaged'),
+        ('Val.zip', zipped(dict(list(FILES.items())[:-1])), 'Val/Rural/masks_png 2 of 3'),
+        ('Val.zip', zipped(FILES)[:-5000], r'\d+ bytes\) is damaged: .* an archive of'),
+        ('Val.zip', damaged(zipped(FILES)), 'Val.zip .* is damaged: .*masks_png/1.png'),
+        ('Val.zip', b'<html>', r'6 bytes\) is damaged'),
+        (
+            'Val.zip',
+            zipped({n: bytes(10**7) for n in FILES}, kind=zipfile.ZIP_DEFLATED),
+            'would unpack to 60000000 bytes',
+        ),
+        ('Val.tar', tarred(FILES)[:300_000], r'Val\.tar .* is damaged'),
     ],
-    ids=['missing member', 'truncated', 'damaged member', 'no zip'],
+    ids=['missing member', 'truncated', 'damaged member', 'no zip', 'far more than its size', 'truncated tar'],
 )
-def test_bad_archives(tmp_path, content, message):
-    path = tmp_path / 'Val.zip'
-    path.write_bytes(content)
+def test_bad_archives(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
-        unpack(path, describe_archive(zipped(FILES)), tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ['Val.zip']
+        unpacked(tmp_path, content, name)
+    assert contents(tmp_path) == {f'out/{name}': content}
 
 
-def test_no_member_gets_out_of_the_folder(tmp_path):
-    out = tmp_path / 'out'
-    out.mkdir()
-    stray = ('../evil.png', 'Val/../../evil.png', '/tmp/evil.png', 'Val/Rural/images_png/../evil.png', 'Val/x.sh')
-    content = zipped({**FILES, **dict.fromkeys((*stray, 'Val/Rural/images_png/..'), b'evil')})
-    (out / 'Val.zip').write_bytes(content)
-    unpack(out / 'Val.zip', describe_archive(content), out)
-    assert contents(tmp_path) == {f'out/{name}': data for name, data in FILES.items()} | {'out/Val.zip': content}
+STRAY = ('../evil.png', 'Val/../../evil.png', '/tmp/evil.png', 'Val/Rural/images_png/../evil.png', 'Val/x.sh')
 
 
-def test_tar_files(tmp_path):
-    files = {**FILES, 'Val/Rural/images_png/notes.xml': b'not wanted', 'Val/../../evil.png': b'evil'}
-    content = tarred(files)
-    path = tmp_path / 'out' / 'Val.tar'
-    path.parent.mkdir()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r'Val.tar .* is damaged'):
-        unpack(path, describe_archive(content), path.parent)
-    assert contents(tmp_path) == {'out/Val.tar': content[: len(content) // 2]}
-    path.write_bytes(content)
-    unpack(path, describe_archive(content), path.parent)
-    assert contents(tmp_path) == {f'out/{name}': data for name, data in FILES.items()} | {'out/Val.tar': content}
+@pytest.mark.parametrize(('name', 'pack'), [('Val.zip', zipped), ('Val.tar', tarred)])
+def test_only_what_is_wanted_gets_out_of_an_archive(tmp_path, name, pack):
+    stray = (*STRAY, 'Val/Rural/images_png/..', 'Val/Rural/images_png/notes.xml')
+    assert unpacked(tmp_path, pack({**FILES, **dict.fromkeys(stray, b'evil')}), name) == WHOLE
 
 
 def test_links_in_a_zip_file_are_not_made(tmp_path):
     """A link to a folder outside, through which a later member is to be written."""
     (tmp_path / 'outside').mkdir()
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, 'w') as archive:
-        for name in ('Val', 'Val/Rural', 'Val/Rural/images_png', 'Val/Rural/link.png', 'Val/Rural/images_png/0.png'):
-            info = zipfile.ZipInfo(name)
-            info.create_system, info.external_attr = 3, 0o120777 << 16  # Unix, a symbolic link
-            archive.writestr(info, str(tmp_path / 'outside'))
-        for name, content in FILES.items():
-            archive.writestr(name, content)
-    content = file.getvalue()
-    (tmp_path / 'Val.zip').write_bytes(content)
-    unpack(tmp_path / 'Val.zip', describe_archive(content), tmp_path)
-    assert contents(tmp_path) == {**FILES, 'Val.zip': content}
-    assert not [path for path in tmp_path.rglob('*') if path.is_symlink()]
-    assert not list((tmp_path / 'outside').iterdir())
-
-
-@pytest.mark.parametrize('name', ['C:/evil.png', 'C:evil.png', '..\\evil.png', 'Val/Rural/images_png/..\\..\\evil.png'])
-def test_names_of_other_systems_stay_in_the_folder(name, tmp_path):
-    content = zipped({**FILES, name: b'evil'})
-    out = tmp_path / 'out'
-    out.mkdir()
-    (out / 'Val.zip').write_bytes(content)
-    with suppress(DataError):  # of one file too many, where this system takes it for a name
-        unpack(out / 'Val.zip', describe_archive(content), out)
-    assert {path.name for path in tmp_path.iterdir()} == {'out'}
-    assert {path.name for path in out.iterdir()} <= {'Val', 'Val.zip'}
+    names = ('Val', 'Val/Rural', 'Val/Rural/images_png', 'Val/Rural/link.png')
+    assert unpacked(tmp_path, zipped(FILES, dict.fromkeys(names, str(tmp_path / 'outside')))) == WHOLE
 
 
 @pytest.mark.parametrize('kind', [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_a_tar_file_makes_files_only(kind, tmp_path):
-    (tmp_path / 'secret').write_text('mine')
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode='w') as archive:
-        for name in ('Val/Rural/link', 'Val/Rural/images_png', 'Val/Rural/images_png/9.png', *FILES):
-            info = tarfile.TarInfo(name)
-            if name not in FILES:
-                info.type, info.linkname = kind, str(tmp_path / 'secret')
-                archive.addfile(info)
-            else:
-                info.size = len(FILES[name])
-                archive.addfile(info, io.BytesIO(FILES[name]))
-    path = tmp_path / 'out' / 'Val.tar'
-    path.parent.mkdir()
-    path.write_bytes(file.getvalue())
-    unpack(path, describe_archive(file.getvalue()), path.parent)
-    assert contents(tmp_path) == {
-        **{f'out/{name}': data for name, data in FILES.items()},
-        'out/Val.tar': file.getvalue(),
-        'secret': b'mine',
-    }
+    (tmp_path / 'secret').write_bytes(b'mine')
+    names = ('Val/Rural/link', 'Val/Rural/images_png', 'Val/Rural/images_png/9.png')
+    content = tarred(FILES, dict.fromkeys(names, str(tmp_path / 'secret')), kind)
+    assert unpacked(tmp_path, content, 'Val.tar') == {**WHOLE, 'secret': b'mine'}
 
 
-def test_an_archive_that_stands_for_far_more_than_its_size(tmp_path):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
-        for name in FILES:
-            archive.writestr(name, bytes(10**7))
-    path = tmp_path / 'Val.zip'
-    path.write_bytes(file.getvalue())
-    with pytest.raises(DataError, match=r'Val\.zip would unpack to 60000000 bytes'):
-        unpack(path, describe_archive(file.getvalue()), tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ['Val.zip']
-
-
-def test_voc_is_described_as_published():
-    (archive,) = SOURCES['voc2012'].archives.values()
-    assert (archive.name, archive.top, archive.size) == ('VOCtrainval_11-May-2012.tar', 'VOCdevkit', 1999639040)
-    # One label map for each of the 1464 training and 1449 validation images.
-    assert archive.folders['VOCdevkit/VOC2012/SegmentationClass'] == 1464 + 1449
+@pytest.mark.parametrize('name', ['C:/evil.png', 'C:evil.png', '..\\evil.png', 'Val/Rural/images_png/..\\..\\evil.png'])
+def test_names_of_other_systems_stay_in_the_folder(name, tmp_path):
+    with suppress(DataError):  # of one file too many, where this system takes it for a name
+        unpacked(tmp_path, zipped({**FILES, name: b'evil'}))
+    assert {path.name for path in tmp_path.iterdir()} == {'out'}
+    assert {path.name for path in (tmp_path / 'out').iterdir()} <= {'Val', 'Val.zip'}
 
 
 def test_what_a_killed_run_left_is_replaced(server, tmp_path):
@@ -357,13 +316,6 @@ def test_incomplete_folder_is_reported_and_left_alone(server, tmp_path):
     with pytest.raises(DataError, match=r'Val is not complete.*images_png 1 of 3, Val/Rural/masks_png 0 of 3'):
         download('small', tmp_path)
     assert contents(tmp_path) == {'Val/Rural/images_png/0.png': b'mine'}
-
-
-def test_dry_run_writes_nothing(server, tmp_path, capsys):
-    assert download_dataset.main(['small', '-o', str(tmp_path / 'data'), '--dry-run']) == 0
-    assert server.url in capsys.readouterr().err
-    assert server.ranges == []
-    assert not (tmp_path / 'data').exists()
 
 
 @pytest.mark.parametrize('below', ['', 'folder'])
@@ -383,7 +335,7 @@ def test_no_room(server, tmp_path, monkeypatch):
 
 
 def test_names_and_splits(server, tmp_path, capsys):
-    with pytest.raises(ConfigError, match='no split train; expected val'):
+    with pytest.raises(ConfigError, match="split of Small is 'train'; one of val"):
         download('small', tmp_path, ['train'])
     for name in SOURCES:
         assert download_dataset.main([name]) == 0
@@ -392,5 +344,5 @@ def test_names_and_splits(server, tmp_path, capsys):
     message = capsys.readouterr().err
     assert 'has to be downloaded by hand' in message
     assert 'tools/dataset_converters/potsdam.py' in message
-    with pytest.raises(ConfigError, match='expected one of loveda, potsdam'):
+    with pytest.raises(ConfigError, match="'lovda'; one of loveda, potsdam"):
         describe('lovda')

@@ -1,20 +1,19 @@
-import json
 import zipfile
 from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
-import rasterio
 from rasterio.transform import Affine
-from rasterio.windows import Window
 
 from mmrs.datasets.gid import GIDDataset
 from mmrs.datasets.transforms.loading import LoadRasterAnnotations
 from mmrs.geo.rasters import open_raster, read_image, read_label_map
 from mmrs.preparation.converters.gid import GID, LABEL_OF_COLOUR, GIDConversion
-from mmrs.preparation.converters.splits import RandomSplits, SplitLists
+from mmrs.preparation.converters.splits import RandomSplits
+from mmrs.utils.errors import ConfigError, DataError, OutputError
+from tests.small_files import files_in
 
-COLOURS = np.array([colour for colour, _ in sorted(LABEL_OF_COLOUR.items(), key=lambda item: item[1])], np.uint8)
+COLOURS = np.array(sorted(LABEL_OF_COLOUR, key=LABEL_OF_COLOUR.__getitem__), np.uint8)
 SIZE = (70, 100)
 PLACE = Affine(4, 0, 500000, 0, -4, 3400000)
 NAMES = [f'GF2_PMS{1 + i % 2}__L1A000191052{i}-MSS{1 + i % 2}' for i in range(5)]
@@ -40,22 +39,6 @@ def gid(tmp_path, write, rng):
     return make
 
 
-def clip_files(out, kind='img_dir'):
-    return sorted(
-        path.relative_to(out / kind).as_posix() for path in (out / kind).rglob('GF2*') if 'aux' not in path.name
-    )
-
-
-def sparse(path, count, dtype):
-    """A raster of the true size that takes no room on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    profile = dict(
-        driver='GTiff', count=count, dtype=dtype, sparse_ok=True, tiled=True, blockxsize=1024, blockysize=1024
-    )
-    with rasterio.open(path, 'w', width=7200, height=6800, transform=Affine(2, 0, 0, 0, -2, 0), **profile) as raster:
-        raster.write(np.ones((count, 1, 1), dtype), window=Window(0, 0, 1, 1))  # one without any has lost its pixels
-
-
 @pytest.mark.parametrize(
     ('path', 'expected'),
     [
@@ -72,11 +55,11 @@ def test_file_names(path, expected):
     assert GID.classify(PurePosixPath(path)) == expected
 
 
-def test_published_clip_counts(tmp_path):
+def test_published_clip_counts(tmp_path, sparse):
     for i in range(150):
         name = f'GF2_PMS1__L1A000{1000000 + i}-MSS1'
-        sparse(tmp_path / f'in/{name}.tif', 4, 'uint16')
-        sparse(tmp_path / f'in/{name}_label.tif', 3, 'uint8')
+        sparse(tmp_path / f'in/{name}.tif', 7200, 6800, 4, 'uint16')
+        sparse(tmp_path / f'in/{name}_label.tif', 7200, 6800)
     conversion = GIDConversion(GID, tmp_path / 'in', tmp_path / 'out')
     # By image, yet the numbers of the published random draw over clips.
     assert conversion.run(dry_run=True) == dict(train=4410, val=1890)
@@ -105,7 +88,7 @@ def test_clips(tmp_path, gid, pack, bands, folder, wanted, suffix, zipped):
     out = tmp_path / 'out'
     counts = GIDConversion(GID, root, out, bands=wanted, clip_size=32, splits=RandomSplits(0.4)).run()
     assert counts == dict(train=3 * 6, val=2 * 6)
-    names = clip_files(out)
+    names = files_in(out / 'img_dir')
     assert sorted(PurePosixPath(name).stem for name in names) == sorted(
         f'{tile}_{x}_{y}_{x + 32}_{y + 32}' for tile in NAMES for y in (0, 32) for x in (0, 32, 64)
     )
@@ -167,54 +150,24 @@ def test_sixteen_bits_and_the_place_are_kept_on_request(tmp_path, gid):
         np.testing.assert_array_equal(clip.read().transpose(1, 2, 0), tiles[NAMES[1]][0][32:64, 32:64])
 
 
-def test_published_lists(tmp_path, gid):
-    root, _ = gid()
-    (tmp_path / 'train.txt').write_text(f'{NAMES[0]}_32_0_64_32\n{NAMES[3]}_0_0_32_32\n')
-    (tmp_path / 'val.txt').write_text(f'{NAMES[0]}_0_0_32_32.tif\n')
-    splits = SplitLists(dict(train=tmp_path / 'train.txt', val=tmp_path / 'val.txt'))
-    out = tmp_path / 'out'
-    assert GIDConversion(GID, root, out, clip_size=32, splits=splits).run() == dict(train=2, val=1)
-    expected = [f'train/{NAMES[0]}_32_0_64_32.png', f'train/{NAMES[3]}_0_0_32_32.png', f'val/{NAMES[0]}_0_0_32_32.png']
-    assert clip_files(out) == clip_files(out, 'ann_dir') == expected
-    # Another list is another conversion.
-    (tmp_path / 'val.txt').write_text(f'{NAMES[1]}_0_0_32_32\n')
-    splits = SplitLists(dict(train=tmp_path / 'train.txt', val=tmp_path / 'val.txt'))
-    with pytest.raises(FileExistsError, match=r'other settings \(splits was '):
-        GIDConversion(GID, root, out, clip_size=32, splits=splits).run()
-    with pytest.raises(ValueError, match=r'train\.txt: 2 of its 2 names are no clips.* named like .*_0_0_64_64'):
-        GIDConversion(GID, root, out, clip_size=64, splits=splits).run()
-
-
-def test_a_second_run_writes_only_what_is_missing(tmp_path, gid):
-    root, _ = gid('uint16')
-    out = tmp_path / 'out'
-    GIDConversion(GID, root, out, clip_size=32).run()
-    before = {name: (out / 'img_dir' / name).read_bytes() for name in clip_files(out)}
-    (out / 'img_dir' / clip_files(out)[0]).unlink()
-    untouched = {name: (out / 'img_dir' / name).stat().st_mtime_ns for name in clip_files(out)}
-    GIDConversion(GID, root, out, clip_size=32).run(workers=2)
-    assert {name: (out / 'img_dir' / name).read_bytes() for name in clip_files(out)} == before
-    assert {name: (out / 'img_dir' / name).stat().st_mtime_ns for name in untouched} == untouched
-    with pytest.raises(FileExistsError, match=r"splits was \{'val_share': 0\.3, 'seed': 0\}, is .*'seed': 1"):
-        GIDConversion(GID, root, out, clip_size=32, splits=RandomSplits(seed=1)).run()
-    assert json.loads((out / 'conversion.json').read_text())['scaling'] == 'percentile'
-
-
 def test_a_second_run_with_further_images_is_another_conversion(tmp_path, gid):
     # Otherwise images that are dealt to validation now would still be among those for training.
     root, _ = gid(names=NAMES[:4])
     out = tmp_path / 'out'
     convert = GIDConversion(GID, root, out, clip_size=32).run
     assert convert() == dict(train=18, val=6)
-    before = clip_files(out)
+    before = files_in(out / 'img_dir')
     gid()
-    with pytest.raises(
-        FileExistsError, match=r"other settings \(samples was \{'train': 18, .*is \{'train': 24, .*--overwrite"
-    ):
+    with pytest.raises(OutputError, match=r'samples\.train was 18, is 24'):
         convert()
-    assert clip_files(out) == before
+    with pytest.raises(OutputError, match=r'splits\.seed was 0, is 1'):
+        GIDConversion(GID, root, out, clip_size=32, splits=RandomSplits(seed=1)).run()
+    assert files_in(out / 'img_dir') == before
     assert convert(overwrite=True) == dict(train=24, val=6)
-    sides = [{PurePosixPath(name).name for name in clip_files(out) if name.startswith(side)} for side in ('tr', 'val')]
+    sides = [
+        {PurePosixPath(name).name for name in files_in(out / 'img_dir') if name.startswith(side)}
+        for side in ('tr', 'val')
+    ]
     assert [len(names) for names in sides] == [24, 6]
     assert not set.intersection(*sides)
 
@@ -229,78 +182,45 @@ def test_data_set_reads_the_result(tmp_path, gid):
     ids = tiles[NAMES[0]][1][:64, :64]
     labels = LoadRasterAnnotations()(dataset.get_data_info(0))['gt_seg_map']
     np.testing.assert_array_equal(labels, np.where(ids == 0, 255, ids - 1))
-    merged = GIDDataset(
-        data_root=str(out),
-        data_prefix=prefix,
-        pipeline=[],
-        class_map=dict(building='built_up', water='water', forest=['forest', 'meadow'], agriculture='farmland'),
-    )
-    labels = LoadRasterAnnotations()(merged.get_data_info(0))['gt_seg_map']
-    np.testing.assert_array_equal(labels, np.array([255, 0, 3, 2, 2, 1])[ids])
     # The colours of the classes are those of the masks.
-    assert [tuple(colour) for colour in dataset.metainfo['palette']] == [
-        tuple(colour) for colour in COLOURS[1:].tolist()
-    ]
+    np.testing.assert_array_equal(dataset.metainfo['palette'], COLOURS[1:])
 
 
 # Bad input
 
 
-def test_mixed_band_counts(tmp_path, gid, write):
+def test_mixed_kinds(tmp_path, gid, write):
     root, _ = gid()
-    path = write(root / ROOT / f'image_NirRGB/{NAMES[2]}.tif', np.ones((*SIZE, 3), np.uint8))
-    with pytest.raises(
-        ValueError,
-        match=rf'{path.name} has 3 bands of uint8, but most images have 4 bands of uint8\..*restore the file',
-    ):
-        GIDConversion(GID, root, tmp_path / 'out', clip_size=32).run()
-    write(path, np.ones((*SIZE, 4), np.uint16))
-    with pytest.raises(ValueError, match=rf'{path.name} has 4 bands of uint16, but most images have 4 bands of uint8'):
-        GIDConversion(GID, root, tmp_path / 'out', clip_size=32).run()
+    path = root / ROOT / f'image_NirRGB/{NAMES[2]}.tif'
+    for bands, dtype in ((3, np.uint8), (4, np.uint16)):
+        write(path, np.ones((*SIZE, bands), dtype))
+        found = rf'{path.name} has {bands} bands of {dtype.__name__}, but most images have 4 bands of uint8'
+        with pytest.raises(DataError, match=found):
+            GIDConversion(GID, root, tmp_path / 'out', clip_size=32).run()
     assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize(
     ('bands', 'dtype', 'message'),
     [
-        (
-            3,
-            'uint8',
-            r'MSS\d\.tif has 3 bands; 4 were expected for --bands nirrgb\. Images of 4 bands are in image_NirRGB',
-        ),
+        (3, 'uint8', r'MSS\d\.tif has 3 bands; 4 were expected for --bands nirrgb'),
         (4, 'float32', r'MSS\d\.tif holds float32; uint8 or uint16 was expected'),
     ],
 )
 def test_unusable_images(tmp_path, gid, bands, dtype, message):
     root, _ = gid(dtype, bands, folder='images')
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         GIDConversion(GID, root, tmp_path / 'out', bands='nirrgb', clip_size=32).run()
 
 
-@pytest.mark.parametrize('workers', [1, 2])
-@pytest.mark.parametrize('kept', [0.02, 0.6])
+@pytest.mark.parametrize(('kept', 'workers'), [(0.02, 1), (0.6, 1), (0.6, 2)])
 def test_truncated_image(tmp_path, gid, workers, kept):
     root, _ = gid('uint16')
     path = root / ROOT / f'image_NirRGB/{NAMES[2]}.tif'
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(OSError, match=rf'{path.name} cannot be read as an image: .*Restore the file from its source'):
+    with pytest.raises(OSError, match=rf'{path.name} cannot be read as an image'):
         GIDConversion(GID, root, tmp_path / 'out', clip_size=32).run(workers)
-
-
-def test_zip_with_a_missing_member(tmp_path, gid, pack):
-    root, _ = gid()
-    (root / ROOT / f'label_5classes/{NAMES[1]}_label.tif').unlink()
-    (root / ROOT / f'image_NirRGB/{NAMES[3]}.tif').unlink()
-    pack(root / ROOT, root / 'GID.zip', ROOT)
-    with pytest.raises(FileNotFoundError) as caught:
-        GIDConversion(GID, root, tmp_path / 'out', clip_size=32).run()
-    message = str(caught.value)
-    assert f'lacks 2 of the tiles of GID-5:\n  {NAMES[1]}: no labels file\n  {NAMES[3]}: no nirrgb file\n' in message
-    assert 'labels: label_5classes (' in message
-    assert '--allow-missing' in message
-    conversion = GIDConversion(GID, root, tmp_path / 'out', clip_size=32, allow_missing=True)
-    assert conversion.run() == dict(train=12, val=6)
 
 
 def test_damaged_zip(tmp_path, gid, pack):
@@ -314,24 +234,6 @@ def test_damaged_zip(tmp_path, gid, pack):
     (root / 'GID.zip').write_bytes(content)
     with pytest.raises(OSError, match=rf'{NAMES[2]}\.tif cannot be read as an image'):
         GIDConversion(GID, root, tmp_path / 'out', clip_size=32).run()
-    (root / 'GID.zip').write_bytes(content[:-100])
-    with pytest.raises(OSError, match=r'GID\.zip is no whole zip file.*Download it again'):
-        GIDConversion(GID, root, tmp_path / 'out', clip_size=32).run()
-
-
-@pytest.mark.parametrize('zipped', [False, True])
-def test_labels_in_the_colours_of_fifteen_classes(tmp_path, gid, pack, write, zipped):
-    root, _ = gid()
-    image = np.full((*SIZE, 3), (0, 255, 0), np.uint8)
-    image[:7, :10] = (200, 0, 0)
-    write(root / ROOT / f'label_5classes/{NAMES[2]}_label.tif', image, crs=None, transform=PLACE)
-    if zipped:
-        pack(root / ROOT, root / 'GID.zip', ROOT)
-    with pytest.raises(
-        ValueError,
-        match=rf'{NAMES[2]}_label\.tif has colours that are no class: #C80000 \(1 %, 55 away from #FF0000\)',
-    ):
-        GIDConversion(GID, root, tmp_path / 'out', clip_size=32).run()
 
 
 def test_labels_of_another_place(tmp_path, gid, write):
@@ -340,17 +242,11 @@ def test_labels_of_another_place(tmp_path, gid, write):
     write(path, colours, crs=None, transform=PLACE)  # as published: without a CRS nothing is known
     assert GIDConversion(GID, root, tmp_path / 'out', clip_size=32).run() == dict(train=24, val=6)
     write(path, colours, crs='EPSG:32650', transform=Affine(4, 0, 900000, 0, -4, 3400000))
-    with pytest.raises(
-        ValueError,
-        match=rf'{NAMES[2]}_label\.tif lies outside its image .*{NAMES[2]}\.tif: it covers x 900000 to 900400',
-    ):
+    with pytest.raises(ValueError, match=rf'{NAMES[2]}_label\.tif lies outside .*{NAMES[2]}\.tif: .*900000 to 900400'):
         GIDConversion(GID, root, tmp_path / 'other', clip_size=32).run()
 
 
-def test_nothing_there(tmp_path):
-    (tmp_path / 'in').mkdir()
-    with pytest.raises(FileNotFoundError, match=r'in holds no file of GID-5\.(.|\n)*label_5classes \('):
-        GIDConversion(GID, tmp_path / 'in', tmp_path / 'out').run()
-    for option in (dict(bands='irrg'), dict(scaling='8bit')):
-        with pytest.raises(ValueError, match='one of rgb, nirrgb and one of percentile, none were expected'):
-            GIDConversion(GID, tmp_path / 'in', tmp_path / 'out', **option)
+def test_options_that_make_no_sense(tmp_path):
+    for name, value, choices in (('bands', 'irrg', 'rgb, nirrgb'), ('scaling', '8bit', 'percentile, none')):
+        with pytest.raises(ConfigError, match=f"{name} is '{value}'; one of {choices}"):
+            GIDConversion(GID, tmp_path, tmp_path / 'out', **{name: value})

@@ -1,3 +1,4 @@
+import re
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -7,8 +8,11 @@ from rasterio.transform import Affine
 from mmrs.datasets.landcovernet import LandCoverNetDataset
 from mmrs.datasets.transforms.loading import LoadRasterAnnotations
 from mmrs.geo.rasters import open_raster, read_image, read_label_map
-from mmrs.preparation.converters.landcovernet import LandCoverNetConversion, classify
+from mmrs.preparation.converters.archives import Member
+from mmrs.preparation.converters.landcovernet import LandCoverNetConversion, classify, read_dates
 from mmrs.preparation.converters.splits import FixedSplits, SplitLists
+from mmrs.utils.errors import ConfigError, DataError, OutputError
+from tests.small_files import files_in
 
 BANDS = ('B02', 'B03', 'B04', 'B08')
 DATES = ('20180105', '20180214', '20181231')
@@ -76,8 +80,9 @@ def convert(root, out, **options):
     return LandCoverNetConversion(root, out, **{'splits': SPLITS, **options}).run()
 
 
-def image_files(out, kind='img_dir', suffix='png'):
-    return sorted(path.relative_to(out / kind).as_posix() for path in (out / kind).rglob(f'*.{suffix}'))
+def stretched(image, low, high):
+    """Red, green and blue `(H, W, 3)` of all bands, between two values, to 0 to 255."""
+    return ((image[2::-1].transpose(1, 2, 0).astype(np.float64) - low) / (np.subtract(high, low)) * 255).clip(0, 255)
 
 
 EXPECTED = [
@@ -117,14 +122,12 @@ def test_images_of_the_labelling_dates(tmp_path, landcovernet, pack, layout, zip
         pack(root, root / 'LandCoverNet.zip')
     out = tmp_path / 'out'
     assert convert(root, out) == dict(train=6, val=2)
-    assert image_files(out) == image_files(out, 'ann_dir') == EXPECTED
+    assert files_in(out / 'img_dir') == files_in(out / 'ann_dir') == EXPECTED
     for name in EXPECTED:
         stem = PurePosixPath(name).stem.removesuffix('_RGB')
         pixels, valid = read_image(out / 'img_dir' / name)
-        red, green, blue = (images[stem][i].astype(np.float64) for i in (2, 1, 0))
-        expected = (np.stack([red, green, blue], axis=-1) / 3000 * 255).clip(0, 255)
         assert pixels.dtype == np.uint8
-        assert np.abs(pixels - expected).max() <= 0.5001
+        assert np.abs(pixels - stretched(images[stem], 0, 3000)).max() <= 0.5001
         assert valid is None
         ids, _ = read_label_map(out / 'ann_dir' / name)
         np.testing.assert_array_equal(ids, labels[stem[:8]][0])
@@ -133,65 +136,40 @@ def test_images_of_the_labelling_dates(tmp_path, landcovernet, pack, layout, zip
         assert (raster.transform.c, raster.transform.f) == (600000 + 30 * SIZE, 7000000)
 
 
-def test_other_bounds(tmp_path, landcovernet):
+@pytest.mark.parametrize(('scaling', 'shares'), [('percentile', (2, 98)), ('image', (0, 100))])
+def test_bounds_of_the_tile_or_the_image(tmp_path, landcovernet, scaling, shares):
     root, _, images, _ = landcovernet()
-    convert(root, tmp_path / 'out', bounds=(200, 1200))
-    pixels, _ = read_image(tmp_path / 'out/img_dir' / EXPECTED[0])
-    expected = (images['35JNN_00_20180214'][2::-1].transpose(1, 2, 0).astype(np.float64) - 200) / 1000 * 255
-    assert np.abs(pixels - expected.clip(0, 255)).max() <= 0.5001
+    convert(root, tmp_path / 'out', scaling=scaling)
+    for name in EXPECTED:
+        stem = PurePosixPath(name).stem.removesuffix('_RGB')
+        # Of a tile: both chips and the chosen dates, not the first one.
+        tile = [other for other in images if other[:5] == stem[:5] and not other.endswith(DATES[0])]
+        own = tile if scaling == 'percentile' else [stem]
+        values = np.concatenate([images[other][2::-1].reshape(3, -1) for other in own], axis=1).astype(np.float64)
+        low, high = np.percentile(values, shares, axis=1, method='inverted_cdf')
+        pixels, _ = read_image(tmp_path / 'out/img_dir' / name)
+        assert np.abs(pixels - stretched(images[stem], low, high)).max() <= 0.5001
 
 
-def test_percentiles_of_the_tile(tmp_path, landcovernet):
-    root, _, images, _ = landcovernet()
-    convert(root, tmp_path / 'out', scaling='percentile')
-    for tile in ('35JNN', '35JQG'):
-        # Over both chips and the chosen dates, not the first one.
-        own = [name for name in images if name.startswith(tile) and not name.endswith(DATES[0])]
-        stack = np.concatenate([images[name][2::-1].reshape(3, -1) for name in own], axis=1).astype(np.float64)
-        low, high = np.percentile(stack, (2, 98), axis=1, method='inverted_cdf')
-        for name in own:
-            expected = (images[name][2::-1].transpose(1, 2, 0) - low) / (high - low) * 255
-            pixels, _ = read_image(tmp_path / f'out/img_dir/train/{name}_RGB.png')
-            assert np.abs(pixels - expected.clip(0, 255)).max() <= 0.5001
-
-
-def test_percentiles_are_the_same_in_a_second_run(tmp_path, landcovernet):
-    root, _, _, _ = landcovernet()
-    out = tmp_path / 'out'
-    convert(root, out, scaling='percentile')
-    before = {name: (out / 'img_dir' / name).read_bytes() for name in image_files(out)}
-    (out / 'img_dir' / EXPECTED[0]).unlink()
-    (out / 'ann_dir' / EXPECTED[-1]).unlink()
-    LandCoverNetConversion(root, out, scaling='percentile', splits=SPLITS).run(workers=2)
-    assert {name: (out / 'img_dir' / name).read_bytes() for name in image_files(out)} == before
-    assert image_files(out, 'ann_dir') == EXPECTED
-    with pytest.raises(
-        FileExistsError, match=r"other settings \(bounds was None.*scaling was 'percentile', is 'reflec"
-    ):
-        convert(root, out)
-
-
-def test_percentiles_of_further_chips_are_another_conversion(tmp_path, landcovernet):
+def test_second_runs(tmp_path, landcovernet):
     root, _, _, _ = landcovernet(chips=CHIPS[1:])
     for scaling in ('percentile', 'reflectance'):
-        assert convert(root, tmp_path / scaling, scaling=scaling) == dict(train=4, val=2)
+        out = tmp_path / scaling
+        assert convert(root, out, scaling=scaling) == dict(train=4, val=2)
+        before = {name: (out / 'img_dir' / name).read_bytes() for name in files_in(out / 'img_dir')}
+        (out / 'img_dir' / EXPECTED[2]).unlink()
+        (out / 'ann_dir' / EXPECTED[-1]).unlink()
+        LandCoverNetConversion(root, out, scaling=scaling, splits=SPLITS).run(workers=2)
+        assert {name: (out / 'img_dir' / name).read_bytes() for name in files_in(out / 'img_dir')} == before
+        assert files_in(out / 'ann_dir') == EXPECTED[2:]
+    with pytest.raises(OutputError, match=r'bounds\.1 was None, is 3000'):
+        convert(root, tmp_path / 'percentile')
     landcovernet()
     # The first chips of the tile are stretched without those that have come.
-    with pytest.raises(FileExistsError, match=r"other settings \(samples was \{'train': 4, .*is \{'train': 6, "):
+    with pytest.raises(OutputError, match=r'samples\.train was 4, is 6'):
         convert(root, tmp_path / 'percentile', scaling='percentile')
     assert convert(root, tmp_path / 'reflectance') == dict(train=6, val=2)
-    assert image_files(tmp_path / 'reflectance') == EXPECTED
-
-
-def test_extremes_of_the_image(tmp_path, landcovernet):
-    root, _, images, _ = landcovernet()
-    convert(root, tmp_path / 'out', scaling='image')
-    for name in EXPECTED:
-        rgb = images[PurePosixPath(name).stem.removesuffix('_RGB')][2::-1].transpose(1, 2, 0).astype(np.float64)
-        low, high = rgb.min(axis=(0, 1)), rgb.max(axis=(0, 1))
-        pixels, _ = read_image(tmp_path / 'out/img_dir' / name)
-        assert np.abs(pixels - (rgb - low) / (high - low) * 255).max() <= 0.5001
-        assert (pixels.min(), pixels.max()) == (0, 255)
+    assert files_in(tmp_path / 'reflectance/img_dir') == EXPECTED
 
 
 def test_sixteen_bits_and_four_bands(tmp_path, landcovernet):
@@ -199,16 +177,17 @@ def test_sixteen_bits_and_four_bands(tmp_path, landcovernet):
     out = tmp_path / 'out'
     convert(root, out, scaling='none', bands=('B04', 'B03', 'B02', 'B08'))
     names = [name.replace('_RGB.png', '.tif') for name in EXPECTED]
-    assert image_files(out, suffix='tif') == names
+    assert files_in(out / 'img_dir') == names
     for name in names:
         with open_raster(out / 'img_dir' / name) as raster:
             assert raster.dtypes == ('uint16',) * 4
             assert raster.nodata == 0
             assert raster.crs.to_epsg() == 32735
             np.testing.assert_array_equal(raster.read(), images[PurePosixPath(name).stem][[2, 1, 0, 3]])
-    convert(root, tmp_path / 'eight', bands=('B04', 'B03', 'B02', 'B08'))
+    convert(root, tmp_path / 'eight', bands=('B04', 'B03', 'B02', 'B08'), bounds=(200, 1200))
     pixels, _ = read_image(tmp_path / 'eight/img_dir' / names[0])
     assert (pixels.shape, pixels.dtype) == ((SIZE, SIZE, 4), np.uint8)
+    assert np.abs(pixels[..., :3] - stretched(images['35JNN_00_20180214'], 200, 1200)).max() <= 0.5001
 
 
 @pytest.mark.parametrize('scaling', ['reflectance', 'percentile', 'image', 'none'])
@@ -219,7 +198,9 @@ def test_pixels_without_data_are_ignored_and_declared(tmp_path, landcovernet, wr
     for band, pixels in zip(BANDS, images['35JNN_00_20180214']):
         write(path('band', '35JNN_00', '20180214', band), np.where(hidden, 0, pixels).astype(np.uint16), crs=None)
     dark = np.zeros((SIZE, SIZE), np.uint16)
-    write(path('band', '35JNN_17', '20180214', 'B03'), dark, crs=None)  # one band alone is dark
+    for band in BANDS:
+        write(path('band', '35LMC_29', '20180214', band), dark, crs=None)  # all of an image
+    write(path('band', '35JNN_17', '20180214', 'B03'), dark, crs=None)  # one band alone
     out = tmp_path / 'out'
     convert(root, out, scaling=scaling)
     suffix = 'tif' if scaling == 'none' else 'png'
@@ -236,16 +217,8 @@ def test_pixels_without_data_are_ignored_and_declared(tmp_path, landcovernet, wr
         shown = images['35JNN_00_20180214'][2][~hidden].astype(np.float64)
         expected = ((shown - shown.min()) / (shown.max() - shown.min()) * 255).clip(1)
         assert np.abs(pixels[..., 0][~hidden] - expected).max() <= 0.5001
-
-
-def test_image_without_any_data(tmp_path, landcovernet, write):
-    root, path, _, _ = landcovernet()
-    for band in BANDS:
-        write(path('band', '35JNN_00', '20180214', band), np.zeros((SIZE, SIZE), np.uint16), crs=None)
-    convert(root, tmp_path / 'out', scaling='image')
-    _, valid = read_image(tmp_path / 'out/img_dir' / EXPECTED[0])
-    assert not valid.any()
-    assert not read_label_map(tmp_path / 'out/ann_dir' / EXPECTED[0])[0].any()
+        assert not read_image(out / 'img_dir/val/35LMC_29_20180214_RGB.png')[1].any()
+        assert not read_label_map(out / 'ann_dir/val/35LMC_29_20180214_RGB.png')[0].any()
 
 
 def test_low_consensus_is_ignored(tmp_path, landcovernet):
@@ -257,55 +230,31 @@ def test_low_consensus_is_ignored(tmp_path, landcovernet):
     assert (scores < 60).any()
 
 
-def test_two_dates_are_pairs(tmp_path, landcovernet, write):
+def test_two_dates_are_pairs(tmp_path, landcovernet):
     root, _, images, labels = landcovernet()
-    names = {}
     # 20180105 is not in the tables of dates; 20180214 is 40 days from there.
     for wanted, found in (('20180105', '20180214'), ('20181220', '20181231')):
         out = tmp_path / wanted
         assert convert(root, out, date=wanted) == dict(train=3, val=1)
-        names[wanted] = image_files(out)
-        for name in names[wanted]:
-            chip = PurePosixPath(name).stem.removesuffix('_RGB')
-            expected = images[f'{chip}_{found}'][2::-1].transpose(1, 2, 0) / 3000 * 255
-            assert np.abs(read_image(out / 'img_dir' / name)[0] - expected.clip(0, 255)).max() <= 0.5001
-            np.testing.assert_array_equal(read_label_map(out / 'ann_dir' / name)[0], labels[chip][0])
-    assert (
-        names['20180105']
-        == names['20181220']
-        == [
-            'train/35JNN_00_RGB.png',
-            'train/35JNN_17_RGB.png',
-            'train/35JQG_00_RGB.png',
-            'val/35LMC_29_RGB.png',
-        ]
-    )
-    with pytest.raises(FileExistsError, match=r"other settings \(date was '20180105', is '20180201'\)"):
+        splits = ('train', 'train', 'train', 'val')
+        assert files_in(out / 'img_dir') == [f'{split}/{chip}_RGB.png' for split, chip in zip(splits, CHIPS)]
+        for split, chip in zip(splits, CHIPS):
+            pixels, _ = read_image(out / f'img_dir/{split}/{chip}_RGB.png')
+            assert np.abs(pixels - stretched(images[f'{chip}_{found}'], 0, 3000)).max() <= 0.5001
+            np.testing.assert_array_equal(read_label_map(out / f'ann_dir/{split}/{chip}_RGB.png')[0], labels[chip][0])
+    with pytest.raises(OutputError, match=r"\(date was '20180105', is '20180201'\)"):
         convert(root, tmp_path / '20180105', date='20180201')
 
 
 def test_no_image_near_the_date(tmp_path, landcovernet):
     root, path, _, _ = landcovernet()
     path('dates', '35JNN_17').write_text('0,20180214\n')
-    with pytest.raises(FileNotFoundError, match=r'35JNN_17: no image within 30 days of 20181220; nearest: 20180214'):
+    with pytest.raises(DataError, match=r'35JNN_17: no image within 30 days of 20181220; nearest: 20180214'):
         convert(root, tmp_path / 'out', date='20181220', max_days=30)
     assert convert(root, tmp_path / 'out', date='20181220', max_days=30, allow_missing=True) == dict(train=2, val=1)
     conversion = LandCoverNetConversion(root, tmp_path / 'out', date='20180215')
     # As near in both directions: the earlier one.
     assert conversion._choose('35JNN_17', ['20180220', '20180210']) == [('20180210', '35JNN_17')]
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (dict(date='2018-01-15'), r"Date is '2018-01-15'; YYYYMMDD was expected"),
-        (dict(date='20181315'), r"Date is '20181315'"),
-        (dict(date='20180115', max_days=-1), r'largest distance is -1 days'),
-    ],
-)
-def test_unusable_dates(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        LandCoverNetConversion(tmp_path, tmp_path / 'out', **options)
 
 
 def test_published_lists(tmp_path, landcovernet):
@@ -316,15 +265,11 @@ def test_published_lists(tmp_path, landcovernet):
     (tmp_path / 'val.txt').write_text('35JNN_00_20181231_RGB.png\n')
     splits = SplitLists(dict(train=tmp_path / 'train.txt', val=tmp_path / 'val.txt'))
     assert convert(root, tmp_path / 'out', splits=splits) == dict(train=2, val=1)
-    assert image_files(tmp_path / 'out') == [
+    assert files_in(tmp_path / 'out/img_dir') == [
         'train/35JNN_00_20180214_RGB.png',
         'train/35LMC_29_20180214_RGB.png',
         'val/35JNN_00_20181231_RGB.png',
     ]
-    (tmp_path / 'val.txt').write_text('35JNN_17_20181231_RGB\n')
-    splits = SplitLists(dict(train=tmp_path / 'train.txt', val=tmp_path / 'val.txt'))
-    with pytest.raises(ValueError, match=r'val\.txt: 1 of its 1 names are no clips: 35JNN_17_20181231'):
-        convert(root, tmp_path / 'other', splits=splits)
 
 
 def test_data_set_reads_the_result(tmp_path, landcovernet):
@@ -337,19 +282,6 @@ def test_data_set_reads_the_result(tmp_path, landcovernet):
     ids = labels['35LMC_29'][0]
     found = LoadRasterAnnotations()(dataset.get_data_info(0))['gt_seg_map']
     np.testing.assert_array_equal(found, np.where(ids == 0, 255, ids - 1))
-    merged = LandCoverNetDataset(
-        data_root=str(tmp_path / 'out'),
-        data_prefix=prefix,
-        pipeline=[],
-        class_map=dict(
-            water='water',
-            barren=['artificial_bare_ground', 'natural_bare_ground'],
-            woody='woody_vegetation',
-            non_woody=['cultivated_vegetation', 'semi_natural_vegetation'],
-        ),
-    )
-    found = LoadRasterAnnotations()(merged.get_data_info(0))['gt_seg_map']
-    np.testing.assert_array_equal(found, np.array([255, 0, 1, 1, 255, 2, 3, 3])[ids])
 
 
 # Bad input
@@ -368,13 +300,15 @@ def test_data_set_reads_the_result(tmp_path, landcovernet):
     ],
 )
 @pytest.mark.parametrize('zipped', [False, True])
-def test_table_of_another_format(tmp_path, landcovernet, pack, text, message, zipped):
-    root, path, _, _ = landcovernet()
-    path('dates', '35JNN_17').write_text(text)
+def test_table_of_another_format(tmp_path, pack, text, message, zipped):
+    path = tmp_path / '35JNN_17_labeling_dates.csv'
+    path.write_text(text)
+    member = Member(PurePosixPath(path.name), path)
     if zipped:
-        pack(root, root / 'chips.zip')
-    with pytest.raises(ValueError, match=rf'35JNN_17_labeling_dates\.csv.* {message}'):
-        convert(root, tmp_path / 'out')
+        pack(tmp_path, tmp_path / 'chips.zip')
+        member = Member(PurePosixPath(path.name), tmp_path / 'chips.zip', path.name)
+    with pytest.raises(DataError, match=rf'35JNN_17_labeling_dates\.csv.* {message}'):
+        read_dates(member)
 
 
 @pytest.mark.parametrize(
@@ -384,18 +318,17 @@ def test_table_of_another_format(tmp_path, landcovernet, pack, text, message, zi
         '\n"","a, b"\n"0","20180214"\n 1 , 20181231 \n0,20180214\n  \n',
     ],
 )
-def test_tables_as_other_programs_write_them(tmp_path, landcovernet, text):
-    root, path, _, _ = landcovernet()
-    path('dates', '35JNN_17').write_bytes(text.encode())
-    assert convert(root, tmp_path / 'out') == dict(train=6, val=2)
-    assert image_files(tmp_path / 'out') == EXPECTED
+def test_tables_as_other_programs_write_them(tmp_path, text):
+    path = tmp_path / 'dates.csv'
+    path.write_bytes(text.encode())
+    assert read_dates(Member(PurePosixPath(path), path)) == ['20180214', '20181231']
 
 
-def test_table_that_is_no_text(tmp_path, landcovernet):
-    root, path, _, _ = landcovernet()
-    path('dates', '35JNN_17').write_bytes(b'\xff\xfe\x00\x01')
-    with pytest.raises(OSError, match=r'35JNN_17_labeling_dates\.csv cannot be read as text'):
-        convert(root, tmp_path / 'out')
+def test_table_that_is_no_text(tmp_path):
+    path = tmp_path / 'dates.csv'
+    path.write_bytes(b'\xff\xfe\x00\x01')
+    with pytest.raises(DataError, match=r'dates\.csv cannot be read as text'):
+        read_dates(Member(PurePosixPath(path), path))
 
 
 def test_missing_files_are_listed(tmp_path, landcovernet, pack):
@@ -404,26 +337,16 @@ def test_missing_files_are_listed(tmp_path, landcovernet, pack):
     path('labels', '35JNN_17').unlink()
     path('dates', '35LMC_29').unlink()
     pack(root, root / 'chips.zip')
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(DataError, match=r'lacks files of LandCoverNet \(4\):(.|\n)*--allow-missing') as caught:
         convert(root, tmp_path / 'out')
-    message = str(caught.value)
-    for line in (
-        '35JNN_00: no B04 of 20180214',
-        '35JNN_17: no labels file',
-        '35LMC_29: no dates file',
-        '35LMC: no chip',
-    ):
-        assert f'\n  {line}' in message
-    assert 'lacks files of LandCoverNet (4):' in message
-    assert '--allow-missing' in message
+    for line in ('35JNN_00: no B04 of 20180214', '35JNN_17: no labels', '35LMC_29: no dates', '35LMC: no chip'):
+        assert f'\n  {line}' in str(caught.value)
     assert convert(root, tmp_path / 'out', allow_missing=True) == dict(train=3, val=0)
 
 
 def test_nothing_there(tmp_path):
     (tmp_path / 'in').mkdir()
-    with pytest.raises(
-        FileNotFoundError, match=r'lacks files of LandCoverNet \(5\):(.|\n)*35JNN: no chip(.|\n)*tar files are not read'
-    ):
+    with pytest.raises(DataError, match=r'\(5\):(.|\n)*35JNN: no chip(.|\n)*tar files are not read'):
         LandCoverNetConversion(tmp_path / 'in', tmp_path / 'out').run()
 
 
@@ -435,63 +358,62 @@ def test_truncated_band(tmp_path, landcovernet):
         convert(root, tmp_path / 'out')
 
 
-@pytest.mark.parametrize('scaling', ['reflectance', 'percentile'])
 @pytest.mark.parametrize(
     ('shape', 'dtype', 'message'),
     [
-        ((SIZE, SIZE, 3), np.uint16, r'_B03_10m\.tif has 3 bands of uint16; 1 band of uint16 was expected'),
-        ((SIZE, SIZE), np.uint8, r'_B03_10m\.tif has 1 bands of uint8; 1 band of uint16 was expected'),
-        ((SIZE, 9), np.uint16, r'_B03_10m\.tif has 9 x 24 pixels .*_B04_10m\.tif has 24 x 24\. The bands'),
+        ((SIZE, SIZE, 3), np.uint16, 'has 3 bands of uint16; 1 band of uint16'),
+        ((SIZE, SIZE), np.uint8, 'has 1 bands of uint8; 1 band of uint16'),
+        ((SIZE, 9), np.uint16, r'has 9 x 24 pixels .*_B04_10m\.tif has 24 x 24'),
     ],
 )
-def test_unusable_band(tmp_path, landcovernet, write, shape, dtype, message, scaling):
+def test_unusable_band(tmp_path, landcovernet, write, shape, dtype, message):
     root, path, _, _ = landcovernet()
     write(path('band', '35JNN_17', '20181231', 'B03'), np.ones(shape, dtype))
-    with pytest.raises(ValueError, match=f'35JNN_17_20181231{message}'):
-        convert(root, tmp_path / 'out', scaling=scaling)
+    for scaling in ('reflectance', 'percentile'):  # where they are measured first
+        with pytest.raises(DataError, match=rf'35JNN_17_20181231_B03_10m\.tif {message}'):
+            convert(root, tmp_path / scaling, scaling=scaling)
 
 
-def test_labels_of_another_place(tmp_path, landcovernet, write):
+@pytest.mark.parametrize(
+    ('change', 'profile', 'message'),
+    [
+        (np.s_[..., 0], dict(crs=None), r' has 1 band; a second one with consensus scores .*--min-consensus'),
+        (np.s_[:20], dict(crs=None), r' have 24 x 20'),
+        (np.s_[:], dict(crs='EPSG:32735', transform=Affine(10, 0, 700000, 0, -10, 7000000)), ' lies outside'),
+    ],
+)
+def test_unusable_labels(tmp_path, landcovernet, write, change, profile, message):
     root, path, _, labels = landcovernet()
     ids = labels['35JQG_00'].transpose(1, 2, 0).astype(np.uint8)
-    write(path('labels', '35JQG_00'), ids, crs='EPSG:32735', transform=Affine(10, 0, 700000, 0, -10, 7000000))
-    with pytest.raises(
-        ValueError,
-        match=r'35JQG_00_2018_LC_10m\.tif lies outside its image .*35JQG_00_20180214_B04_10m\.tif: it covers',
-    ):
-        convert(root, tmp_path / 'out')
+    write(path('labels', '35JQG_00'), ids[change], **profile)
+    with pytest.raises(ValueError, match=rf'35JQG_00_2018_LC_10m\.tif{message}'):
+        convert(root, tmp_path / 'out', min_consensus=50)
 
 
-def test_unusable_labels(tmp_path, landcovernet, write):
+def test_other_ids(tmp_path, landcovernet, write):
     root, path, _, labels = landcovernet()
-    file = path('labels', '35JQG_00')
     ids = labels['35JQG_00'].transpose(1, 2, 0).astype(np.uint8)
-    write(file, ids[..., 0], crs=None)
-    with pytest.raises(ValueError, match=r'35JQG_00_2018_LC_10m\.tif has 1 band; a second one with consensus scores'):
-        convert(root, tmp_path / 'agreed', min_consensus=50)
-    write(file, ids[:20], crs=None)
-    with pytest.raises(
-        ValueError, match=r'has 24 x 24 pixels .*but its labels .*35JQG_00_2018_LC_10m\.tif have 24 x 20'
-    ):
-        convert(root, tmp_path / 'out')
     ids[:6, :6, 0] = 9
-    write(file, ids, crs=None)
-    with pytest.raises(ValueError, match=r'35JQG_00_2018_LC_10m\.tif holds 9 on 6\.25 % of the pixels; ids 0 .* to 7'):
+    write(path('labels', '35JQG_00'), ids, crs=None)
+    with pytest.raises(DataError, match=r'35JQG_00_2018_LC_10m\.tif holds 9 on 6\.25 % of the pixels; ids 0 .* to 7'):
         convert(root, tmp_path / 'out')
-    write(file, ids, nodata=9, crs=None)
+    write(path('labels', '35JQG_00'), ids, nodata=9, crs=None)
     convert(root, tmp_path / 'out')
     read, _ = read_label_map(tmp_path / 'out/ann_dir/train/35JQG_00_20180214_RGB.png')
     np.testing.assert_array_equal(read, np.where(ids[..., 0] == 9, 0, ids[..., 0]))
 
 
 @pytest.mark.parametrize(
-    ('options', 'message'),
+    ('name', 'value', 'expected'),
     [
-        (dict(scaling='minmax'), "Scaling is 'minmax'; one of reflectance, percentile, image, none"),
-        (dict(bounds=(3000, 0)), r'Bounds are 3000 0; 0 <= LOW < HIGH'),
-        (dict(min_consensus=101), 'Minimum consensus is 101; 0 to 100'),
+        ('scaling', 'minmax', 'reflectance, percentile, image, none'),
+        ('bounds', (3000, 0), 'LOW < HIGH'),
+        ('min_consensus', 101, '100'),
+        ('date', '2018-01-15', 'YYYYMMDD'),
+        ('date', '20181315', 'YYYYMMDD'),
+        ('max_days', -1, '0'),
     ],
 )
-def test_options_that_make_no_sense(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        LandCoverNetConversion(tmp_path, tmp_path / 'out', **options)
+def test_options_that_make_no_sense(tmp_path, name, value, expected):
+    with pytest.raises(ConfigError, match=re.escape(f'{name} is {value!r};') + f'.*{expected}'):
+        LandCoverNetConversion(tmp_path, tmp_path / 'out', **{name: value})

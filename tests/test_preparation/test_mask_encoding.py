@@ -7,6 +7,7 @@ from mmrs.geo import masks
 from mmrs.geo.masks import UNKNOWN
 from mmrs.geo.rasters import open_raster
 from mmrs.preparation.converters.encoding import MaskEncoder
+from mmrs.utils.errors import ConfigError, DataError
 
 COLOURS = {(255, 0, 0): 0, (0, 255, 0): 1, (0, 0, 255): 2, (9, 9, 9): 255}
 
@@ -61,7 +62,7 @@ def test_tolerance_takes_the_nearest_class(tmp_path, write):
     np.testing.assert_array_equal(encode(path, MaskEncoder(primary, 125)), [[0, 0, 1, 2, UNKNOWN]])
     np.testing.assert_array_equal(encode(path, MaskEncoder(COLOURS)), [[UNKNOWN] * 5])
     for label_of, tolerance in ((COLOURS, -1), ({0: 0}, 1)):
-        with pytest.raises(ValueError, match='Tolerance is'):
+        with pytest.raises(ConfigError, match=f'tolerance .*{tolerance}'):
             MaskEncoder(label_of, tolerance)
 
 
@@ -78,14 +79,14 @@ def test_nan_is_ignored_and_fractions_are_an_error(tmp_path, write):
     np.testing.assert_array_equal(
         encode(write(tmp_path / 'm.tif', np.array([[1, np.nan]], np.float32)), encoder), [[0, 255]]
     )
-    with pytest.raises(ValueError, match=r'm\.tif holds fractions'):
+    with pytest.raises(DataError, match=r'm\.tif holds fractions'):
         encode(write(tmp_path / 'm.tif', np.array([[1, 0.5]], np.float32)), encoder)
 
 
 def test_masks_of_the_wrong_kind(tmp_path, write, labels):
-    with pytest.raises(ValueError, match=r'c\.png has 3 bands, .* but the classes are given by id'):
+    with pytest.raises(DataError, match=r'c\.png has 3 bands, .* but the classes are given by id'):
         encode(write(tmp_path / 'c.png', paint(labels)), MaskEncoder({0: 0}))
-    with pytest.raises(ValueError, match=r'm\.png has 16 bits, but values from 1 to 255'):
+    with pytest.raises(DataError, match=r'm\.png has 16 bits, but values from 1 to 255'):
         encode(write(tmp_path / 'm.png', labels.astype(np.uint16)), MaskEncoder(COLOURS))
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 
 from mmrs.preparation.converters.running import prepare_output
+from mmrs.utils.errors import OutputError
 
 SLOW_TASKS = """
 import sys, time
@@ -29,7 +30,7 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path):
     out, settings = tmp_path / 'out', dict(data='x')
     prepare_output(out, settings, overwrite=False)
     unfinished = [
-        out / '.conversion.json.12.part',
+        out / '.conversion.12.part.json',
         out / 'img_dir/train/.a.png.12.part',
         out / 'img_dir/train/.a.png.12.part.aux.xml',
         out / 'ann_dir/train/.a.png.12.part',
@@ -38,7 +39,7 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path):
     for path in (*unfinished, *kept):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    with pytest.raises(FileExistsError, match='other settings'):
+    with pytest.raises(OutputError, match='other settings'):
         prepare_output(out, dict(data='y'), overwrite=False)
     assert all(path.exists() for path in unfinished)
     prepare_output(out, settings, overwrite=False)
@@ -49,8 +50,9 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path):
 @pytest.mark.parametrize(('text', 'reason'), [('{"data"', 'Expecting'), ('[]', 'it holds a list, not settings')])
 def test_damaged_record(tmp_path, text, reason):
     (tmp_path / 'conversion.json').write_text(text)
-    with pytest.raises(ValueError, match=rf'conversion\.json cannot be read: {reason}.*choose another one with -o'):
-        prepare_output(tmp_path, dict(data='x'), overwrite=False)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=rf'conversion\.json cannot be read: .*{reason}.* -o'):
+            prepare_output(tmp_path, dict(data='x'), overwrite)
 
 
 @pytest.mark.skipif(not hasattr(os, 'killpg'), reason='needs process groups')

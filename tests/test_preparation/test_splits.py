@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mmrs.preparation.converters.splits import FixedSplits, RandomSplits, SplitLists, deal
+from mmrs.utils.errors import ConfigError, DataError
 
 CLIPS = {f'image{i}': [f'image{i}_{j}' for j in range(3)] for i in range(10)}
 
@@ -36,19 +37,19 @@ def test_random_splits_keep_the_clips_of_an_image_together():
 
 @pytest.mark.parametrize('share', [-0.1, 1, np.nan])
 def test_share_out_of_range(share):
-    with pytest.raises(ValueError, match=r'share of validation is .*0 to below 1 was expected \(--val-share\)'):
+    with pytest.raises(ConfigError, match=f'val_share is {share}'):
         RandomSplits(share)
 
 
 def test_too_few_images_for_two_splits():
-    with pytest.raises(ValueError, match=r'share of 0\.3 of 1 images leaves none for val.*--val-share; 0 puts all'):
+    with pytest.raises(ConfigError, match=r'share of 0\.3 of 1 images leaves none for val.*--val-share'):
         RandomSplits().assign({'a': ['a_0']})
 
 
 def test_fixed_splits_leave_out_other_tiles():
     split_of = FixedSplits(dict(train=('image1',), val=('image3', 'image9'))).assign(CLIPS)
     assert split_of == {f'image{i}_{j}': 'train' if i == 1 else 'val' for i in (1, 3, 9) for j in range(3)}
-    with pytest.raises(ValueError, match='Tile a is in several splits: train, val'):
+    with pytest.raises(ConfigError, match='Tile a is in several splits: train, val'):
         FixedSplits(dict(train=('a', 'b'), val=('a',)))
 
 
@@ -77,31 +78,24 @@ def test_settings_tell_lists_apart_but_not_their_order(tmp_path):
     assert lists(tmp_path, train='a\nc\n').settings() != first
 
 
-def test_a_clip_in_two_lists(tmp_path):
-    with pytest.raises(
-        ValueError, match=r'2 clips are in several of the lists .*train\.txt, .*val\.txt: image1_0, image1_1\. A clip'
-    ):
-        lists(tmp_path, train='image1_0\nimage1_1\nimage2_0\n', val='image1_0.png\nimage1_1\nimage3_0\n')
+@pytest.mark.parametrize(
+    ('train', 'val', 'message'),
+    [
+        ('image1_0\nimage1_1\nimage2_0\n', 'image1_0.png\nimage1_1\nimage3_0\n', '2 clips .*: image1_0, image1_1'),
+        ('image1_0\n', 'image2_0\n' + '\n'.join(f'image{i}_9' for i in range(5)), r'val\.txt: 5 of .* 6 .*: image0_9'),
+        ('image1_0\n', '\n \n', r'val\.txt is empty'),
+    ],
+)
+def test_unusable_lists(tmp_path, train, val, message):
+    with pytest.raises(DataError, match=message):
+        lists(tmp_path, train=train, val=val).assign(CLIPS)
 
 
-def test_names_that_are_no_clips(tmp_path):
-    splits = lists(tmp_path, train='image1_0\n', val='image2_0\n' + '\n'.join(f'image{i}_9' for i in range(5)))
-    with pytest.raises(
-        ValueError,
-        match=r'val\.txt: 5 of its 6 names are no clips: image0_9, image1_9, image2_9, \.\.\.\. '
-        r'The 30 clips are named like image0_0\.',
-    ):
-        splits.assign(CLIPS)
-
-
-def test_unusable_lists(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'nowhere\.txt: no such file; a list of clips'):
-        SplitLists(dict(train=tmp_path / 'nowhere.txt'))
-    with pytest.raises(ValueError, match=r'val\.txt is empty'):
-        lists(tmp_path, train='a\n', val='\n \n')
+def test_files_that_are_no_lists(tmp_path):
     (tmp_path / 'image.txt').write_bytes(b'\x89PNG\xff\xfe')
-    with pytest.raises(ValueError, match=r'image\.txt is no text'):
-        SplitLists(dict(train=tmp_path / 'image.txt'))
+    for name, message in (('nowhere', 'no such file'), ('image', 'is no text')):
+        with pytest.raises(DataError, match=rf'{name}\.txt.* {message}'):
+            SplitLists(dict(train=tmp_path / f'{name}.txt'))
 
 
 def test_lists_for_a_part_of_the_images(tmp_path, capsys):
@@ -112,5 +106,5 @@ def test_lists_for_a_part_of_the_images(tmp_path, capsys):
     splits = SplitLists({'train': tmp_path / 'train.txt'}, allow_missing=True)
     assert splits.assign(clips) == {'image0_0': 'train', 'image0_1': 'train'}
     assert '1 of its 3 names are no clips: image9_0. They are left out.' in ' '.join(capsys.readouterr().err.split())
-    with pytest.raises(ValueError, match=r'1 of its 1 names are no clips'):
+    with pytest.raises(DataError, match=r'1 of its 1 names are no clips'):
         SplitLists({'val': tmp_path / 'val.txt'}, allow_missing=True).assign(clips)

@@ -1,15 +1,19 @@
 """Cut a city of CITY-OSM into clips: OUT/img_dir/{train,val} and OUT/ann_dir/{train,val}."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
 
 from mmrs.preparation.converters.city_osm import CITIES, CityConversion, city_archive
 from mmrs.preparation.converters.cli import (
     add_random_splits,
     clip_options,
-    convert_clips,
     published_parser,
     random_splits,
+    run_conversion,
 )
+from mmrs.utils.errors import report_errors
 
 EXAMPLES = """examples:
   # 70 % of the images to train, 30 % to val
@@ -21,17 +25,14 @@ EXAMPLES = """examples:
 """
 
 
-def main() -> int:
+@report_errors
+def main(argv: Sequence[str] | None = None) -> None:
     parser = published_parser(__doc__, EXAMPLES, clip_size=512)
     add_random_splits(parser)
     parser.add_argument('--city', choices=CITIES, required=True, help='which city to convert')
-    args = parser.parse_args()
-
-    def make() -> CityConversion:
-        archive = city_archive(args.city)
-        return CityConversion(archive, args.path, args.out, splits=random_splits(args), **clip_options(args))
-
-    return convert_clips(make, args)
+    args = parser.parse_args(argv)
+    options = dict(splits=random_splits(args), **clip_options(args))
+    run_conversion(CityConversion(city_archive(args.city), args.path, args.out, **options), args)
 
 
 if __name__ == '__main__':

@@ -5,12 +5,16 @@ All files are checked before the first is written: masks with unknown colours st
 used are left out and listed in OUT/report.json.
 """
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from mmrs.preparation.converters.cli import converter_parser, exit_code
+from mmrs.preparation.converters.cli import converter_parser
 from mmrs.preparation.converters.color_masks import Conversion
 from mmrs.preparation.converters.recipe import Split, load_recipe
+from mmrs.utils.errors import report_errors
 
 EXAMPLES = """examples:
   # see which colours the masks hold and what would come out
@@ -26,7 +30,8 @@ EXAMPLES = """examples:
 """
 
 
-def main() -> int:
+@report_errors
+def main(argv: Sequence[str] | None = None) -> None:
     parser = converter_parser(__doc__, EXAMPLES, edge='shift')
     parser.add_argument('recipe', type=Path, metavar='YAML', help='the description of the data')
     parser.add_argument(
@@ -40,21 +45,17 @@ def main() -> int:
     )
     parser.add_argument('--seed', type=int, help="seed of the dealing by shares (default: the file's, or 0)")
     parser.add_argument('--allow-overlap', action='store_true', help='let an image belong to several splits')
-    args = parser.parse_args()
-
-    def convert() -> None:
-        splits = dict(map(Split.parse_argument, args.split)) if args.split else None
-        Conversion(
-            load_recipe(args.recipe, splits, args.seed, args.allow_overlap),
-            args.path,
-            args.out,
-            clip_size=args.clip_size,
-            stride=args.stride,
-            edge=args.edge,
-            tolerance=args.tolerance,
-        ).run(args.workers, args.dry_run, args.overwrite)
-
-    return exit_code(convert)
+    args = parser.parse_args(argv)
+    splits = dict(map(Split.parse_argument, args.split)) if args.split else None
+    Conversion(
+        load_recipe(args.recipe, splits, args.seed, args.allow_overlap),
+        args.path,
+        args.out,
+        clip_size=args.clip_size,
+        stride=args.stride,
+        edge=args.edge,
+        tolerance=args.tolerance,
+    ).run(args.workers, args.dry_run, args.overwrite)
 
 
 if __name__ == '__main__':

@@ -1,15 +1,19 @@
 """Cut GID-5 (GF-2 satellite images) into clips: OUT/img_dir/{train,val} and OUT/ann_dir/{train,val}."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
 
 from mmrs.preparation.converters.cli import (
     add_random_splits,
     clip_options,
-    convert_clips,
     published_parser,
     random_splits,
+    run_conversion,
 )
 from mmrs.preparation.converters.gid import BANDS, GID, SCALINGS, GIDConversion
+from mmrs.utils.errors import report_errors
 
 EXAMPLES = """examples:
   # red, green, blue; 70 % of the images to train, 30 % to val
@@ -21,7 +25,8 @@ EXAMPLES = """examples:
 """
 
 
-def main() -> int:
+@report_errors
+def main(argv: Sequence[str] | None = None) -> None:
     parser = published_parser(__doc__, EXAMPLES, GID.clip_size)
     add_random_splits(parser)
     parser.add_argument('--bands', choices=tuple(BANDS), default='rgb', help='bands to take (default: %(default)s)')
@@ -32,13 +37,9 @@ def main() -> int:
         help='16-bit images: stretch each to 8 bits between the 2nd and 98th percentile of its bands, or keep them '
         '(default: %(default)s)',
     )
-    args = parser.parse_args()
-
-    def make() -> GIDConversion:
-        options = dict(bands=args.bands, scaling=args.scaling, **clip_options(args))
-        return GIDConversion(GID, args.path, args.out, splits=random_splits(args), **options)
-
-    return convert_clips(make, args)
+    args = parser.parse_args(argv)
+    options = dict(bands=args.bands, scaling=args.scaling, splits=random_splits(args), **clip_options(args))
+    run_conversion(GIDConversion(GID, args.path, args.out, **options), args)
 
 
 if __name__ == '__main__':

@@ -1,16 +1,20 @@
 """Convert LandCoverNet's Sentinel-2 chips: OUT/img_dir/{train,val} and OUT/ann_dir/{train,val}."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
 
 from mmrs.preparation.converters.cli import (
     add_split_lists,
-    convert_clips,
     published_parser,
+    run_conversion,
     split_arguments,
     split_lists,
 )
 from mmrs.preparation.converters.landcovernet import RGB, SCALINGS, TILES, LandCoverNetConversion
 from mmrs.preparation.converters.splits import FixedSplits, Splits
+from mmrs.utils.errors import report_errors
 
 EXAMPLES = """examples:
   # red, green, blue in 8 bits; training tiles 35JNN, 35JQG, 35KKP, validation tiles 35LMC, 35MNT
@@ -28,7 +32,8 @@ EXAMPLES = """examples:
 """
 
 
-def main() -> int:
+@report_errors
+def main(argv: Sequence[str] | None = None) -> None:
     parser = published_parser(__doc__, EXAMPLES)
     parser.add_argument(
         '--bands', nargs='+', default=RGB, metavar='BAND', help=f'bands in this order (default: {" ".join(RGB)})'
@@ -61,31 +66,26 @@ def main() -> int:
         '--split', nargs='+', action='extend', metavar='NAME=TILE,...', help='the tiles of each split (default: above)'
     )
     add_split_lists(parser)
-    args = parser.parse_args()
-
-    def splits() -> Splits:
-        if args.split_list:
-            return split_lists(args)
-        if args.split:
-            tiles = split_arguments('--split', 'TILE,...', args.split)
-            return FixedSplits({name: tuple(text.split(',')) for name, text in tiles.items()})
-        return FixedSplits(TILES)
-
-    def make() -> LandCoverNetConversion:
-        return LandCoverNetConversion(
-            args.path,
-            args.out,
-            bands=args.bands,
-            scaling=args.scaling,
-            bounds=tuple(args.bounds),
-            min_consensus=args.min_consensus,
-            splits=splits(),
-            date=args.date,
-            max_days=args.max_days,
-            allow_missing=args.allow_missing,
-        )
-
-    return convert_clips(make, args)
+    args = parser.parse_args(argv)
+    splits: Splits = FixedSplits(TILES)
+    if args.split_list:
+        splits = split_lists(args)
+    elif args.split:
+        tiles = split_arguments('--split', 'NAME=TILE,...', args.split)
+        splits = FixedSplits({name: tuple(text.split(',')) for name, text in tiles.items()})
+    conversion = LandCoverNetConversion(
+        args.path,
+        args.out,
+        bands=args.bands,
+        scaling=args.scaling,
+        bounds=tuple(args.bounds),
+        min_consensus=args.min_consensus,
+        splits=splits,
+        date=args.date,
+        max_days=args.max_days,
+        allow_missing=args.allow_missing,
+    )
+    run_conversion(conversion, args)
 
 
 if __name__ == '__main__':

@@ -1,9 +1,13 @@
 """Cut the ISPRS Potsdam data set into clips: OUT/img_dir/{train,val} and OUT/ann_dir/{train,val}."""
 
-import sys
+from __future__ import annotations
 
-from mmrs.preparation.converters.cli import isprs_main
+import sys
+from collections.abc import Sequence
+
+from mmrs.preparation.converters.cli import convert_isprs
 from mmrs.preparation.converters.isprs import POTSDAM
+from mmrs.utils.errors import report_errors
 
 EXAMPLES = """examples:
   # the archives as downloaded (3_Ortho_IRRG.zip, 5_Labels_all_noBoundary.zip): 2904 training, 1694 validation clips
@@ -14,5 +18,11 @@ EXAMPLES = """examples:
   python tools/dataset_converters/potsdam.py downloads/Potsdam -o data/potsdam_irrg --edge shift --tolerance 9 --dry-run
 """
 
+
+@report_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    convert_isprs(argv, POTSDAM, __doc__, EXAMPLES, bands=('irrg', 'rgb'))
+
+
 if __name__ == '__main__':
-    sys.exit(isprs_main(POTSDAM, __doc__, EXAMPLES, bands=('irrg', 'rgb')))
+    sys.exit(main())

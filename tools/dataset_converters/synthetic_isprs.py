@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmrs.preparation.synthetic.archives import (
@@ -24,7 +25,7 @@ EXAMPLES = """examples:
 """
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,12 +47,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--workers', type=int, help='processes (default: one per core, at most 8)')
     add_overwrite(parser, 'replace another synthetic pair in the folder')
     parser.add_argument('--dry-run', action='store_true', help='say what would be written, write nothing')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 @report_errors
-def main() -> None:
-    args = parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
     pair = dict(
         gap=args.gap,
         seed=args.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmrs.preparation.synthetic.pairs import write_pairs
@@ -17,7 +18,7 @@ EXAMPLES = """examples:
 """
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,12 +38,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--workers', type=int, help='processes (default: one per core, at most 8)')
     add_overwrite(parser, 'replace pairs of other settings')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 @report_errors
-def main() -> None:
-    write_pairs(**vars(parse_args()))
+def main(argv: Sequence[str] | None = None) -> None:
+    write_pairs(**vars(parse_args(argv)))
 
 
 if __name__ == '__main__':

@@ -1,9 +1,13 @@
 """Cut the ISPRS Vaihingen data set into clips: OUT/img_dir/{train,val} and OUT/ann_dir/{train,val}."""
 
-import sys
+from __future__ import annotations
 
-from mmrs.preparation.converters.cli import isprs_main
+import sys
+from collections.abc import Sequence
+
+from mmrs.preparation.converters.cli import convert_isprs
 from mmrs.preparation.converters.isprs import VAIHINGEN
+from mmrs.utils.errors import report_errors
 
 EXAMPLES = """examples:
   # the archives as downloaded (ISPRS_semantic_labeling_Vaihingen.zip and
@@ -13,5 +17,11 @@ EXAMPLES = """examples:
   python tools/dataset_converters/vaihingen.py downloads/Vaihingen -o data/full --stride 512 --edge shift --labels full
 """
 
+
+@report_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    convert_isprs(argv, VAIHINGEN, __doc__, EXAMPLES)
+
+
 if __name__ == '__main__':
-    sys.exit(isprs_main(VAIHINGEN, __doc__, EXAMPLES))
+    sys.exit(main())

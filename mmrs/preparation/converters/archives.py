@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from mmrs.utils.errors import DataError, require_folder
+
 # Bytes; a few thousand in a zip file can stand for all of memory.
 _MOST_TEXT = 1 << 26
 
@@ -30,7 +32,7 @@ class Member(NamedTuple):
         return str(self.file) if self.inside is None else f'/vsizip/{{{self.file.resolve()}}}/{self.inside}'
 
     def read_text(self) -> str:
-        """The text that it holds; raises OSError if it cannot be read."""
+        """The text that it holds; raises DataError if it cannot be read."""
         try:
             if self.inside is None:
                 return self.file.read_text(encoding='utf-8-sig')
@@ -39,7 +41,7 @@ class Member(NamedTuple):
                     raise ValueError(f'it has {size} bytes, and no text file of a data set has more than {_MOST_TEXT}')
                 return archive.read(self.inside).decode('utf-8-sig')
         except Exception as error:  # zipfile has a dozen classes for what a damaged file can lead to
-            raise OSError(f'{self.gdal_path} cannot be read as text: {error}. Restore it from its source.') from error
+            raise DataError(f'{self.gdal_path} cannot be read as text: {error}. Restore it from its source.') from error
 
 
 def find_files(
@@ -54,11 +56,9 @@ def find_files(
         data: Name of the data set, for messages.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        OSError: A zip file is broken.
+        DataError: There is no such folder, or a zip file is broken.
     """
-    if not source.is_dir():
-        raise FileNotFoundError(f'{source}: no such folder; the files of {data} were expected there')
+    require_folder(source, f'a folder with the files of {data}')
     found: dict[str, dict[str, Member]] = {}
     for member in (*_unpacked(source, tuple(suffixes)), *_zipped(source)):
         if kind_and_name := classify(member.path):
@@ -96,4 +96,4 @@ def _inside(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
     except Exception as error:  # see above
-        raise OSError(f'{path} is no whole zip file: {error}. Download it again.') from error
+        raise DataError(f'{path} is no whole zip file: {error}. Download it again.') from error

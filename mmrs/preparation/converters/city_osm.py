@@ -8,6 +8,7 @@ from typing import ClassVar
 from rasterio.io import DatasetReader
 
 from mmrs.preparation.converters.tiles import TileArchive, TileConversion
+from mmrs.utils.errors import DataError
 
 #: Label id by colour (RGB); background is a class like the others.
 LABEL_OF_COLOUR = {(255, 255, 255): 0, (0, 0, 255): 1, (255, 0, 0): 2}
@@ -53,5 +54,5 @@ class CityConversion(TileConversion):
     def choose_bands(self, image: DatasetReader) -> list[int]:
         """Red, green and blue; a fourth band would be transparency."""
         if image.count not in (3, 4):
-            raise ValueError(f'{image.name} has {image.count} bands; 3 (red, green, blue) were expected.')
+            raise DataError(f'{image.name} has {image.count} bands; 3 (red, green, blue) were expected.')
         return [1, 2, 3]

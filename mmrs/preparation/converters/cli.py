@@ -1,17 +1,16 @@
 """What the converters' command lines have in common."""
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from mmrs.geo.statistics import default_workers
 from mmrs.preparation.converters.clips import EDGES
 from mmrs.preparation.converters.conversion import DatasetConversion
 from mmrs.preparation.converters.isprs import Archive, Conversion
-from mmrs.preparation.converters.running import default_workers
 from mmrs.preparation.converters.splits import SPLIT_NAME, RandomSplits, SplitLists, Splits
 from mmrs.utils.arguments import add_overwrite
-from mmrs.utils.errors import wants_traceback
+from mmrs.utils.errors import require
 
 
 def converter_parser(description: str, examples: str, edge: str | None = None) -> argparse.ArgumentParser:
@@ -87,25 +86,25 @@ def random_splits(args: argparse.Namespace) -> Splits:
 
 
 def split_lists(args: argparse.Namespace) -> SplitLists:
-    """What the option of `add_split_lists` asks for; raises ValueError for arguments that are not `NAME=FILE`."""
-    files = split_arguments('--split-list', 'FILE', args.split_list)
+    """What the option of `add_split_lists` asks for; raises ConfigError for arguments that are not `NAME=FILE`."""
+    files = split_arguments('--split-list', 'NAME=FILE', args.split_list)
     return SplitLists({name: Path(file) for name, file in files.items()}, args.allow_missing)
 
 
-def split_arguments(option: str, value: str, arguments: Sequence[str]) -> dict[str, str]:
-    """The parts of `NAME=VALUE` arguments; raises ValueError for others, and where a name is given twice."""
+def split_arguments(option: str, form: str, arguments: Sequence[str]) -> dict[str, str]:
+    """The parts of `NAME=VALUE` arguments; raises ConfigError for others, and where a name is given twice."""
     parts: dict[str, str] = {}
     for argument in arguments:
         name, _, text = argument.partition('=')
-        if not (SPLIT_NAME.fullmatch(name) and text) or name in parts:
-            raise ValueError(f'{option} {argument!r}: NAME={value} was expected, each name once, such as train or val.')
+        valid = SPLIT_NAME.fullmatch(name) and text and name not in parts
+        require(bool(valid), option, argument, f'{form}, each name once, such as train or val,')
         parts[name] = text
     return parts
 
 
-def convert_clips(make: Callable[[], DatasetConversion], args: argparse.Namespace) -> int:
-    """Runs a conversion with the options of every converter; returns the exit code."""
-    return exit_code(lambda: make().run(args.workers, args.dry_run, args.overwrite))
+def run_conversion(conversion: DatasetConversion, args: argparse.Namespace) -> None:
+    """Runs a conversion with the options of every converter."""
+    conversion.run(args.workers, args.dry_run, args.overwrite)
 
 
 def clip_options(args: argparse.Namespace) -> dict:
@@ -114,8 +113,10 @@ def clip_options(args: argparse.Namespace) -> dict:
     return {name: getattr(args, name) for name in names}
 
 
-def isprs_main(archive: Archive, description: str, examples: str, bands: tuple[str, ...] = ('irrg',)) -> int:
-    """The command line for one of the ISPRS data sets; returns the exit code."""
+def convert_isprs(
+    argv: Sequence[str] | None, archive: Archive, description: str, examples: str, bands: tuple[str, ...] = ('irrg',)
+) -> None:
+    """The command line for one of the ISPRS data sets."""
     parser = published_parser(description, examples, archive.clip_size)
     parser.add_argument('--bands', choices=bands, default=bands[0], help='which images to take (default: %(default)s)')
     parser.add_argument(
@@ -123,24 +124,6 @@ def isprs_main(archive: Archive, description: str, examples: str, bands: tuple[s
         choices=('eroded', 'full'),
         help='boundaries between objects ignored, or not (default: eroded, if there)',
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     options = dict(bands=args.bands, labels=args.labels, **clip_options(args))
-    return convert_clips(lambda: Conversion(archive, args.path, args.out, **options), args)
-
-
-def exit_code(convert: Callable[[], object]) -> int:
-    """Runs a conversion and says what stopped it: 0 for success, 2 for bad input, 130 for Ctrl-C.
-
-    Set `MMRS_TRACEBACK=1` to see where an error was raised.
-    """
-    try:
-        convert()
-    except (OSError, ValueError) as error:
-        if wants_traceback():
-            raise
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print('Stopped. The same command continues from here.', file=sys.stderr)
-        return 130
-    return 0
+    run_conversion(Conversion(archive, args.path, args.out, **options), args)

@@ -17,6 +17,8 @@ from rasterio.windows import Window
 
 from mmrs.geo.grids import RasterGrid, check_labels_fit
 from mmrs.geo.windows import clip_origins
+from mmrs.utils.errors import DataError, OutputError, require_number, require_one_of
+from mmrs.utils.files import atomic_path
 
 EDGES = ('drop', 'shift')
 
@@ -39,22 +41,24 @@ class Clip(NamedTuple):
 
 
 def clip_grid(width: int, height: int, size: int, stride: int, edge: str) -> list[Clip]:
-    """All clips of a raster, row by row, which is the order in which a raster is read fastest."""
+    """All clips of a raster, row by row, which is the order in which a raster is read fastest.
+
+    Where the raster is narrower or lower than a clip, the clips are too.
+    """
+    w, h = min(size, width), min(size, height)
     return [
-        Clip(x, y, x + size, y + size)
-        for y in clip_origins(height, size, stride, edge)
-        for x in clip_origins(width, size, stride, edge)
+        Clip(x, y, x + w, y + h)
+        for y in clip_origins(height, h, stride, edge)
+        for x in clip_origins(width, w, stride, edge)
     ]
 
 
 def check_clipping(clip_size: int, stride: int, edge: str) -> None:
-    """Raises ValueError for sizes that cut nothing, or that leave gaps."""
-    if clip_size < 1 or stride < 1:
-        raise ValueError(f'Clip size {clip_size} and stride {stride} must be at least 1 pixel.')
-    if stride > clip_size:
-        raise ValueError(f'Stride {stride} is larger than the clip size {clip_size}: the pixels between would be lost.')
-    if edge not in EDGES:
-        raise ValueError(f'Edge is {edge!r}; one of {", ".join(EDGES)} was expected.')
+    """Raises ConfigError for sizes that cut nothing, or that leave gaps."""
+    require_number('clip_size', clip_size, at_least=1, unit='pixels', whole=True)
+    # A larger one would lose the pixels between the clips.
+    require_number('stride', stride, at_least=1, at_most=clip_size, unit='pixels', whole=True)
+    require_one_of('edge', edge, EDGES)
 
 
 def read_clip(raster: DatasetReader, clip: Clip, bands: list[int] | None = None) -> np.ndarray:
@@ -72,21 +76,35 @@ def georeference(raster: DatasetReader, clip: Clip | None = None) -> dict[str, A
     return dict(crs=raster.crs, transform=moved)
 
 
-def check_place(
-    image_path: str, image: Mapping[str, Any], label_path: str, labels: Mapping[str, Any], shape: tuple[int, int]
-) -> None:
-    """Raises ValueError where labels lie elsewhere than their image, as far as both have a CRS.
+class Placed(NamedTuple):
+    """An image or its labels, by all that the other must agree with.
 
-    Args:
-        image_path: The image.
-        image: Its `georeference`.
-        label_path: Its labels.
-        labels: Their `georeference`.
-        shape: Rows and columns of both.
+    Attributes:
+        path: The file.
+        shape: Rows and columns.
+        where: Its `georeference`.
     """
-    if image.get('crs') and labels.get('crs'):
-        own, other = (RasterGrid(**where, height=shape[0], width=shape[1]) for where in (image, labels))
-        check_labels_fit(image_path, own, label_path, other)
+
+    path: str
+    shape: tuple[int, int]
+    where: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, raster: DatasetReader) -> 'Placed':
+        """An open raster."""
+        return cls(raster.name, raster.shape, georeference(raster))
+
+
+def check_fit(image: Placed, labels: Placed) -> None:
+    """Raises DataError where labels are not of their image's size or, as far as both have a CRS, lie elsewhere."""
+    if image.shape != labels.shape:
+        raise DataError(
+            f'{image.path} has {image.shape[1]} x {image.shape[0]} pixels (width x height), but its labels '
+            f'{labels.path} have {labels.shape[1]} x {labels.shape[0]}. They must be of one size.'
+        )
+    if image.where.get('crs') and labels.where.get('crs'):
+        own, other = (RasterGrid(**side.where, height=side.shape[0], width=side.shape[1]) for side in (image, labels))
+        check_labels_fit(image.path, own, labels.path, other)
 
 
 def write_raster(
@@ -101,41 +119,39 @@ def write_raster(
 
     A file of that name appears only when it is complete. The georeference of a PNG stands beside it, in GDAL's
     `NAME.png.aux.xml`. In an image of several bands, the pixels without data are those where every band is `nodata`.
-    A fourth band of a GeoTIFF is no transparency unless `colorinterp` says so. Raises OSError if the file cannot be
-    written.
+    A fourth band of a GeoTIFF is no transparency unless `colorinterp` says so. Raises OutputError if the file cannot
+    be written.
     """
     image = image if image.ndim == 3 else image[None]
     # PNG's default compression takes five times as long and saves 7 % on aerial images.
     is_png = path.suffix == '.png'
     options = dict(driver='PNG', zlevel=1) if is_png else dict(driver='GTiff', compress='deflate', alpha='no')
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    sidecar = Path(f'{temporary}.aux.xml')
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            with rasterio.open(
-                temporary,
-                'w',
-                count=image.shape[0],
-                height=image.shape[1],
-                width=image.shape[2],
-                dtype=image.dtype,
-                crs=crs,
-                transform=transform,
-                nodata=nodata,
-                **options,
-            ) as raster:
-                if colorinterp is not None:
-                    raster.colorinterp = colorinterp
-                if is_png and nodata is not None:
-                    # GDAL drops the nodata value of a PNG of several bands, but keeps it under this name.
-                    raster.update_tags(NODATA_VALUES=' '.join([f'{nodata:g}'] * len(image)))
-                raster.write(image)
-        if sidecar.exists():
-            os.replace(sidecar, f'{path}.aux.xml')
-        os.replace(temporary, path)
-    except Exception as error:  # GDAL's own errors, on writing, are of no public kind
-        raise OSError(f'{path} cannot be written: {error}') from error
-    finally:
-        temporary.unlink(missing_ok=True)
-        sidecar.unlink(missing_ok=True)
+    with atomic_path(path, overwrite=True) as temporary:
+        sidecar = Path(f'{temporary}.aux.xml')
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', NotGeoreferencedWarning)
+                with rasterio.open(
+                    temporary,
+                    'w',
+                    count=image.shape[0],
+                    height=image.shape[1],
+                    width=image.shape[2],
+                    dtype=image.dtype,
+                    crs=crs,
+                    transform=transform,
+                    nodata=nodata,
+                    **options,
+                ) as raster:
+                    if colorinterp is not None:
+                        raster.colorinterp = colorinterp
+                    if is_png and nodata is not None:
+                        # GDAL drops the nodata value of a PNG of several bands, but keeps it under this name.
+                        raster.update_tags(NODATA_VALUES=' '.join([f'{nodata:g}'] * len(image)))
+                    raster.write(image)
+            if sidecar.exists():
+                os.replace(sidecar, f'{path}.aux.xml')
+        except Exception as error:  # GDAL's own errors, on writing, are of no public kind
+            raise OutputError(f'{path} cannot be written: {error}') from error
+        finally:
+            sidecar.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """Images and colour or id masks in folders of any kind, to the standard layout."""
 
-import json
 import os
 import shutil
 from contextlib import nullcontext
@@ -13,10 +12,10 @@ from rich.console import Console
 
 from mmrs.geo.classes import IGNORE_INDEX
 from mmrs.geo.rasters import open_raster
-from mmrs.preparation.converters.clips import Clip, check_clipping, clip_origins, georeference, write_raster
+from mmrs.preparation.converters.clips import check_clipping, clip_grid, georeference, write_raster
 from mmrs.preparation.converters.encoding import MaskEncoder
 from mmrs.preparation.converters.recipe import Pair, Recipe, assign_splits, find_pairs
-from mmrs.preparation.converters.running import advance, is_written, prepare_output, run_tasks, write_text
+from mmrs.preparation.converters.running import advance, is_written, prepare_output, run_tasks
 from mmrs.preparation.converters.splits import digest
 from mmrs.preparation.converters.survey import (
     SurveyTask,
@@ -29,6 +28,8 @@ from mmrs.preparation.converters.survey import (
     survey_pair,
     unknown_values,
 )
+from mmrs.utils.errors import DataError, OutputError, require
+from mmrs.utils.files import atomic_path, write_json, write_text
 
 # A whole image becomes one label map, which is made in memory. Larger ones are to be cut into clips.
 _MAX_WHOLE_PIXELS = 100_000_000
@@ -82,8 +83,8 @@ class Conversion:
         if self.clip_size is not None:
             self.stride = self.clip_size if self.stride is None else self.stride
             check_clipping(self.clip_size, self.stride, self.edge)
-        elif self.stride is not None:
-            raise ValueError('A stride needs a clip size (--clip-size).')
+        else:
+            require(self.stride is None, 'stride', self.stride, 'a clip size (--clip-size) with it, or no stride,')
         table = self.recipe.classes
         self._label_of: dict = table.index_of_colour if self.recipe.encoding == 'color' else table.index_of_id
         self._encoder = MaskEncoder(self._label_of, self.tolerance)
@@ -100,9 +101,9 @@ class Conversion:
             The report, as in `report.json`.
 
         Raises:
-            FileExistsError: `out` holds something else.
-            OSError: A file could not be read or written.
-            ValueError: Masks hold values that are no class, or nothing is left to convert.
+            ConfigError: The recipe's splits do not fit the data.
+            DataError: Masks hold values that are no class, or nothing is left to convert.
+            OutputError: `out` holds something else, or a file cannot be written.
         """
         pairs, dropped = find_pairs(self.source, self.recipe)
         splits, unused = assign_splits(pairs, self.recipe)
@@ -121,10 +122,10 @@ class Conversion:
         )
         print_report(report)
         if message := unknown_values({str(pair.mask): surveys[pair.stem] for pair in usable}, self._encoder):
-            raise ValueError(message)
+            raise DataError(message)
         self._check_sizes({pair.image: surveys[pair.stem].size for pair in usable})
         if empty := [name for name, members in splits.items() if not members]:
-            raise ValueError(f'All images of the split {empty[0]} are left out; the list above says why.')
+            raise DataError(f'All images of the split {empty[0]} are left out; the list above says why.')
         if dry_run:
             Console().print(f'Dry run: nothing is written to {self.out}.', highlight=False)
         else:
@@ -134,7 +135,7 @@ class Conversion:
     def _check_sizes(self, sizes: dict[str, tuple[int, int]]) -> None:
         for file, (width, height) in sizes.items():
             if self.clip_size is None and width * height > _MAX_WHOLE_PIXELS:
-                raise ValueError(f'{file} has {width} x {height} pixels, too many for one sample. Add --clip-size.')
+                raise DataError(f'{file} has {width} x {height} pixels, too many for one sample. Add --clip-size.')
 
     def _write(self, splits: dict[str, list[Pair]], report: dict[str, Any], workers: int, overwrite: bool) -> None:
         settings = self._settings()
@@ -162,8 +163,8 @@ class Conversion:
             if split['clips_without_label']:
                 text += f'; {split["clips_without_label"]} clips without any label left out'
             Console().print(text, highlight=False)
-        write_text(self.out / 'classes.yaml', self.recipe.classes.converted().to_yaml())
-        write_text(self.out / 'report.json', json.dumps(report, indent=2) + '\n')
+        write_text(self.recipe.classes.converted().to_yaml(), self.out / 'classes.yaml', overwrite=True)
+        write_json(report, self.out / 'report.json', overwrite=True)
 
     def _settings(self) -> dict[str, Any]:
         recipe = self.recipe
@@ -208,12 +209,15 @@ def _copy(source: str, path: Path) -> None:
     """Copies an image as it is, with what GDAL keeps beside it."""
     for suffix in ('.aux.xml', ''):
         if os.path.isfile(source + suffix):
-            temporary = path.with_name(f'.{path.name}{suffix}.{os.getpid()}.part')
-            shutil.copyfile(source + suffix, temporary)
-            os.replace(temporary, f'{path}{suffix}')
+            with atomic_path(f'{path}{suffix}', overwrite=True) as temporary:
+                try:
+                    shutil.copyfile(source + suffix, temporary)
+                except OSError as error:
+                    raise OutputError(f'{path}{suffix} cannot be written: {error}') from error
 
 
 def _convert_clips(job: _Job) -> _Written:
+    assert job.clip_size is not None
     pair, encoder = job.pair, MaskEncoder(job.label_of, job.tolerance)
     samples = without_label = 0
     with (
@@ -221,7 +225,7 @@ def _convert_clips(job: _Job) -> _Written:
         open_raster(pair.mask, quiet=True) if pair.mask else nullcontext() as mask,
     ):
         fits_png = image.dtypes[0] == 'uint8' and band_count(image) in (1, 3) and image.nodata is None
-        for clip in _clips(image.width, image.height, job):
+        for clip in clip_grid(image.width, image.height, job.clip_size, job.stride, job.edge):
             labels = None if mask is None else encoder.encode(mask, clip)
             if labels is not None and (labels == IGNORE_INDEX).all():
                 without_label += 1
@@ -238,14 +242,3 @@ def _convert_clips(job: _Job) -> _Written:
                 if labels is not None and not is_written(label_path):
                     write_raster(label_path, labels, **georeference(image, clip))
     return _Written(samples, without_label)
-
-
-def _clips(width: int, height: int, job: _Job) -> list[Clip]:
-    """The clips of an image; where it is narrower or lower than a clip, they are too."""
-    assert job.clip_size is not None
-    w, h = min(job.clip_size, width), min(job.clip_size, height)
-    return [
-        Clip(x, y, x + w, y + h)
-        for y in clip_origins(height, h, job.stride, job.edge)
-        for x in clip_origins(width, w, job.stride, job.edge)
-    ]

@@ -95,10 +95,9 @@ class DatasetConversion(ABC):
             Number of samples by split, whether converted now or before.
 
         Raises:
-            FileNotFoundError: Files are missing, or there are none at all.
-            FileExistsError: `out` holds something else.
-            OSError: A file cannot be read.
-            ValueError: A file is not what it should be; the message says which and how.
+            ConfigError: The splits do not fit the data.
+            DataError: Files are missing, cannot be read, or are not what they should be.
+            OutputError: `out` holds something else, or a file cannot be written.
         """
         tasks = self.plan()
         counts = {name: sum(s.split == name for task in tasks for s in task.samples) for name in self.splits.names}

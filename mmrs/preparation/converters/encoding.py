@@ -20,7 +20,7 @@ from mmrs.geo.masks import (
     value_name,
 )
 from mmrs.geo.rasters import image_bands
-from mmrs.utils.errors import DataError
+from mmrs.utils.errors import DataError, require_number
 
 
 class MaskEncoder:
@@ -36,8 +36,8 @@ class MaskEncoder:
         self.label_of: dict[Any, int] = dict(label_of)
         self.by_colour = isinstance(next(iter(label_of)), tuple)
         self.tolerance = tolerance
-        if tolerance < 0 or (tolerance and not self.by_colour):
-            raise ValueError(f'Tolerance is {tolerance}; it must be at least 0, and 0 for id masks.')
+        name, most = ('tolerance', None) if self.by_colour else ('tolerance of id masks', 0)
+        require_number(name, tolerance, at_least=0, at_most=most, whole=True)
         self._label_of_value: dict[int, int] = packed(self.label_of) if self.by_colour else self.label_of
 
     def encode(self, mask: DatasetReader, window: tuple[int, int, int, int] | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ from rasterio.io import DatasetReader
 
 from mmrs.preparation.converters.archives import Member
 from mmrs.preparation.converters.tiles import TileArchive, TileConversion
+from mmrs.utils.errors import DataError, require_one_of
 
 #: Label id by colour (RGB). 0, everything else, is ignored.
 LABEL_OF_COLOUR = {
@@ -70,11 +71,8 @@ class GIDConversion(TileConversion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bands not in BANDS or self.scaling not in SCALINGS:
-            raise ValueError(
-                f'Bands are {self.bands!r} and scaling is {self.scaling!r}; one of {", ".join(BANDS)} and one of '
-                f'{", ".join(SCALINGS)} were expected.'
-            )
+        require_one_of('bands', self.bands, BANDS)
+        require_one_of('scaling', self.scaling, SCALINGS)
 
     @property
     def title(self) -> str:
@@ -94,7 +92,7 @@ class GIDConversion(TileConversion):
         """See `TileConversion`."""
         choices = BANDS[self.bands]
         if image.count not in choices:
-            raise ValueError(
+            raise DataError(
                 f'{image.name} has {image.count} bands; {" or ".join(map(str, choices))} were expected for --bands '
                 f'{self.bands}. Images of 4 bands are in image_NirRGB.'
             )
@@ -103,5 +101,5 @@ class GIDConversion(TileConversion):
     def choose_stretch(self, image: DatasetReader) -> bool:
         """See `TileConversion`."""
         if image.dtypes[0] not in ('uint8', 'uint16'):
-            raise ValueError(f'{image.name} holds {image.dtypes[0]}; uint8 or uint16 was expected.')
+            raise DataError(f'{image.name} holds {image.dtypes[0]}; uint8 or uint16 was expected.')
         return image.dtypes[0] == 'uint16' and self.scaling == 'percentile'

@@ -12,11 +12,12 @@ import numpy as np
 
 from mmrs.geo.rasters import open_raster
 from mmrs.preparation.converters.archives import Member, find_files
-from mmrs.preparation.converters.clips import check_place, georeference, write_raster
+from mmrs.preparation.converters.clips import Placed, check_fit, georeference, write_raster
 from mmrs.preparation.converters.conversion import DatasetConversion, Sample
 from mmrs.preparation.converters.running import advance, run_tasks
 from mmrs.preparation.converters.scaling import histogram, percentile_bounds, to_uint8, valid_pixels
 from mmrs.preparation.converters.splits import FixedSplits, SplitLists, Splits
+from mmrs.utils.errors import DataError, require, require_number, require_one_of
 
 #: Red, green, blue.
 RGB = ('B04', 'B03', 'B02')
@@ -66,35 +67,39 @@ def parse_date(text: str) -> datetime:
     return datetime.strptime(text, '%Y%m%d')
 
 
+def is_date(text: str) -> bool:
+    """Whether a text is a date written as YYYYMMDD."""
+    try:
+        return bool(parse_date(text))
+    except ValueError:
+        return False
+
+
 def read_dates(member: Member) -> list[str]:
     """The dates (YYYYMMDD) whose images were used for labelling, from a chip's table.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is no such table.
+        DataError: The file cannot be read, or is no such table.
     """
     dates: dict[str, None] = {}
     try:
         rows = list(csv.reader(member.read_text().splitlines()))
     except csv.Error as error:  # another file under this name, all in one line for instance
-        raise ValueError(
+        raise DataError(
             f'{member.gdal_path} is no table: {error}. Restore the table of labelling dates from its source.'
         ) from error
     for number, row in enumerate(rows, start=1):
         if not any(map(str.strip, row)) or not (dates or row[0].strip()):  # a heading has an empty first cell
             continue
-        try:
-            int(row[0])
-            date = row[1].strip()
-            parse_date(date)
-        except (IndexError, ValueError):
-            raise ValueError(
+        date = row[1].strip() if len(row) > 1 else ''
+        if not (row[0].strip().isdecimal() and is_date(date)):
+            raise DataError(
                 f'{member.gdal_path}, line {number}: {",".join(row)!r} was found, a number and a date were expected: '
                 "'0,20180105'. Restore the table of labelling dates from its source."
-            ) from None
+            )
         dates[date] = None
     if not dates:
-        raise ValueError(f"{member.gdal_path} lists no date; lines such as '0,20180105' were expected.")
+        raise DataError(f"{member.gdal_path} lists no date; lines such as '0,20180105' were expected.")
     return list(dates)
 
 
@@ -155,19 +160,11 @@ class LandCoverNetConversion(DatasetConversion):
 
     def __post_init__(self) -> None:
         self.source, self.out, self.bands = Path(self.source), Path(self.out), tuple(self.bands)
-        if self.scaling not in SCALINGS:
-            raise ValueError(f'Scaling is {self.scaling!r}; one of {", ".join(SCALINGS)} was expected.')
-        if not 0 <= self.bounds[0] < self.bounds[1]:
-            raise ValueError(f'Bounds are {self.bounds[0]:g} {self.bounds[1]:g}; 0 <= LOW < HIGH was expected.')
-        if not 0 <= self.min_consensus <= 100:
-            raise ValueError(f'Minimum consensus is {self.min_consensus:g}; 0 to 100 was expected.')
-        if self.max_days < 0:
-            raise ValueError(f'The largest distance is {self.max_days} days; 0 or more was expected.')
-        if self.date is not None:
-            try:
-                parse_date(self.date)
-            except ValueError:
-                raise ValueError(f'Date is {self.date!r}; YYYYMMDD was expected, such as 20180115.') from None
+        require_one_of('scaling', self.scaling, SCALINGS)
+        require(0 <= self.bounds[0] < self.bounds[1], 'bounds', self.bounds, '0 <= LOW < HIGH')
+        require_number('min_consensus', self.min_consensus, at_least=0, at_most=100)
+        require_number('max_days', self.max_days, at_least=0, unit='days')
+        require(self.date is None or is_date(self.date), 'date', self.date, 'YYYYMMDD, such as 20180115,')
 
     @property
     def title(self) -> str:
@@ -199,7 +196,7 @@ class LandCoverNetConversion(DatasetConversion):
         # Lists name each image, so whatever they do not name may be missing.
         complete = not self.missing or self.allow_missing or isinstance(self.splits, SplitLists)
         if not (images and complete):
-            raise FileNotFoundError(self._missing_message(bool(images)))
+            raise DataError(self._missing_message(bool(images)))
         split_of = self.splits.assign(clips)
         suffix = '.png' if self.scaling != 'none' and len(self.bands) in (1, 3) else '.tif'
         bounds = np.array([self.bounds] * len(self.bands)) if self.scaling == 'reflectance' else None
@@ -276,12 +273,7 @@ class LandCoverNetConversion(DatasetConversion):
         ids, where = read_labels(task.labels, task.min_consensus)
         for paths, sample in todo:
             image, own = read_bands(paths)
-            if image.shape[1:] != ids.shape:
-                raise ValueError(
-                    f'{paths[0]} has {image.shape[2]} x {image.shape[1]} pixels (width x height), but its labels '
-                    f'{task.labels} have {ids.shape[1]} x {ids.shape[0]}. They must be of one size.'
-                )
-            check_place(paths[0], own, task.labels, where, ids.shape)
+            check_fit(Placed(paths[0], image.shape[1:], own), Placed(task.labels, ids.shape, where))
             valid = valid_pixels(image)
             nodata: int | None = 0
             if task.scaling != 'none':
@@ -317,21 +309,20 @@ def read_bands(paths: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
     """An image `(C, H, W)`, uint16, of one file per band, and its georeference.
 
     Raises:
-        OSError: A file cannot be read.
-        ValueError: The files are not of one size, or one does not hold a single band of uint16.
+        DataError: A file cannot be read, does not hold a single band of uint16, or is not of the others' size.
     """
     bands: list[np.ndarray] = []
     where: dict[str, Any] = {}
     for path in paths:
         with open_raster(path, quiet=True) as raster:
             if (raster.count, raster.dtypes[0]) != (1, 'uint16'):
-                raise ValueError(
+                raise DataError(
                     f'{path} has {raster.count} bands of {raster.dtypes[0]}; 1 band of uint16 was expected. Restore '
                     'the file from its source.'
                 )
             band = raster.read(1)
             if bands and band.shape != bands[0].shape:
-                raise ValueError(
+                raise DataError(
                     f'{path} has {raster.width} x {raster.height} pixels (width x height), but {paths[0]} has '
                     f'{bands[0].shape[1]} x {bands[0].shape[0]}. The bands of an image must be of one size.'
                 )
@@ -344,14 +335,13 @@ def read_labels(path: str, min_consensus: float) -> tuple[np.ndarray, dict[str, 
     """A label map `(H, W)`, uint8, ids 0 to 7, and its georeference.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It holds other ids, or no consensus scores where they are needed.
+        DataError: The file cannot be read, holds other ids, or no consensus scores where they are needed.
     """
     with open_raster(path, quiet=True) as raster:
         ids = raster.read(1)
         if min_consensus:
             if raster.count < 2:
-                raise ValueError(
+                raise DataError(
                     f'{path} has {raster.count} band; a second one with consensus scores was expected for '
                     '--min-consensus. Leave that out, or restore the file from its source.'
                 )
@@ -360,7 +350,7 @@ def read_labels(path: str, min_consensus: float) -> tuple[np.ndarray, dict[str, 
             ids = np.where(ids == raster.nodata, 0, ids)
         if others := sorted(set(np.unique(ids).tolist()) - set(IDS)):
             share = 100 * np.isin(ids, others).mean()
-            raise ValueError(
+            raise DataError(
                 f'{path} holds {", ".join(map(str, others[:5]))} on {share:.3g} % of the pixels; ids 0 (no data) to 7 '
                 'were expected in its first band. Restore the file from its source.'
             )

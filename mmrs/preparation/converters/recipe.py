@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mmrs.geo.classes import ClassTable, parse_classes, read_yaml
 from mmrs.geo.rasters import RASTER_SUFFIXES, other_rasters
 from mmrs.preparation.converters.splits import SPLIT_NAME, deal
+from mmrs.utils.errors import ConfigError, DataError, require, require_folder, require_number, require_one_of, some
 
 
 class PathPattern:
@@ -21,14 +22,10 @@ class PathPattern:
     """
 
     def __init__(self, pattern: str) -> None:
-        if not isinstance(pattern, str):
-            raise ValueError(f'The path pattern is {pattern!r}; text was expected: {{group}}/images/{{name}}')
         self.pattern = pattern
-        self.fields = tuple(re.findall(r'{(\w+)}', pattern))
-        if not self.fields or len(set(self.fields)) != len(self.fields):
-            raise ValueError(
-                f'The path pattern {pattern!r} needs parts in braces, each once: {{group}}/images/{{name}}'
-            )
+        self.fields = tuple(re.findall(r'{(\w+)}', pattern)) if isinstance(pattern, str) else ()
+        valid = bool(self.fields) and len(set(self.fields)) == len(self.fields)
+        require(valid, 'a path pattern', pattern, 'text with parts in braces, each once ({group}/images/{name}),')
         parts = re.split(r'({\w+}|\*\*/|\*)', pattern)
         special = {'**/': '(?:.*/)?', '*': '[^/]*'}
         expression = ''.join(
@@ -60,11 +57,10 @@ class Split(NamedTuple):
     def parse(cls, value: Any, where: str) -> 'Split':
         """From YAML: a group, a list of groups, or a mapping with `groups` and `share`."""
         value = value if isinstance(value, dict) else {'groups': value}
-        if unknown := set(value) - {'groups', 'share'}:
-            raise ValueError(f'{where} has unknown keys {sorted(map(str, unknown))}; known are groups, share.')
+        _require_known(where, value, ('groups', 'share'))
         groups, share = value.get('groups', '*'), value.get('share')
-        if share is not None and not (isinstance(share, (int, float)) and share is not True and 0 < share <= 1):
-            raise ValueError(f'{where}: share is {share!r}; a number above 0 and up to 1 was expected.')
+        if share is not None:
+            require_number(f'{where}: share', share, above=0, at_most=1)
         return cls(tuple(map(str, groups if isinstance(groups, list) else [groups])), share)
 
     @classmethod
@@ -73,8 +69,7 @@ class Split(NamedTuple):
         name, equals, rest = text.partition('=')
         match = re.fullmatch(r'(.*):([0-9.]+)', rest)
         groups, share = (match[1], float(match[2])) if match else (rest, None)
-        if not equals or not groups:
-            raise ValueError(f'--split {text!r}: NAME=GROUP,GROUP,... or NAME=GROUP,...:SHARE was expected.')
+        require(bool(equals and groups), '--split', text, 'NAME=GROUP,GROUP,... or NAME=GROUP,...:SHARE')
         return name, cls.parse({'groups': [g.strip() for g in groups.split(',')], 'share': share}, f'--split {text!r}')
 
 
@@ -101,16 +96,14 @@ class Recipe:
     allow_overlap: bool = False
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f'seed is {self.seed}; 0 or more was expected.')
-        if self.masks is not None and set(self.masks.fields) != set(self.images.fields):
-            raise ValueError(
-                f'The patterns of images ({self.images.pattern}) and masks ({self.masks.pattern}) must have the same '
-                'parts in braces, because those say which mask belongs to which image.'
-            )
+        require_number('seed', self.seed, at_least=0, whole=True)
+        if self.masks is not None:
+            # They say which mask belongs to which image.
+            same, parts = set(self.masks.fields) == set(self.images.fields), f'the parts of {self.images.pattern!r}'
+            require(same, 'the pattern of masks', self.masks.pattern, f'{parts}, the pattern of images,')
         for name in self.splits:
-            if not SPLIT_NAME.fullmatch(name):
-                raise ValueError(f'{name!r} is no name for a split: it becomes a folder; use letters, digits, _ and -.')
+            # It becomes a folder.
+            require(bool(SPLIT_NAME.fullmatch(name)), 'a split', name, 'a name of letters, digits, _ and -')
 
 
 def load_recipe(
@@ -125,18 +118,19 @@ def load_recipe(
         allow_overlap: Whether an image may belong to several splits, even if the file does not allow it.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Something in it is not as it should be; the message says what.
+        ConfigError: Something in it is not as it should be; the message says what.
     """
     content = read_yaml(path)
     classes = parse_classes(content, str(path))
-    known = {'classes', 'images', 'masks', 'encoding', 'splits', 'seed', 'allow_overlap'}
-    if unknown := set(content) - known:
-        raise ValueError(f'{path} has unknown keys {sorted(map(str, unknown))}; known are {", ".join(sorted(known))}.')
-    expected = dict(splits=(dict, 'a mapping'), seed=(int, 'a whole number'), allow_overlap=(bool, 'true or false'))
-    for key, (kind, words) in expected.items():
-        if not isinstance(content.get(key) or kind(), kind):
-            raise ValueError(f'{path}: {key} is {content[key]!r}; {words} was expected.')
+    known = ('classes', 'images', 'masks', 'encoding', 'splits', 'seed', 'allow_overlap')
+    _require_known(str(path), content, known)
+    for key, kind, words in (
+        ('splits', dict, 'a mapping'),
+        ('seed', int, 'a whole number'),
+        ('allow_overlap', bool, 'true or false'),
+    ):
+        value = content.get(key)
+        require(not value or isinstance(value, kind), f'{path}: {key}', value, words)
     if splits is None:
         splits = {
             str(k): Split.parse(v, f'{path}: split {k}') for k, v in (content.get('splits') or {'train': '*'}).items()
@@ -153,24 +147,23 @@ def load_recipe(
     )
 
 
+def _require_known(where: str, value: dict[Any, Any], known: Sequence[str]) -> None:
+    unknown = [str(key) for key in value if key not in known]
+    require(not unknown, f'a key of {where}', some(unknown), f'one of {", ".join(known)}')
+
+
 def _encoding(value: Any, classes: ClassTable, where: str) -> str:
     lacking = {
         'color': [c.name for c in classes.classes if not c.colours],
         'id': [c.name for c in classes.classes if not c.ids],
     }
+    possible = [name for name, without in lacking.items() if not without]
     if value is None:
-        possible = [name for name, classes_without in lacking.items() if not classes_without]
-        if len(possible) == 2:
-            raise ValueError(f'{where}: the classes have colors and ids. Say `encoding: color` or `encoding: id`.')
-        if not possible:
-            raise ValueError(f'{where}: give every class a `color`, or every class an `id`, as the masks hold it.')
+        expected = 'color or id, for the classes have both,' if possible else 'a `color` or an `id` for every class'
+        require(len(possible) == 1, f'{where}: encoding', value, expected)
         return possible[0]
-    if value not in list(lacking):
-        raise ValueError(f'{where}: encoding is {value!r}; color or id was expected.')
-    if lacking[value]:
-        raise ValueError(
-            f'{where}: encoding is {value}, but these classes have no {value}: {", ".join(lacking[value])}.'
-        )
+    require_one_of(f'{where}: encoding', value, lacking)
+    require(value in possible, f'{where}: encoding', value, f'an entry `{value}` for {", ".join(lacking[value])}')
     return value
 
 
@@ -194,11 +187,9 @@ def find_pairs(root: Path, recipe: Recipe) -> tuple[list[Pair], list[Dropped]]:
     """Finds images and masks by the recipe's patterns, sorted by path.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: No image fits, or two files stand for the same image.
+        DataError: There is no such folder, no image fits, or two files stand for the same image.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f'{root}: no such folder; a folder of images and masks was expected there')
+    require_folder(root, 'a folder of images and masks')
     images: dict[tuple, str] = {}
     masks: dict[tuple, str] = {}
     for path in _walk(root):
@@ -206,13 +197,13 @@ def find_pairs(root: Path, recipe: Recipe) -> tuple[list[Pair], list[Dropped]]:
             if pattern is not None and (parts := pattern.match(path)) is not None:
                 key = tuple(parts[name] for name in recipe.images.fields)
                 if key in found:
-                    raise ValueError(
+                    raise DataError(
                         f'{root}: {found[key]} and {path} both fit {pattern.pattern} alike. Remove one of them.'
                     )
                 found[key] = path
     if not images:
         others = other_rasters(root)
-        raise ValueError(
+        raise DataError(
             f'No image in {root} fits the pattern {recipe.images.pattern!r}.'
             + (f' It has {others}: name their suffix in the pattern.' if others else '')
         )
@@ -224,7 +215,7 @@ def find_pairs(root: Path, recipe: Recipe) -> tuple[list[Pair], list[Dropped]]:
             continue
         stem = re.sub(r'\s+', '_', '_'.join(key))
         if stem in stems:
-            raise ValueError(f'{root}: {stems[stem]} and {path} would both be named {stem}. Rename one of them.')
+            raise DataError(f'{root}: {stems[stem]} and {path} would both be named {stem}. Rename one of them.')
         stems[stem] = path
         group = dict(zip(recipe.images.fields, key)).get('group', '')
         mask = str(root / masks[key]) if recipe.masks is not None else None
@@ -244,7 +235,7 @@ def assign_splits(pairs: Sequence[Pair], recipe: Recipe) -> tuple[dict[str, list
     """Deals the images to the splits, group by group.
 
     Raises:
-        ValueError: A group that a split names does not exist, shares exceed 1, an image gets into two splits without
+        ConfigError: A group that a split names does not exist, shares exceed 1, an image gets into two splits without
             `allow_overlap`, or a split stays empty.
     """
     groups: dict[str, list[Pair]] = {}
@@ -252,10 +243,8 @@ def assign_splits(pairs: Sequence[Pair], recipe: Recipe) -> tuple[dict[str, list
         groups.setdefault(pair.group, []).append(pair)
     for name, split in recipe.splits.items():
         for pattern in split.groups:
-            if not any(_fits(group, pattern) for group in groups):
-                raise ValueError(
-                    f'Split {name} names the group {pattern!r}. Groups found: {", ".join(sorted(groups))}.'
-                )
+            found = any(_fits(group, pattern) for group in groups)
+            require(found, f'a group of split {name}', pattern, f'one of {", ".join(sorted(groups))}')
     splits: dict[str, list[Pair]] = {name: [] for name in recipe.splits}
     for group, members in groups.items():
         wanted = {
@@ -266,19 +255,19 @@ def assign_splits(pairs: Sequence[Pair], recipe: Recipe) -> tuple[dict[str, list
         shares = {name: share for name, share in wanted.items() if share is not None}
         whole = [name for name, share in wanted.items() if share is None]
         if len(whole) + bool(shares) > 1 and not recipe.allow_overlap:
-            raise ValueError(
+            raise ConfigError(
                 f'The images of group {group!r} would be in several splits: {", ".join(wanted)}. Give each a share, '
                 'or allow it (allow_overlap, --allow-overlap), as for an unlabelled target that is also evaluated.'
             )
         if sum(shares.values()) > 1 + 1e-9:
-            raise ValueError(f'Group {group!r}: the shares of {", ".join(shares)} add up to more than 1.')
+            raise ConfigError(f'Group {group!r}: the shares of {", ".join(shares)} add up to more than 1.')
         for name in whole:
             splits[name] += members
         # By the group's name and the seed alone, so that other groups may come and go.
         for name, dealt in deal(members, shares, recipe.seed, group).items():
             splits[name] += dealt
     if empty := [name for name, chosen in splits.items() if not chosen]:
-        raise ValueError(f'No image is left for the split {empty[0]}: choose its groups or a larger share.')
+        raise ConfigError(f'No image is left for the split {empty[0]}: choose its groups or a larger share.')
     used = {pair.stem for chosen in splits.values() for pair in chosen}
     return splits, [Dropped(pair.image, 'in no split') for pair in pairs if pair.stem not in used]
 

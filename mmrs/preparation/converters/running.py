@@ -1,6 +1,5 @@
 """What every converter does around its work: output folders, worker processes, progress."""
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmrs.geo.rasters import is_whole_png
+from mmrs.utils.errors import OutputError
 from mmrs.utils.progress import progress_bar
+from mmrs.utils.records import Record, differences, shown
 
 Task = TypeVar('Task')
 Result = TypeVar('Result')
@@ -21,12 +22,6 @@ RECORD = 'conversion.json'
 
 # How a task in this process reports its progress; `run_tasks` sets it.
 _report: Callable[[int], Any] | None = None
-
-
-def default_workers() -> int:
-    """As many processes as there are processors for this one, at most 8: more would wait for the disk."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return min(8, count)
 
 
 def advance(units: int = 1) -> None:
@@ -115,54 +110,34 @@ def prepare_output(out: Path, settings: dict[str, Any], overwrite: bool) -> None
         overwrite: Whether to remove what an earlier conversion with other settings left.
 
     Raises:
-        FileExistsError: The folder holds the results of other settings, or files that no converter made.
-        ValueError: The record in the folder is damaged.
+        OutputError: The folder holds the results of other settings, or files that no converter made; the record in it
+            is damaged; or it cannot be made.
     """
-    record = out / RECORD
-    folders = [out / name for name in ('img_dir', 'ann_dir')]
-    settings = json.loads(json.dumps(settings))
-    if record.is_file():
-        earlier = _read_record(record)
+    record, folders = Record(out / RECORD), [out / name for name in ('img_dir', 'ann_dir')]
+    if record:
+        try:
+            different = differences(record.read(), settings)
+        except ValueError as error:
+            raise OutputError(
+                f'{record.path} cannot be read: {error}. It says how the files beside it were made: restore it, remove '
+                'the whole folder, or choose another one with -o.'
+            ) from error
         if overwrite:
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
-        elif earlier != settings:
-            changed = sorted(k for k in {*earlier, *settings} if earlier.get(k) != settings.get(k))
-            details = '; '.join(f'{k} was {earlier.get(k)!r}, is {settings.get(k)!r}' for k in changed)
-            raise FileExistsError(
-                f'{out} holds a conversion with other settings ({details}). Choose another folder with -o, or replace '
-                'that conversion with --overwrite.'
+        elif different:
+            raise OutputError(
+                f'{out} holds a conversion with other settings ({shown(different)}). Choose another folder with -o, or '
+                'replace that conversion with --overwrite.'
             )
     elif any(folder.exists() for folder in folders):
-        raise FileExistsError(
+        raise OutputError(
             f'{out} has an img_dir or ann_dir that no converter of mmrs made (there is no {RECORD}). Choose another '
             'folder with -o.'
         )
-    for unfinished in (*out.glob('.*.part'), *(path for folder in folders for path in folder.rglob('.*.part*'))):
+    for unfinished in (*out.glob('.*.part*'), *(path for folder in folders for path in folder.rglob('.*.part*'))):
         unfinished.unlink()
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(record, json.dumps(settings, indent=2) + '\n')
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding='utf-8'))
-        if isinstance(record, dict):
-            return record
-        reason = f'it holds a {type(record).__name__}, not settings'
-    except ValueError as error:
-        reason = str(error)
-    raise ValueError(
-        f'{path} cannot be read: {reason}. It says how the files beside it were made: restore it, remove the whole '
-        'folder, or choose another one with -o.'
-    )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file that appears only when it is complete."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, path)
+    record.write(settings)
 
 
 def is_written(path: Path) -> bool:

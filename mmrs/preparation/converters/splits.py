@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from mmrs.geo.rasters import RASTER_SUFFIXES
+from mmrs.utils.errors import ConfigError, DataError, require_file, require_number, some
 
 #: Names of splits, which become names of folders.
 SPLIT_NAME = re.compile(r'[\w-]+')
@@ -73,7 +74,7 @@ class FixedSplits:
         tiles: Names of the tiles of each split.
 
     Raises:
-        ValueError: A tile is in two splits.
+        ConfigError: A tile is in two splits.
     """
 
     tiles: Mapping[str, tuple[str, ...]]
@@ -81,7 +82,7 @@ class FixedSplits:
     def __post_init__(self) -> None:
         every = [tile for tiles in self.tiles.values() for tile in tiles]
         if twice := sorted({tile for tile in every if every.count(tile) > 1}):
-            raise ValueError(f'Tile {twice[0]} is in several splits: {", ".join(self.tiles)}. Each belongs to one.')
+            raise ConfigError(f'Tile {twice[0]} is in several splits: {", ".join(self.tiles)}. Each belongs to one.')
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,15 +108,14 @@ class RandomSplits:
         seed: Seed of the choice.
 
     Raises:
-        ValueError: The share is out of range.
+        ConfigError: The share is out of range.
     """
 
     val_share: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.val_share < 1:
-            raise ValueError(f'The share of validation is {self.val_share}; 0 to below 1 was expected (--val-share).')
+        require_number('val_share', self.val_share, at_least=0, below=1)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -123,11 +123,11 @@ class RandomSplits:
         return ('train', 'val') if self.val_share else ('train',)
 
     def assign(self, clips: Mapping[str, Sequence[str]]) -> dict[str, str]:
-        """See `Splits`; raises ValueError if a split would be empty."""
+        """See `Splits`; raises ConfigError if a split would be empty."""
         shares = dict(zip(self.names, (1 - self.val_share, self.val_share)))
         dealt = deal(sorted(clips), shares, self.seed)
         if empty := [name for name, tiles in dealt.items() if not tiles]:
-            raise ValueError(
+            raise ConfigError(
                 f'A share of {shares[empty[0]]:g} of {len(clips)} images leaves none for {empty[0]}. Choose another '
                 '--val-share; 0 puts all images to train.'
             )
@@ -146,8 +146,7 @@ class SplitLists:
         allow_missing: Whether names of clips that are not there are left out, as long as some are there.
 
     Raises:
-        FileNotFoundError: A list is missing.
-        ValueError: A list is empty or no text, or a clip is in several.
+        DataError: A list is missing, empty or no text, or a clip is in several.
     """
 
     def __init__(self, files: Mapping[str, Path], allow_missing: bool = False) -> None:
@@ -157,9 +156,9 @@ class SplitLists:
         for name, split in listed:
             self._split_of.setdefault(name, split)
         if several := [name for name, split in listed if self._split_of[name] != split]:
-            raise ValueError(
+            raise DataError(
                 f'{len(several)} clips are in several of the lists {", ".join(map(str, self._files.values()))}: '
-                f'{_first(several)}. A clip belongs to one split; take them out of the others.'
+                f'{some(several, 3)}. A clip belongs to one split; take them out of the others.'
             )
 
     @property
@@ -168,7 +167,7 @@ class SplitLists:
         return tuple(self._files)
 
     def assign(self, clips: Mapping[str, Sequence[str]]) -> dict[str, str]:
-        """See `Splits`; raises ValueError if a list names what is no clip."""
+        """See `Splits`; raises DataError if a list names what is no clip."""
         clip_of = {_plain(clip): clip for own in clips.values() for clip in own}
         unknown: dict[str, list[str]] = {split: [] for split in self._files}
         for name, split in self._split_of.items():
@@ -176,14 +175,14 @@ class SplitLists:
                 unknown[split].append(name)
         for split, names in unknown.items():
             total = sum(own == split for own in self._split_of.values())
-            about = f'{self._files[split]}: {len(names)} of its {total} names are no clips: {_first(names)}.'
+            about = f'{self._files[split]}: {len(names)} of its {total} names are no clips: {some(names, 3)}.'
             if names and self._allow_missing and len(names) < total:
                 Console(stderr=True, markup=False, highlight=False).print(f'{about} They are left out.')
             elif names:
-                raise ValueError(
-                    f'{about} The '
-                    f'{len(clip_of)} clips are named like {next(iter(clip_of.values()), "nothing")}. Is the list of '
-                    'this data set and clip size, and is every image there? --allow-missing leaves out what is not.'
+                example = next(iter(clip_of.values()), 'nothing')
+                raise DataError(
+                    f'{about} The {len(clip_of)} clips are named like {example}. Is the list of this data set and clip '
+                    'size, and is every image there? --allow-missing leaves out what is not.'
                 )
         return {clip_of[name]: split for name, split in self._split_of.items() if name in clip_of}
 
@@ -197,15 +196,15 @@ class SplitLists:
 
 
 def _read_list(file: Path) -> list[str]:
+    what = 'a list of clips, one name a line,'
+    require_file(file, what)
     try:
         lines = Path(file).read_text(encoding='utf-8-sig').splitlines()
-    except FileNotFoundError:
-        raise FileNotFoundError(f'{file}: no such file; a list of clips, one name a line, was expected') from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{file} is no text: {error}. A list of clips, one name a line, was expected.') from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f'{file} is no text: {error}; {what} was expected') from error
     names = [_plain(line.strip()) for line in lines if line.strip()]
     if not names:
-        raise ValueError(f'{file} is empty; a list of clips, one name a line, was expected')
+        raise DataError(f'{file} is empty; {what} was expected')
     return names
 
 
@@ -214,7 +213,3 @@ def _plain(name: str) -> str:
     name = PurePath(name).name
     suffix = next((suffix for suffix in RASTER_SUFFIXES if name.lower().endswith(suffix)), '')
     return name[: len(name) - len(suffix)].removesuffix('_RGB')
-
-
-def _first(names: Sequence[str]) -> str:
-    return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')

@@ -20,6 +20,7 @@ from mmrs.geo.statistics_bands import BandStatistics
 from mmrs.preparation.converters.encoding import MaskEncoder
 from mmrs.preparation.converters.recipe import Dropped, Pair, Recipe
 from mmrs.preparation.converters.running import advance
+from mmrs.utils.errors import some
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,7 @@ def print_report(report: dict[str, Any]) -> None:
             console.print(f'{name}: {split["images"]} images without labels', highlight=False)
     for reason, count in Counter(item['reason'] for item in report['dropped']).most_common():
         files = [item['file'] for item in report['dropped'] if item['reason'] == reason]
-        shown = ', '.join(files[:3]) + (', ...' if count > 3 else '')
-        console.print(f'Left out {count}: {reason}: {shown}', highlight=False, soft_wrap=True)
+        console.print(f'Left out {count}: {reason}: {some(files, 3)}', highlight=False, soft_wrap=True)
     if hidden := report['hidden_classes']:
         console.print(f'warning: {nodata_is_class(hidden)}', highlight=False, soft_wrap=True)
 

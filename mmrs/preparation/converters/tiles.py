@@ -16,8 +16,9 @@ from mmrs.geo.rasters import open_raster, reading
 from mmrs.preparation.converters.archives import Member, find_files, holds_zip, zip_files
 from mmrs.preparation.converters.clips import (
     Clip,
+    Placed,
     check_clipping,
-    check_place,
+    check_fit,
     clip_grid,
     georeference,
     read_clip,
@@ -28,6 +29,7 @@ from mmrs.preparation.converters.encoding import MaskEncoder
 from mmrs.preparation.converters.running import advance
 from mmrs.preparation.converters.scaling import percentile_bounds, raster_histogram, to_uint8, valid_pixels
 from mmrs.preparation.converters.splits import RandomSplits, Splits
+from mmrs.utils.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +148,11 @@ class TileConversion(DatasetConversion):
         return sorted({*images, *masks})
 
     def choose_bands(self, image: DatasetReader) -> list[int]:
-        """Numbers of the bands to take from an image; by default all. Raises ValueError if it lacks some."""
+        """Numbers of the bands to take from an image; by default all. Raises DataError if it lacks some."""
         return list(image.indexes)
 
     def choose_stretch(self, image: DatasetReader) -> bool:
-        """Whether the values of an image become 8 bits. Raises ValueError for a type that it cannot be done with."""
+        """Whether the values of an image become 8 bits. Raises DataError for a type that it cannot be done with."""
         return False
 
     # What they have in common
@@ -183,7 +185,7 @@ class TileConversion(DatasetConversion):
             else:
                 tiles.append(name)
         if not tiles or (self.missing and not self.allow_missing):
-            raise FileNotFoundError(self._missing_message(len(tiles), kinds))
+            raise DataError(self._missing_message(len(tiles), kinds))
         return self._lay_out({name: (images[name].gdal_path, masks[name].gdal_path) for name in tiles})
 
     def _lay_out(self, files: Mapping[str, tuple[str, str]]) -> list[Tile]:
@@ -206,8 +208,12 @@ class TileConversion(DatasetConversion):
         assert self.clip_size is not None
         assert self.stride is not None
         with open_raster(image_path, quiet=True) as image, open_raster(mask_path, quiet=True) as mask:
-            _check_sizes(image, mask, self.clip_size)
-            check_place(image.name, georeference(image), mask.name, georeference(mask), image.shape)
+            check_fit(Placed.of(image), Placed.of(mask))
+            if min(image.shape) < self.clip_size:
+                raise DataError(
+                    f'{image.name} has {image.width} x {image.height} pixels, less than a clip of {self.clip_size}. '
+                    'Choose a smaller --clip-size.'
+                )
             grid = clip_grid(image.width, image.height, self.clip_size, self.stride, self.edge)
             return _Header(
                 _Kind(image.count, image.dtypes[0]),
@@ -252,7 +258,7 @@ class TileConversion(DatasetConversion):
             for clip, sample in todo:
                 ids = encoder.encode(mask, clip)
                 if (ids == UNKNOWN).any():
-                    raise ValueError(_unknown_colours(encoder, mask))
+                    raise DataError(_unknown_colours(encoder, mask))
                 with reading(task.image):
                     pixels, nodata = read_clip(image, clip, task.bands), image.nodata
                 if bounds is not None:
@@ -267,23 +273,10 @@ def _check_one_kind(kind_of: Mapping[str, _Kind]) -> None:
     usual, _ = Counter(kind_of.values()).most_common(1)[0]
     for file, kind in kind_of.items():
         if kind != usual:
-            raise ValueError(
+            raise DataError(
                 f'{file} has {kind}, but most images have {usual}. One data set holds images of one kind: restore the '
                 'file, or remove it together with its mask.'
             )
-
-
-def _check_sizes(image: DatasetReader, mask: DatasetReader, clip_size: int) -> None:
-    if (mask.width, mask.height) != (image.width, image.height):
-        raise ValueError(
-            f'{image.name} has {image.width} x {image.height} pixels (width x height), but its labels {mask.name} have '
-            f'{mask.width} x {mask.height}. They must be of one size.'
-        )
-    if min(image.width, image.height) < clip_size:
-        raise ValueError(
-            f'{image.name} has {image.width} x {image.height} pixels, less than a clip of {clip_size}. Choose a '
-            'smaller --clip-size.'
-        )
 
 
 def _unknown_colours(encoder: MaskEncoder, mask: DatasetReader) -> str:

@@ -9,7 +9,6 @@ The members are GeoTIFFs under the benchmark's names, so whatever reads the real
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -22,15 +21,19 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pooch
 import rasterio
 from rasterio.transform import Affine
 
+from mmrs.geo.statistics import default_workers
 from mmrs.preparation.converters.isprs import LABEL_OF_COLOUR, POTSDAM, VAIHINGEN
-from mmrs.preparation.converters.running import advance, default_workers, run_tasks, write_text
+from mmrs.preparation.converters.running import advance, run_tasks
 from mmrs.preparation.synthetic.rendering import render
 from mmrs.preparation.synthetic.town import MINIMUM_SIZE, lay_out
 from mmrs.preparation.synthetic.worlds import SOURCE_WORLD, world_at
-from mmrs.utils.errors import ConfigError, OutputError
+from mmrs.utils.errors import ConfigError, OutputError, require_number
+from mmrs.utils.files import new_directory, write_json
+from mmrs.utils.records import differences, shown
 
 #: Raised whenever the same parameters would give other pixels.
 VERSION = 1
@@ -191,19 +194,15 @@ def plan_tiles(
         ConfigError: A number is out of range.
     """
     world_at(gap)  # checks the gap
-    if seed < 0:
-        raise ConfigError(f'seed is {seed}, expected 0 or more')
+    require_number('seed', seed, at_least=0, whole=True)
     wanted = {'potsdam': (potsdam_tiles, potsdam_size), 'vaihingen': (vaihingen_areas, vaihingen_size)}
     tiles = []
     for domain, (counts, size) in wanted.items():
-        if size * _GSD[domain] < MINIMUM_SIZE:
-            raise ConfigError(
-                f'{domain} tiles of {size} px are {size * _GSD[domain]:.1f} m wide, '
-                f'expected at least {MINIMUM_SIZE:g} m: {math.ceil(MINIMUM_SIZE / _GSD[domain])} px'
-            )
+        require_number(
+            f'the size of {domain} tiles', size, at_least=math.ceil(MINIMUM_SIZE / _GSD[domain]), unit='pixels'
+        )
         for (subset, names), count in zip(_SPLITS[domain].items(), counts):
-            if not 0 <= count <= len(names):
-                raise ConfigError(f'{count} {subset} tiles of {domain} asked for, expected 0 to {len(names)}')
+            require_number(f'the number of {subset} tiles of {domain}', count, at_least=0, at_most=len(names))
             gap_here = float(gap) if domain == 'vaihingen' else 0.0
             tiles += [Tile(domain, name, subset, size, gap_here, seed) for name in names[:count]]
     if not tiles:
@@ -251,7 +250,7 @@ def write_isprs_archives(
     if is_current(out, manifest):
         return False
     check_replaceable(out, manifest, overwrite)
-    out.mkdir(parents=True, exist_ok=True)
+    new_directory(out, overwrite=True)
     scratch = Path(tempfile.mkdtemp(prefix='.partial-', dir=out))
     try:
         tasks = [(tile, str(scratch)) for tile in tiles]
@@ -263,14 +262,14 @@ def write_isprs_archives(
                 members.setdefault(archive, {})[member] = path
         for archive, files in members.items():
             _zip(scratch / archive, files)
-        manifest['archives'] = {archive: _sha256(scratch / archive) for archive in members}
+        manifest['archives'] = {archive: pooch.file_hash(str(scratch / archive)) for archive in members}
         # A manifest without archives says: ours, but unfinished. The complete one comes last.
-        write_text(out / MANIFEST, json.dumps({**manifest, 'archives': {}}, indent=2) + '\n')
+        write_json({**manifest, 'archives': {}}, out / MANIFEST, overwrite=True)
         for archive in set(ARCHIVES) - set(members):
             (out / archive).unlink(missing_ok=True)
         for archive in members:
             os.replace(scratch / archive, out / archive)
-        write_text(out / MANIFEST, json.dumps(manifest, indent=2) + '\n')
+        write_json(manifest, out / MANIFEST, overwrite=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return True
@@ -306,11 +305,11 @@ def is_current(out: Path, manifest: dict) -> bool:
 
 
 def _differences(found: dict, manifest: dict) -> list[str]:
-    """Which of the manifest's parameters differ; what is only known afterwards does not count."""
+    """In what the manifest found differs; what is only known afterwards does not count."""
     tiles = {
         name: {k: v for k, v in tile.items() if k != 'class_shares'} for name, tile in found.get('tiles', {}).items()
     }
-    return [key for key in manifest if {**found, 'tiles': tiles}.get(key) != manifest[key]]
+    return differences({**{key: found.get(key) for key in manifest}, 'tiles': tiles}, manifest)
 
 
 def check_replaceable(out: Path, manifest: dict, overwrite: bool) -> None:
@@ -329,9 +328,8 @@ def check_replaceable(out: Path, manifest: dict, overwrite: bool) -> None:
     differs = _differences(found, manifest)
     if differs and not overwrite:
         raise OutputError(
-            f'{out} holds another synthetic pair (gap {found.get("gap")}, seed {found.get("seed")}, '
-            f'{len(found.get("tiles", {}))} tiles; differs in {", ".join(differs)}). '
-            'Choose another folder, or replace it with --overwrite (overwrite=True).'
+            f'{out} holds another synthetic pair ({shown(differs)}). Choose another folder, or replace it with '
+            '--overwrite (overwrite=True).'
         )
 
 
@@ -344,11 +342,3 @@ def _zip(path: Path, files: dict[str, str]) -> None:
             with open(file, 'rb') as source, archive.open(info, 'w') as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             os.remove(file)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for chunk in iter(lambda: file.read(1 << 20), b''):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from mmrs.geo.statistics import default_workers
 from mmrs.preparation.converters.clips import write_raster
 from mmrs.preparation.converters.conversion import Sample
-from mmrs.preparation.converters.running import advance, default_workers, prepare_output, run_tasks
+from mmrs.preparation.converters.running import advance, prepare_output, run_tasks
 from mmrs.preparation.synthetic.archives import RGB, erode_boundaries
 from mmrs.preparation.synthetic.rendering import render
 from mmrs.preparation.synthetic.town import MINIMUM_SIZE, lay_out
 from mmrs.preparation.synthetic.worlds import SOURCE_WORLD, world_at
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import require, require_number
 
 #: Raised whenever the same parameters would give other pixels.
 VERSION = 1
@@ -91,15 +92,13 @@ def write_pairs(
 
     Raises:
         ConfigError: A number is out of range.
-        FileExistsError: A folder holds pairs of other settings and `overwrite` is off, or files of unknown origin.
+        OutputError: A folder holds pairs of other settings and `overwrite` is off, or files of unknown origin.
     """
     world_at(gap)  # checks it
-    if len(towns) != len(SPLITS) or min(towns) < 0 or not sum(towns):
-        raise ConfigError(f'towns is {list(towns)}; a number of pairs for each of {", ".join(SPLITS)} was expected')
-    if size * GSD < MINIMUM_SIZE:
-        raise ConfigError(f'size is {size} px, expected at least {MINIMUM_SIZE / GSD:g} px: {MINIMUM_SIZE:g} m')
-    if seed < 0:
-        raise ConfigError(f'seed is {seed}, expected 0 or more')
+    valid = len(towns) == len(SPLITS) and min(towns) >= 0 and sum(towns) > 0
+    require(valid, 'towns', list(towns), f'a number of pairs for each of {", ".join(SPLITS)}')
+    require_number('size', size, at_least=MINIMUM_SIZE / GSD, unit='pixels', whole=True)
+    require_number('seed', seed, at_least=0, whole=True)
     settings: dict[str, Any] = dict(data='synthetic pairs', version=VERSION, gap=gap, seed=seed, size=size, towns=towns)
     folders = [Path(out) / domain for domain in ('source', 'target')]
     for folder in folders:
