@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from mmrs.geo import masks
 from mmrs.geo.rasters import open_raster
-from mmrs.preparation.converters import scaling
 from mmrs.preparation.converters.scaling import histogram, percentile_bounds, raster_histogram, to_uint8, valid_pixels
 
 
@@ -34,7 +34,7 @@ def test_percentiles_are_exact(image, percentiles):
 
 
 def test_percentiles_of_a_raster_read_in_strips(tmp_path, image, write, monkeypatch):
-    monkeypatch.setattr(scaling, '_STRIP_PIXELS', 300)
+    monkeypatch.setattr(masks, '_STRIP_PIXELS', 300)
     path = write(tmp_path / 'a.tif', image.transpose(1, 2, 0))
     with open_raster(path) as raster:
         counts = raster_histogram(raster, [3, 1])

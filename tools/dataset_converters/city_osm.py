@@ -11,7 +11,6 @@ from mmrs.preparation.converters.cli import (
     clip_options,
     published_parser,
     random_splits,
-    run_conversion,
 )
 from mmrs.utils.errors import report_errors
 
@@ -32,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--city', choices=CITIES, required=True, help='which city to convert')
     args = parser.parse_args(argv)
     options = dict(splits=random_splits(args), **clip_options(args))
-    run_conversion(CityConversion(city_archive(args.city), args.path, args.out, **options), args)
+    conversion = CityConversion(city_archive(args.city), args.path, args.out, **options)
+    conversion.run(args.workers, args.dry_run, args.overwrite)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ from mmrs.preparation.converters.cli import (
     clip_options,
     published_parser,
     random_splits,
-    run_conversion,
 )
 from mmrs.preparation.converters.gid import BANDS, GID, SCALINGS, GIDConversion
 from mmrs.utils.errors import report_errors
@@ -39,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     options = dict(bands=args.bands, scaling=args.scaling, splits=random_splits(args), **clip_options(args))
-    run_conversion(GIDConversion(GID, args.path, args.out, **options), args)
+    GIDConversion(GID, args.path, args.out, **options).run(args.workers, args.dry_run, args.overwrite)
 
 
 if __name__ == '__main__':

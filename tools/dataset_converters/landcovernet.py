@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from mmrs.preparation.converters.cli import (
     add_split_lists,
     published_parser,
-    run_conversion,
     split_arguments,
     split_lists,
 )
@@ -85,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_days=args.max_days,
         allow_missing=args.allow_missing,
     )
-    run_conversion(conversion, args)
+    conversion.run(args.workers, args.dry_run, args.overwrite)
 
 
 if __name__ == '__main__':

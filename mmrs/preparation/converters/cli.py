@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mmrs.geo.statistics import default_workers
 from mmrs.preparation.converters.clips import EDGES
-from mmrs.preparation.converters.conversion import DatasetConversion
 from mmrs.preparation.converters.isprs import Archive, Conversion
 from mmrs.preparation.converters.splits import SPLIT_NAME, RandomSplits, SplitLists, Splits
 from mmrs.utils.arguments import add_overwrite
@@ -102,11 +101,6 @@ def split_arguments(option: str, form: str, arguments: Sequence[str]) -> dict[st
     return parts
 
 
-def run_conversion(conversion: DatasetConversion, args: argparse.Namespace) -> None:
-    """Runs a conversion with the options of every converter."""
-    conversion.run(args.workers, args.dry_run, args.overwrite)
-
-
 def clip_options(args: argparse.Namespace) -> dict:
     """The arguments of `TileConversion` among the options of `published_parser`."""
     names = ('clip_size', 'stride', 'edge', 'tolerance', 'allow_missing')
@@ -126,4 +120,4 @@ def convert_isprs(
     )
     args = parser.parse_args(argv)
     options = dict(bands=args.bands, labels=args.labels, **clip_options(args))
-    run_conversion(Conversion(archive, args.path, args.out, **options), args)
+    Conversion(archive, args.path, args.out, **options).run(args.workers, args.dry_run, args.overwrite)

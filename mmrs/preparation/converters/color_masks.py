@@ -13,6 +13,7 @@ from rich.console import Console
 from mmrs.geo.classes import IGNORE_INDEX
 from mmrs.geo.rasters import open_raster
 from mmrs.preparation.converters.clips import check_clipping, clip_grid, georeference, write_raster
+from mmrs.preparation.converters.conversion import Sample
 from mmrs.preparation.converters.encoding import MaskEncoder
 from mmrs.preparation.converters.recipe import Pair, Recipe, assign_splits, find_pairs
 from mmrs.preparation.converters.running import advance, is_written, prepare_output, run_tasks
@@ -145,9 +146,6 @@ class Conversion:
         prepare_output(self.out, settings, overwrite)
         splits_of: dict[Pair, tuple[str, ...]] = {}
         for name, members in splits.items():
-            (self.out / 'img_dir' / name).mkdir(parents=True, exist_ok=True)
-            if self.recipe.masks is not None:
-                (self.out / 'ann_dir' / name).mkdir(parents=True, exist_ok=True)
             for pair in members:
                 splits_of[pair] = (*splits_of.get(pair, ()), name)
         jobs = [
@@ -194,14 +192,13 @@ def convert_pair(job: _Job) -> _Written:
 def _convert_whole(job: _Job) -> _Written:
     pair = job.pair
     for split in job.splits:
-        image_path = job.out / 'img_dir' / split / (pair.stem + Path(pair.image).suffix.lower())
-        label_path = job.out / 'ann_dir' / split / f'{pair.stem}.png'
-        if not is_written(image_path):
-            _copy(pair.image, image_path)
-        if pair.mask is not None and not is_written(label_path):
+        sample = Sample.place(job.out, split, pair.stem, Path(pair.image).suffix.lower())
+        if not is_written(sample.image):
+            _copy(pair.image, sample.image)
+        if pair.mask is not None and not is_written(sample.labels):
             encoder = MaskEncoder(job.label_of, job.tolerance)
             with open_raster(pair.mask, quiet=True) as mask:
-                write_raster(label_path, encoder.encode(mask), **georeference(mask))
+                write_raster(sample.labels, encoder.encode(mask), **georeference(mask))
     return _Written(1, 0)
 
 
@@ -232,13 +229,12 @@ def _convert_clips(job: _Job) -> _Written:
                 continue
             samples += 1
             for split in job.splits:
-                name = f'{pair.stem}_{clip}'
-                image_path = job.out / 'img_dir' / split / f'{name}{".png" if fits_png else ".tif"}'
-                label_path = job.out / 'ann_dir' / split / f'{name}.png'
-                if not is_written(image_path):
+                sample = Sample.place(job.out, split, f'{pair.stem}_{clip}', '.png' if fits_png else '.tif')
+                if not is_written(sample.image):
                     pixels = read_bands(image, clip.window)
                     kind = None if image.colorinterp[0] == ColorInterp.palette else image.colorinterp
-                    write_raster(image_path, pixels, nodata=image.nodata, colorinterp=kind, **georeference(image, clip))
-                if labels is not None and not is_written(label_path):
-                    write_raster(label_path, labels, **georeference(image, clip))
+                    place = georeference(image, clip)
+                    write_raster(sample.image, pixels, nodata=image.nodata, colorinterp=kind, **place)
+                if labels is not None and not is_written(sample.labels):
+                    write_raster(sample.labels, labels, **georeference(image, clip))
     return _Written(samples, without_label)

@@ -109,10 +109,7 @@ class DatasetConversion(ABC):
         if self.depends_on_all:
             placed = [f'{sample.split}/{sample.image.name}' for task in tasks for sample in task.samples]
             settings['samples'] = dict(counts, sha256=digest(placed))
-        prepare_output(self.out, settings, overwrite)
-        for name in counts:
-            for kind in ('img_dir', 'ann_dir'):
-                (self.out / kind / name).mkdir(parents=True, exist_ok=True)
+        prepare_output(self.out, settings, overwrite, counts)
         tasks = self.prepare(tasks, workers)
         run_tasks(self.convert, tasks, workers, sum(counts.values()), self.title)
         return counts

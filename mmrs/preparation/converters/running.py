@@ -1,10 +1,11 @@
 """What every converter does around its work: output folders, worker processes, progress."""
 
+import itertools
 import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,7 +99,7 @@ def run_tasks(
         return [future.result() for future in futures]
 
 
-def prepare_output(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
+def prepare_output(out: Path, settings: dict[str, Any], overwrite: bool, splits: Iterable[str] = ()) -> None:
     """Makes sure that a folder can take the results of a conversion with these settings.
 
     The settings are recorded in the folder. A later run with the same ones continues there; what an earlier one was
@@ -108,6 +109,7 @@ def prepare_output(out: Path, settings: dict[str, Any], overwrite: bool) -> None
         out: The folder.
         settings: Everything that the converted files depend on; must be JSON.
         overwrite: Whether to remove what an earlier conversion with other settings left.
+        splits: Splits whose folders are made.
 
     Raises:
         OutputError: The folder holds the results of other settings, or files that no converter made; the record in it
@@ -138,6 +140,8 @@ def prepare_output(out: Path, settings: dict[str, Any], overwrite: bool) -> None
     for unfinished in (*out.glob('.*.part*'), *(path for folder in folders for path in folder.rglob('.*.part*'))):
         unfinished.unlink()
     record.write(settings)
+    for folder, split in itertools.product(folders, splits):
+        (folder / split).mkdir(parents=True, exist_ok=True)
 
 
 def is_written(path: Path) -> bool:

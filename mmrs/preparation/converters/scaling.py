@@ -2,12 +2,12 @@
 
 import numpy as np
 from rasterio.io import DatasetReader
-from rasterio.windows import Window
+
+from mmrs.geo.masks import strips
+from mmrs.preparation.converters.clips import Clip, read_clip
 
 #: Shares (%) of the pixels below the value that becomes black and the one that becomes white.
 PERCENTILES = (2.0, 98.0)
-
-_STRIP_PIXELS = 4_000_000
 
 
 def valid_pixels(image: np.ndarray, nodata: float | None = None) -> np.ndarray:
@@ -23,9 +23,8 @@ def histogram(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def raster_histogram(raster: DatasetReader, bands: list[int]) -> np.ndarray:
     """The same of a whole raster, strip by strip."""
     counts = np.zeros((len(bands), 65536), np.int64)
-    rows = max(1, _STRIP_PIXELS // raster.width)
-    for top in range(0, raster.height, rows):
-        image = raster.read(bands, window=Window(0, top, raster.width, min(rows, raster.height - top)))
+    for window in strips(raster):
+        image = read_clip(raster, Clip(*window), bands)
         counts += histogram(image, valid_pixels(image, raster.nodata))
     return counts
 

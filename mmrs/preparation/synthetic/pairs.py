@@ -102,10 +102,7 @@ def write_pairs(
     settings: dict[str, Any] = dict(data='synthetic pairs', version=VERSION, gap=gap, seed=seed, size=size, towns=towns)
     folders = [Path(out) / domain for domain in ('source', 'target')]
     for folder in folders:
-        prepare_output(folder, dict(settings, domain=folder.name), overwrite)
-        for kind in ('img_dir', 'ann_dir'):
-            for split in SPLITS:
-                (folder / kind / split).mkdir(parents=True, exist_ok=True)
+        prepare_output(folder, dict(settings, domain=folder.name), overwrite, SPLITS)
     split_of = np.repeat(SPLITS, towns).tolist()
     tasks = [
         _Town(i, size, gap, seed, tuple(Sample.place(folder, split, f'town_{i:03d}', '.png') for folder in folders))
