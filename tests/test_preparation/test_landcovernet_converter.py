@@ -322,10 +322,6 @@ def test_tables_as_other_programs_write_them(tmp_path, text):
     path = tmp_path / 'dates.csv'
     path.write_bytes(text.encode())
     assert read_dates(Member(PurePosixPath(path), path)) == ['20180214', '20181231']
-
-
-def test_table_that_is_no_text(tmp_path):
-    path = tmp_path / 'dates.csv'
     path.write_bytes(b'\xff\xfe\x00\x01')
     with pytest.raises(DataError, match=r'dates\.csv cannot be read as text'):
         read_dates(Member(PurePosixPath(path), path))

@@ -173,7 +173,7 @@ class TestRendering:
 
 class TestGap:
     def test_distance_of_the_classes_grows_with_the_gap(self):
-        names = ('1', '3', '4', '6', '10', '11')
+        names = ('1', '3', '4', '6')
         source = class_means([vaihingen(name, 0.0) for name in names])
         distances = [
             np.linalg.norm(class_means([vaihingen(name, gap) for name in names]) - source, axis=1).mean()
@@ -183,7 +183,7 @@ class TestGap:
         assert all(b > 1.2 * a for a, b in itertools.pairwise(distances)), distances
 
     def test_both_domains_look_alike_at_gap_zero(self):
-        near = class_means([potsdam(name, 720) for name in ('2_10', '2_11', '2_12', '3_10')])
+        near = class_means([potsdam(name, 720) for name in ('2_10', '2_11', '2_12')])
         same = class_means([vaihingen(name, 0.0, 400) for name in ('1', '3', '4', '6')])
         far = class_means([vaihingen(name, 1.0, 400) for name in ('1', '3', '4', '6')])
         assert np.linalg.norm(same - near, axis=1).mean() < 0.5 * np.linalg.norm(far - near, axis=1).mean()
