@@ -257,7 +257,7 @@ def _check_unpacked(out: Path, archive: Archive) -> None:
 
 
 def _compare(where: Path, archive: Archive, names: Sequence[str]) -> None:
-    """Compare the number of files in each folder with the published one."""
+    """Compare the number of files in each folder with the published number."""
     counts = dict.fromkeys(archive.folders, 0)
     for name in names:
         counts[str(PurePosixPath(name).parent)] += 1

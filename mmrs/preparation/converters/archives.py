@@ -95,5 +95,5 @@ def _inside(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except Exception as error:  # see above
+    except Exception as error:  # as in `Member.read_text`
         raise DataError(f'{path} is no whole zip file: {error}. Download it again.') from error

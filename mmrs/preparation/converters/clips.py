@@ -33,7 +33,7 @@ class Clip(NamedTuple):
 
     @property
     def window(self) -> Window:
-        """The same for rasterio."""
+        """The rectangle for rasterio."""
         return Window(self.x0, self.y0, self.x1 - self.x0, self.y1 - self.y0)
 
     def __str__(self) -> str:

@@ -63,7 +63,7 @@ class GIDConversion(TileConversion):
         scaling: What becomes of 16-bit images: `percentile` stretches each to 8 bits between the percentiles of its
             bands, `none` keeps them. Images of 8 bits stay as they are.
 
-    The others are those of `TileConversion`.
+    See `TileConversion` for the further arguments.
     """
 
     bands: str = 'rgb'

@@ -110,7 +110,7 @@ class Conversion(TileConversion):
         bands: `irrg` or `rgb`.
         labels: `eroded` (boundaries between objects ignored) or `full`; by default eroded where there are any.
 
-    The others are those of `TileConversion`.
+    See `TileConversion` for the further arguments.
     """
 
     archive: Archive

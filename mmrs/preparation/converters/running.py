@@ -62,7 +62,7 @@ def run_tasks(
     Args:
         function: A function at the top level of its module; it calls `advance` as it gets on.
         tasks: Its arguments.
-        workers: Number of processes; with 1 everything runs in this one.
+        workers: Number of processes; with 1 everything runs in this process.
         total: Units that all tasks together will report by `advance`.
         description: What the bar says.
 

@@ -21,7 +21,7 @@ def histogram(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def raster_histogram(raster: DatasetReader, bands: list[int]) -> np.ndarray:
-    """The same of a whole raster, strip by strip."""
+    """The counts of a whole raster, which is read strip by strip."""
     counts = np.zeros((len(bands), 65536), np.int64)
     for window in strips(raster):
         image = read_clip(raster, Clip(*window), bands)

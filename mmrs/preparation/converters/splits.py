@@ -82,7 +82,7 @@ class FixedSplits:
     def __post_init__(self) -> None:
         every = [tile for tiles in self.tiles.values() for tile in tiles]
         if twice := sorted({tile for tile in every if every.count(tile) > 1}):
-            raise ConfigError(f'Tile {twice[0]} is in several splits: {", ".join(self.tiles)}. Each belongs to one.')
+            raise ConfigError(f'Tile {twice[0]} is in several splits: {", ".join(self.tiles)}. It belongs to one.')
 
     @property
     def names(self) -> tuple[str, ...]:

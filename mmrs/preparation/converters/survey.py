@@ -32,7 +32,8 @@ class Survey:
         bands: Number of bands, after a palette is expanded, and their data type.
         counts: Pixels by label id, 256 numbers.
         unknown: Pixels by mask value, of the values that are no class.
-        hidden: The same of those that are one, where a nodata value or, of colours, transparency hides them.
+        hidden: Pixels by mask value, of the values that are a class and that a nodata value or, among colours,
+            transparency hides.
         values: Statistics of the bands, by the rules of training; None where the pair cannot be used.
         problem: Why the pair cannot be used; empty if it can.
     """

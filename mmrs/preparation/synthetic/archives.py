@@ -231,7 +231,7 @@ def write_isprs_archives(
         gap: Domain gap between Potsdam and Vaihingen, 0 (same statistics) to 1.5; 0.5 is medium.
         seed: Seed of every random choice.
         potsdam_tiles: Number of train and of val tiles, from the start of the published splits.
-        vaihingen_areas: The same for Vaihingen.
+        vaihingen_areas: Number of train and of val areas, in the same way.
         potsdam_size: Width and height of a Potsdam tile in pixels of 5 cm.
         vaihingen_size: Width and height of a Vaihingen area in pixels of 9 cm.
         workers: Number of processes; None for one per core, at most 8. 1 works in this process.
