@@ -14,8 +14,7 @@ from mmrs.geo.classes import IGNORE_INDEX
 from mmrs.geo.grids import RasterGrid
 from mmrs.geo.rasters import open_raster, require_all_blocks
 from mmrs.geo.windows import Window
-from mmrs.utils.errors import OutputError
-from mmrs.utils.files import atomic_path
+from mmrs.utils.files import atomic_path, writing
 
 #: Values of the raster, beside 255 where nothing is scored.
 RIGHT, WRONG = 0, 1
@@ -46,28 +45,20 @@ def write_errors(
     profile = dict(driver='GTiff', count=1, dtype='uint8', width=grid.width, height=grid.height, nodata=IGNORE_INDEX)
     profile.update(tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress='deflate', bigtiff='if_safer')
     with atomic_path(path, overwrite) as temporary:
-        with _writing(path), warnings.catch_warnings():
+        with writing(path, Exception), warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
             file = rasterio.open(temporary, 'w', crs=grid.crs, transform=grid.transform, **profile)
             file.write_colormap(1, _COLOURS)
 
         def write(window: Window, values: np.ndarray) -> None:
             x0, y0, x1, y1 = window
-            with _writing(path):
+            with writing(path, Exception):  # GDAL's own errors are of no public kind
                 file.write(values, 1, window=windows.Window(x0, y0, x1 - x0, y1 - y0))
 
         try:
             yield write
         finally:
-            with _writing(path):
+            with writing(path, Exception):
                 file.close()
-        with _writing(path), open_raster(temporary, quiet=True) as raster:
+        with writing(path, Exception), open_raster(temporary, quiet=True) as raster:
             require_all_blocks(raster, temporary.stat().st_size)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # GDAL's own errors, on writing, are of no public kind
-        raise OutputError(f'{path} cannot be written: {error.__cause__ or error}') from error

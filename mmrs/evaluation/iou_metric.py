@@ -29,13 +29,13 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
         ``(K, K)`` counts, int64: rows are labels, columns predictions.
 
     Raises:
-        ValueError: A label or a prediction that is no class.
+        DataError: A label or a prediction that is no class.
     """
     counted = label != ignore_index
     label, prediction = label[counted].long(), prediction[counted].long()
     for name, indices in (('label', label), ('prediction', prediction)):
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < num_classes:
-            raise ValueError(
+            raise DataError(
                 f'{name} {int(indices.min())} to {int(indices.max())}, but the classes are 0 to {num_classes - 1} '
                 f'and ignored pixels {ignore_index}'
             )
@@ -123,7 +123,7 @@ class IoUMetric(MMSegIoUMetric):
             label = sample['gt_sem_seg']['data'].squeeze().to(prediction.device)
             try:
                 self.results.append(confusion_matrix(prediction, label, num_classes, self.ignore_index))
-            except ValueError as error:
+            except DataError as error:
                 raise DataError(f'{sample.get("seg_map_path", sample.get("img_path"))}: {error}') from error
 
     def class_scores(self) -> dict[str, np.ndarray]:

@@ -41,8 +41,8 @@ class RasterPair:
         grid: Pixel grid of the prediction.
 
     Raises:
-        OSError: A file is missing or cannot be read.
-        ValueError: The files, or their classes, do not belong together. The message names the file.
+        ConfigError: `reduce_zero_label` and a table of ids exclude each other.
+        DataError: A file cannot be read, or the files, or their classes, do not belong together.
     """
 
     def __init__(
@@ -131,8 +131,7 @@ class RasterPair:
         """Predicted class indices `(H, W)`, uint8, 255 where there is no prediction.
 
         Raises:
-            OSError: The file cannot be read.
-            ValueError: It has an id that is no class.
+            DataError: The file cannot be read, or has an id that is no class.
         """
         return _load(self._own, window)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import shapely
@@ -25,7 +25,7 @@ from mmrs.geo.grids import (
 )
 from mmrs.geo.vectors import VectorLayer, open_layer
 from mmrs.geo.windows import Window
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, DataError
 
 __all__ = ['describe_miss', 'open_area', 'parse_crs', 'wanted_area']
 
@@ -57,8 +57,7 @@ def open_area(path: str, layer: str | None) -> VectorLayer:
 
     Raises:
         ConfigError: There is no polygon.
-        OSError: The file is missing or cannot be read.
-        ValueError: It is not such a layer.
+        DataError: The file is missing, cannot be read or has no such layer.
     """
     area = open_layer(path, layer, None, 'aoi')
     if not np.isfinite(area.bounds).all():
@@ -67,7 +66,7 @@ def open_area(path: str, layer: str | None) -> VectorLayer:
 
 
 def wanted_area(
-    path: str, grid: RasterGrid, bbox: Sequence[float] | None, bbox_crs: CRS | None, aoi: VectorLayer | None
+    path: str, grid: RasterGrid, bbox: Bounds | None, bbox_crs: CRS | None, aoi: VectorLayer | None
 ) -> Window | None:
     """The rectangle of pixels that a bounding box and an area of interest leave of a raster.
 
@@ -82,15 +81,12 @@ def wanted_area(
         Every pixel that is touched; None if there is none.
 
     Raises:
-        ConfigError: A rectangle that is none.
-        ValueError: The raster has no CRS, so that its place in the area is unknown.
+        ConfigError: The polygons cannot be read.
+        DataError: The raster has no CRS, so that its place in the area is unknown.
     """
     area: Window | None = (0, 0, grid.width, grid.height)
     if bbox is not None:
-        x0, y0, x1, y1 = bbox
-        if not (x0 < x1 and y0 < y1 and all(map(math.isfinite, bbox))):
-            raise ConfigError(f'bbox is {" ".join(map(str, bbox))}; XMIN YMIN XMAX YMAX with XMIN < XMAX were expected')
-        area = _common(area, _pixels(path, grid, (x0, y0, x1, y1), bbox_crs))
+        area = _common(area, _pixels(path, grid, bbox, bbox_crs))
     if aoi is not None and area is not None:
         extent = _pixels(path, grid, aoi.bounds, aoi.crs)
         # An extent that is too large for the raster's CRS says nothing; the polygons may also lie all around a raster.
@@ -114,7 +110,7 @@ def _touches(aoi: VectorLayer, grid: RasterGrid) -> bool:
 
 
 def describe_miss(
-    grids: Mapping[str, RasterGrid], bbox: Sequence[float] | None, bbox_crs: CRS | None, aoi: VectorLayer | None
+    grids: Mapping[str, RasterGrid], bbox: Bounds | None, bbox_crs: CRS | None, aoi: VectorLayer | None
 ) -> str:
     """How an area and rasters that do not meet lie apart, and why that may be.
 
@@ -126,7 +122,7 @@ def describe_miss(
     """
     areas: list[tuple[str, Bounds, CRS | None]] = []
     if bbox is not None and not any(wanted_area(path, grid, bbox, bbox_crs, None) for path, grid in grids.items()):
-        areas.append(('The bounding box', (bbox[0], bbox[1], bbox[2], bbox[3]), bbox_crs))
+        areas.append(('The bounding box', bbox, bbox_crs))
     if aoi is not None and not any(wanted_area(path, grid, None, None, aoi) for path, grid in grids.items()):
         areas.append((aoi.path, aoi.bounds, aoi.crs))
     if not areas:
@@ -159,7 +155,7 @@ def _common(first: Window | None, second: Window | None) -> Window | None:
 def _pixels(path: str, grid: RasterGrid, bounds: Bounds, crs: CRS | None) -> Window | None:
     """The pixels of a raster, and perhaps beyond it, that a rectangle in a CRS touches; None without a place there."""
     if crs is not None and grid.crs is None:
-        raise ValueError(
+        raise DataError(
             f'{path} has no CRS, so that the area in {describe_crs(crs)} has no place on it. {write_crs(path)}.'
         )
     step = max(bounds[2] - bounds[0], bounds[3] - bounds[1]) / _POINTS

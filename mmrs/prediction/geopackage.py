@@ -13,12 +13,14 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
 from mmrs.utils.errors import OutputError
-from mmrs.utils.files import atomic_path
+from mmrs.utils.files import atomic_path, writing
 
 LAYER = 'classes'
 
 # Polygons that are written at once: each time, the file is opened again.
 _BATCH = 2**16
+
+_ERRORS = DataSourceError, DataLayerError, OSError
 
 
 class PolygonLayer:
@@ -77,7 +79,7 @@ class PolygonLayer:
         """Writes what is left, and checks that all is there; raises OutputError otherwise."""
         if self._waiting or not self._exists:
             self._write()
-        with self._reported():
+        with writing(self._name, _ERRORS):
             _write_style(self._path, self._classes.tolist(), self._colours)
             found = pyogrio.read_info(self._path, layer=LAYER, force_feature_count=True)['features']
         if found != self.count:
@@ -89,7 +91,7 @@ class PolygonLayer:
             if self._waiting
             else (np.empty(0, kind) for kind in (object, np.int32, object, float, object))
         )
-        with self._reported(), warnings.catch_warnings():
+        with writing(self._name, _ERRORS), warnings.catch_warnings():
             warnings.filterwarnings('ignore', "'crs' was not provided")
             pyogrio.raw.write(
                 self._path,
@@ -103,13 +105,6 @@ class PolygonLayer:
                 append=self._exists,
             )
         self._exists, self._waiting = True, []
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except (DataSourceError, DataLayerError, OSError) as error:
-            raise OutputError(f'{self._name} cannot be written: {error}') from error
 
 
 def _write_style(path: Path, classes: Sequence[str], colours: Sequence[Sequence[int]]) -> None:

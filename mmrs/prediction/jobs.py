@@ -12,7 +12,7 @@ from typing import Any
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
-from mmrs.geo.grids import RasterGrid, same_gsd, write_crs
+from mmrs.geo.grids import Bounds, RasterGrid, same_gsd, write_crs
 from mmrs.geo.handles import file_state
 from mmrs.geo.rasters import (
     RASTER_SUFFIXES,
@@ -26,7 +26,7 @@ from mmrs.geo.vectors import VectorLayer
 from mmrs.prediction.area import open_area, parse_crs, wanted_area
 from mmrs.prediction.predictors import Predictor
 from mmrs.prediction.window_grid import WindowGrid
-from mmrs.utils.errors import ConfigError, DataError
+from mmrs.utils.errors import ConfigError, DataError, require, require_number
 
 __all__ = ['MapJob', 'MapSettings', 'list_inputs', 'plan_job']
 
@@ -62,6 +62,9 @@ class MapSettings:
         aoi_layer: Its layer, where it has several.
         extra: Rasters beside the labels: ``probabilities``, ``confidence``, ``entropy``.
         dtype: Their type, ``uint8`` or ``float16``.
+
+    Raises:
+        ConfigError: A window, a distance or a bounding box that cannot be.
     """
 
     window: int = 512
@@ -71,20 +74,28 @@ class MapSettings:
     bands: tuple[int, ...] | None = None
     apply_scale: bool = False
     gsd: float | None = None
-    bbox: tuple[float, float, float, float] | None = None
+    bbox: Bounds | None = None
     bbox_crs: str | None = None
     aoi: str | None = None
     aoi_layer: str | None = None
     extra: tuple[str, ...] = ()
     dtype: str = 'uint8'
 
-    def area(self) -> tuple[tuple[float, float, float, float] | None, CRS | None, VectorLayer | None]:
+    def __post_init__(self) -> None:
+        require_number('window', self.window, at_least=1, unit='pixels')
+        if self.gsd is not None:
+            require_number('gsd', self.gsd, above=0, unit='metres')
+        if self.bbox is not None:
+            x0, y0, x1, y1 = self.bbox
+            valid = x0 < x1 and y0 < y1 and all(map(math.isfinite, self.bbox))
+            require(valid, 'bbox', self.bbox, 'XMIN YMIN XMAX YMAX with XMIN < XMAX and YMIN < YMAX were')
+
+    def area(self) -> tuple[Bounds | None, CRS | None, VectorLayer | None]:
         """The bounding box, its CRS and the area of interest, as `wanted_area` takes them.
 
         Raises:
             ConfigError: There is no such CRS, or no polygon.
-            OSError: The file of the area is missing or cannot be read.
-            ValueError: It has no such layer, or the layer has no CRS or holds no polygons.
+            DataError: The file of the area is missing or cannot be read, or has no such layer.
         """
         crs = None if self.bbox_crs is None else parse_crs(self.bbox_crs)
         return self.bbox, crs, None if self.aoi is None else open_area(self.aoi, self.aoi_layer)
@@ -130,7 +141,7 @@ def list_inputs(inputs: Sequence[str | os.PathLike], out: str | os.PathLike) -> 
 
     Raises:
         ConfigError: No raster, or a folder of rasters that is the one for the maps.
-        ValueError: Two files of a folder differ by their suffixes only.
+        DataError: Two files of a folder differ by their suffixes only.
     """
     out = Path(out)
     if out.is_file() and out.suffix.lower() not in MAP_SUFFIXES:
@@ -177,9 +188,7 @@ def plan_job(
         None if the raster lies outside of the area that is wanted.
 
     Raises:
-        OSError: It is missing or cannot be read.
-        DataError: It has no place on a map, or other bands than the model.
-        ValueError: It has no CRS where one is needed.
+        DataError: It cannot be read, has other bands than the model, or no CRS where one is needed.
     """
     with open_raster(path, quiet=True) as raster:
         require_last_block(path, raster)
@@ -229,12 +238,8 @@ def _check_bands(path: str, settings: MapSettings, predictor: Predictor, raster:
 
 def _window_size(path: str, grid: RasterGrid, settings: MapSettings) -> tuple[int, int]:
     """Rows and columns of a window in pixels of the raster, where that is large enough."""
-    if settings.window < 1:
-        raise ConfigError(f'the window has {settings.window} pixels; at least 1 was expected')
     if settings.gsd is None:
         return settings.window, settings.window
-    if not 0 < settings.gsd < math.inf:
-        raise ConfigError(f'gsd is {settings.gsd}; metres above 0 were expected')
     try:
         metres = grid.pixel_metres()
     except ValueError as error:

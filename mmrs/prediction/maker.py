@@ -17,13 +17,13 @@ from mmrs.geo.label_maps import CLASSES_TAG
 from mmrs.geo.vectors import VectorLayer
 from mmrs.geo.windows import Window
 from mmrs.prediction.area import describe_miss
-from mmrs.prediction.fingerprint import FINGERPRINT_TAG, differences, read_fingerprint
 from mmrs.prediction.jobs import MapJob, MapSettings, plan_job
-from mmrs.prediction.maps import EXTRA_LAYERS, map_layers
+from mmrs.prediction.maps import EXTRA_LAYERS, FINGERPRINT_TAG, map_layers, read_fingerprint
 from mmrs.prediction.parts import PartStore
 from mmrs.prediction.predictors import Predictor
 from mmrs.prediction.sources import WindowSteps
 from mmrs.utils.errors import ConfigError, DataError, OutputError, describe, some
+from mmrs.utils.records import differences
 from mmrs.visualization.quicklook import write_quicklook
 
 __all__ = ['MapMaker', 'MapPlan']
@@ -186,7 +186,7 @@ class MapMaker:
         """Make the work folders."""
         for job in plan.jobs:
             store = self.store(job.target)
-            store.open(job.fingerprint, self.resume and not store.differences(job.fingerprint))
+            store.open(job.fingerprint, self.resume)
             done = store.finished()
             lanes = range(len(job.windows.lanes))
             plan.missing.append([(i, part) for i in lanes for part in job.windows.parts(i) if part not in done])

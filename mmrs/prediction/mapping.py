@@ -29,7 +29,7 @@ from mmrs.prediction.sources import RasterSource, WindowPixels
 from mmrs.prediction.stream import Task, Times, stream
 from mmrs.prediction.vrt import mosaic, mosaic_grid
 from mmrs.prediction.window_grid import Run
-from mmrs.utils.errors import ConfigError, OutputError, describe, is_user_error, some
+from mmrs.utils.errors import OutputError, UserError, describe, require, some
 from mmrs.utils.progress import progress_bar
 
 __all__ = ['MapReport', 'make_maps']
@@ -171,8 +171,8 @@ def make_maps(
     targets = list_inputs(inputs, out)
     if vector is not None:
         check_polygon_options(Path(vector), min_area, simplify)
-    if vrt is not None and Path(vrt).suffix.lower() != '.vrt':
-        raise ConfigError(f'{vrt}: a virtual raster is written; give a file name that ends in .vrt')
+    if vrt is not None:
+        require(Path(vrt).suffix.lower() == '.vrt', 'vrt', os.fspath(vrt), 'a file name that ends in .vrt')
     joint = [Path(path) for path in (vector, vrt) if path is not None]
 
     def prepare() -> MapPlan:
@@ -265,9 +265,7 @@ def _from_first(function: Callable[[], T]) -> T:
     if get_dist_info()[0] == 0:
         try:
             result = [function()]
-        except Exception as error:
-            if not is_user_error(error):
-                raise
+        except UserError as error:
             result = [error]
     _together(broadcast_object_list, result)
     if isinstance(result[0], Exception):

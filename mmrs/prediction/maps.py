@@ -1,16 +1,19 @@
 """What a prediction is written as."""
 
+import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmrs.geo.classes import Colour
-from mmrs.utils.errors import ConfigError
+from mmrs.geo.rasters import open_raster
+from mmrs.utils.errors import ConfigError, require_one_of
 
 #: Of maps of 8 bits: the value of pixels without data. What lies between 0 and 1 is stored as 0 to `STEPS`.
 NODATA = 255
@@ -19,6 +22,16 @@ STEPS = 254
 #: Rasters that can be had beside the labels.
 EXTRA_LAYERS = ('probabilities', 'confidence', 'entropy')
 DTYPES = ('uint8', 'float16')
+
+#: Tag of the map files that holds, as JSON, all that the map depends on.
+FINGERPRINT_TAG = 'MMRS_SETTINGS'
+
+
+def read_fingerprint(path: Path) -> dict[str, Any]:
+    """What a finished map depends on; empty where it does not say."""
+    with open_raster(path, quiet=True) as raster:
+        found = json.loads(raster.tags().get(FINGERPRINT_TAG, '{}'))
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -125,10 +138,8 @@ def map_layers(
         ConfigError: A name is unknown, or so many classes do not fit.
     """
     for name in extra:
-        if name not in EXTRA_LAYERS:
-            raise ConfigError(f'there is no map layer {name!r}; {", ".join(EXTRA_LAYERS)} were expected')
-    if dtype not in DTYPES:
-        raise ConfigError(f'the type of the map layers is {dtype!r}; one of {", ".join(DTYPES)} was expected')
+        require_one_of('extra', name, EXTRA_LAYERS)
+    require_one_of('dtype', dtype, DTYPES)
     if not 1 <= len(classes) <= NODATA:
         raise ConfigError(
             f'the model has {len(classes)} classes; a label map holds 1 to {NODATA}, for {NODATA} means no data'

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrs.utils.errors import ConfigError, DataError
+from mmrs.utils.errors import ConfigError, DataError, require, require_file
 
 __all__ = ['METADATA_KEY', 'OnnxPredictor', 'import_onnx_package']
 
@@ -46,8 +46,7 @@ class OnnxPredictor:
         self._file = Path(path)
         runtime = import_onnx_package('onnxruntime')
         providers = _providers(runtime, device)
-        if not self._file.is_file():
-            raise DataError(f'{path}: no such file; a model in ONNX format was expected, {_EXPORT}')
+        require_file(path, 'a model that tools/deployment/export_onnx.py has written')
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4  # what goes wrong is raised; no need to say it twice
@@ -61,28 +60,20 @@ class OnnxPredictor:
             raise ConfigError(f'onnxruntime could not open {path} on {device}: its CUDA libraries are missing')
 
         try:
-            metadata = self._metadata()
+            self.metadata: dict[str, Any] = json.loads(self.session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+            metadata = self.metadata
             self.classes = tuple(str(name) for name in metadata['classes'])
             self.palette = [(int(red), int(green), int(blue)) for red, green, blue in metadata['palette']]
             self.mean, self.std = ([float(value) for value in metadata[key]] for key in ('mean', 'std'))
             threshold = metadata.get('threshold')  # files of earlier versions have none
             self.threshold = None if threshold is None else float(threshold)
-        except (TypeError, ValueError) as error:
-            raise DataError(f'{path}: its metadata {METADATA_KEY!r} are of no use ({error}); {_EXPORT}') from error
-        self.bands = len(self.mean)
-
-    def _metadata(self) -> dict[str, Any]:
-        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f'without {error}' if isinstance(error, KeyError) else error
             raise DataError(
-                f'{self._file} has no metadata {METADATA_KEY!r}, which names the classes and has mean and standard '
-                f'deviation of the bands: this project did not export it; {_EXPORT}'
-            )
-        metadata = json.loads(text)
-        missing = [key for key in ('classes', 'palette', 'mean', 'std') if key not in metadata]
-        if missing:
-            raise DataError(f'{self._file}: its metadata {METADATA_KEY!r} lacks {", ".join(missing)}; {_EXPORT}')
-        return metadata
+                f'{path}: its metadata {METADATA_KEY!r}, which name the classes and give mean and standard deviation '
+                f'of the bands, are of no use ({reason}); {_EXPORT}'
+            ) from error
+        self.bands = len(self.mean)
 
     def __call__(self, images: Tensor, valid: Tensor | None) -> Tensor:
         """See :class:`Predictor`; the probabilities are on the CPU.
@@ -106,14 +97,10 @@ def _providers(runtime: Any, device: str | None) -> list[tuple[str, dict[str, st
     """What a device is called by onnxruntime, and its options."""
     cpu: tuple[str, dict[str, str]] = ('CPUExecutionProvider', {})
     has_cuda = 'CUDAExecutionProvider' in runtime.get_available_providers()
-    try:
-        kind = torch.device(device or ('cuda' if has_cuda else 'cpu'))
-    except RuntimeError as error:
-        raise ConfigError(f"device is {device!r}; 'cpu' or 'cuda' was expected") from error
-    if kind.type == 'cpu':
+    kind, colon, index = (device or ('cuda' if has_cuda else 'cpu')).partition(':')
+    require(kind in ('cpu', 'cuda') and (index.isdecimal() or not colon), 'device', device, "'cpu' or 'cuda'")
+    if kind == 'cpu':
         return [cpu]
-    if kind.type != 'cuda':
-        raise ConfigError(f"device {device} is unknown to the ONNX predictor: 'cpu' or 'cuda' was expected")
     if not has_cuda:
         raise ConfigError(f'device {device}: this onnxruntime runs on the CPU only; pip install onnxruntime-gpu')
-    return [('CUDAExecutionProvider', {'device_id': str(kind.index or 0)}), cpu]
+    return [('CUDAExecutionProvider', {'device_id': index or '0'}), cpu]

@@ -1,6 +1,5 @@
 """Prediction of one raster, kept in parts until all are there."""
 
-import json
 import os
 import re
 import shutil
@@ -23,11 +22,11 @@ from mmrs.geo.handles import bound_block_cache
 from mmrs.geo.label_maps import CLASSES_TAG
 from mmrs.geo.rasters import require_all_blocks
 from mmrs.geo.windows import Window
-from mmrs.prediction.fingerprint import differences
 from mmrs.prediction.maps import MapLayer
 from mmrs.prediction.vrt import Band, Source, write_vrt
 from mmrs.utils.errors import OutputError
-from mmrs.utils.files import write_json
+from mmrs.utils.files import writing
+from mmrs.utils.records import Record
 
 #: Side of the blocks of a finished raster and of its parts.
 BLOCK = 512
@@ -53,7 +52,7 @@ class PartStore:
     def __init__(self, folder: Path, layers: Sequence[MapLayer]) -> None:
         self.folder = folder
         self.layers = list(layers)
-        self._settings = folder / 'settings.json'
+        self._settings = Record(folder / 'settings.json')
         # There from the moment in which the first raster takes its final name.
         self._moving = folder / 'moving'
 
@@ -62,44 +61,24 @@ class PartStore:
 
         Args:
             settings: What the parts depend on besides the layers; values that JSON knows.
-            resume: Whether to keep the parts that are there already. Otherwise they are removed.
+            resume: Whether to keep the parts that are there already, if they were made with these settings. Otherwise
+                they are removed.
 
         Raises:
-            OutputError: The parts were made with other settings, or the folder cannot be made.
+            OutputError: The folder cannot be made.
         """
-        if resume and self._settings.exists():
-            if different := self.differences(settings):
-                raise OutputError(
-                    f'{self.folder} holds parts of a prediction with other settings: {"; ".join(different)}. Use those '
-                    'settings again, or start without --resume, which removes these parts.'
-                )
-            return
-        self.remove()
-        try:
-            self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise OutputError(f'{self.folder} cannot be made: {error.strerror}') from error
-        wanted = json.loads(json.dumps(self._wanted(settings)), parse_constant=str)  # NaN is something to compare
-        write_json(wanted, self._settings)
+        if not resume or self.differences(settings):
+            self.remove()
+            self._settings.write(self._wanted(settings))
 
     def differences(self, settings: dict[str, Any]) -> list[str]:
-        """What the parts that are there were made with, if not with these settings.
-
-        Raises:
-            OutputError: That cannot be read.
-        """
-        try:
-            found = json.loads(self._settings.read_text())
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError) as error:
-            raise OutputError(f'{self._settings} cannot be read: {error}. Start without --resume.') from error
-        return differences(found, self._wanted(settings))
+        """What the parts that are there were made with, if not with these settings."""
+        return self._settings.differences(self._wanted(settings))
 
     @property
     def begun(self) -> bool:
         """Whether there are parts."""
-        return self._settings.exists() and any(self.folder.glob(f'*_{self.layers[0].name}.tif'))
+        return bool(self._settings) and any(self.folder.glob(f'*_{self.layers[0].name}.tif'))
 
     def _wanted(self, settings: dict[str, Any]) -> dict[str, Any]:
         return settings | dict(layers={layer.name: [layer.dtype, *layer.bands] for layer in self.layers})
@@ -118,11 +97,9 @@ class PartStore:
             path = self._path(window, layer)
             temporary = path.with_name(f'.{path.name}.{os.getpid()}')
             try:
-                # GDAL itself does not always notice that a disk is full.
-                temporary.write_bytes(_part_file(layer, arrays[layer.name]))
-                os.replace(temporary, path)
-            except OSError as error:
-                raise OutputError(f'{path} cannot be written: {error.strerror}') from error
+                with writing(path):  # GDAL itself does not always notice that a disk is full
+                    temporary.write_bytes(_part_file(layer, arrays[layer.name]))
+                    os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -257,22 +234,23 @@ class PartStore:
     def _move(self, merged: Sequence[Path], targets: Sequence[Path]) -> None:
         """Gives finished rasters their final names, the first one last."""
         moved: list[Path] = []
-        final = targets[0]
-        try:
+        with writing(targets[0]):
             self._moving.touch()
+        try:
             for path, final in reversed(list(zip(merged, targets))):
                 sidecar, final_sidecar = Path(f'{path}.aux.xml'), Path(f'{final}.aux.xml')
-                if sidecar.exists():
-                    os.replace(sidecar, final_sidecar)
-                else:  # one that is there belongs to the raster that is replaced
-                    final_sidecar.unlink(missing_ok=True)
-                moved.append(final_sidecar)
-                os.replace(path, final)
+                with writing(final):
+                    if sidecar.exists():
+                        os.replace(sidecar, final_sidecar)
+                    else:  # one that is there belongs to the raster that is replaced
+                        final_sidecar.unlink(missing_ok=True)
+                    moved.append(final_sidecar)
+                    os.replace(path, final)
                 moved.append(final)
-        except OSError as error:
+        except OSError:
             for path in moved:
                 path.unlink(missing_ok=True)
-            raise OutputError(f'{final} cannot be written: {error.strerror}') from error
+            raise
 
     def remove(self) -> None:
         """Removes the folder with all that it holds.
@@ -338,11 +316,11 @@ def _checksum(data: bytes | memoryview) -> bytes:
 
 
 def _require_whole(path: Path, grid: RasterGrid, layer: MapLayer) -> None:
-    """Raises OSError unless a raster that was just written is complete, with its overviews."""
+    """Raises an error unless a raster that was just written is complete, with its overviews."""
     length = path.stat().st_size
     with rasterio.open(path) as raster:
         if raster.shape != grid.shape or raster.count != len(layer.bands):
-            raise OSError(f'it has {raster.count} bands of {raster.height} x {raster.width} pixels')
+            raise OutputError(f'it has {raster.count} bands of {raster.height} x {raster.width} pixels')
         levels = range(len(raster.overviews(1)))
     for options in [{}, *(dict(overview_level=level) for level in levels)]:
         with rasterio.open(path, **options) as raster:

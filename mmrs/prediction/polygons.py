@@ -21,7 +21,7 @@ from mmrs.geo.rasters import open_raster
 from mmrs.prediction.geopackage import new_polygon_layer
 from mmrs.prediction.maps import NODATA
 from mmrs.prediction.outlines import Outlines, OutlineTracer
-from mmrs.utils.errors import ConfigError, DataError
+from mmrs.utils.errors import DataError, require, require_number
 
 # Bounds what is in memory at once, with the areas that are not complete yet.
 _STRIP_PIXELS = 2**18
@@ -72,9 +72,8 @@ def write_polygons(
         The number of polygons.
 
     Raises:
-        OSError: A map cannot be read.
         ConfigError: An argument that cannot work.
-        DataError: A file is no label map, or does not go with the first one.
+        DataError: A map cannot be read, is no label map, or does not go with the first one.
         OutputError: The file exists, or cannot be written.
     """
     check_polygon_options(out, min_area, simplify)
@@ -92,11 +91,9 @@ def write_polygons(
 
 def check_polygon_options(out: Path, min_area: float, simplify: float) -> None:
     """Raises ConfigError for options of `write_polygons` that cannot work."""
-    if out.suffix.lower() != '.gpkg':
-        raise ConfigError(f'{out}: polygons are written as a GeoPackage; give a file name that ends in .gpkg')
-    for name, value in (('min_area', min_area), ('simplify', simplify)):
-        if not 0 <= value < math.inf:
-            raise ConfigError(f'{name} is {value}; a number of at least 0 was expected')
+    require(out.suffix.lower() == '.gpkg', 'vector', str(out), 'a file name that ends in .gpkg')
+    require_number('min_area', min_area, at_least=0, unit='square metres')
+    require_number('simplify', simplify, at_least=0, unit='metres')
 
 
 def check_polygon_grids(grids: Mapping[str, RasterGrid], in_metres: bool) -> None:
@@ -138,8 +135,6 @@ def _no_place(path: str | Path, crs: CRS) -> DataError:
 
 def _check(maps: Sequence[Path], in_metres: bool) -> tuple[list[_Map], list[str], list[Colour]]:
     """The maps, their classes and the colours of these; raises what `write_polygons` says of its maps."""
-    if not maps:
-        raise ConfigError('there is no label map to make polygons of')
     checked: list[_Map] = []
     first_classes, colours = open_classes(maps[0])
     for path in map(Path, maps):

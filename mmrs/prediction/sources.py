@@ -130,7 +130,7 @@ class RasterSource:
         """See :class:`Source`.
 
         Raises:
-            OSError: The file is missing or cannot be read.
+            DataError: The file is missing or cannot be read.
         """
         shown = np.ones((window[3] - window[1], window[2] - window[0]), bool)
         if self._aoi is not None:

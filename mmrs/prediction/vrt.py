@@ -16,8 +16,8 @@ from mmrs.geo.grids import RasterGrid, describe_crs, place, write_crs
 from mmrs.geo.label_maps import CLASSES_TAG
 from mmrs.geo.rasters import PathLike, open_raster, require_last_block
 from mmrs.geo.windows import Window
-from mmrs.utils.errors import DataError, OutputError
-from mmrs.utils.files import atomic_path
+from mmrs.utils.errors import DataError
+from mmrs.utils.files import atomic_path, writing
 
 _TYPES = dict(uint8='Byte', uint16='UInt16', int16='Int16', uint32='UInt32', int32='Int32')
 _TYPES |= dict(int8='Int8', uint64='UInt64', int64='Int64', float32='Float32', float64='Float64')
@@ -98,11 +98,8 @@ def write_vrt(
         for source in sources:
             _add_source(node, path, number, source, band.nodata)
     ElementTree.indent(root, ' ')
-    with atomic_path(path, overwrite) as temporary:
-        try:
-            ElementTree.ElementTree(root).write(temporary, encoding='utf-8')
-        except OSError as error:
-            raise OutputError(f'{path} cannot be written: {error.strerror}') from error
+    with atomic_path(path, overwrite) as temporary, writing(path):
+        ElementTree.ElementTree(root).write(temporary, encoding='utf-8')
 
 
 def _describe(node: ElementTree.Element, band: Band) -> None:
@@ -185,12 +182,9 @@ def mosaic(paths: Sequence[PathLike], out: PathLike, overwrite: bool = False) ->
         overwrite: Whether it may replace a file.
 
     Raises:
-        OSError: A map is missing or cannot be read.
-        DataError: There is none, or they do not fit together.
+        DataError: A map cannot be read, or they do not fit together.
         OutputError: `out` exists, or cannot be written.
     """
-    if not paths:
-        raise DataError(f'there are no maps to make {out} of')
     maps = [_read(Path(path)) for path in paths]
     first = maps[0]
     for other in maps[1:]:

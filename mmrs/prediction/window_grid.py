@@ -8,9 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from mmrs.geo.windows import Window
-from mmrs.preparation.converters.clips import clip_origins
-from mmrs.utils.errors import ConfigError
+from mmrs.geo.windows import Window, clip_origins
+from mmrs.utils.errors import require_number, require_one_of
 
 #: How the predictions of overlapping windows are weighted.
 BLENDS = ('cosine', 'gaussian', 'flat')
@@ -28,8 +27,7 @@ def taper(size: int, blend: str) -> np.ndarray:
     ``cosine`` is sin² from edge to edge, so that half overlapping windows add up to 1. ``gaussian`` has a standard
     deviation of an eighth of the side. ``flat`` counts all pixels alike.
     """
-    if blend not in BLENDS:
-        raise ConfigError(f'blend is {blend!r}; one of {", ".join(BLENDS)} was expected')
+    require_one_of('blend', blend, BLENDS)
     x = (np.arange(size) + 0.5) / size
     if blend == 'cosine':
         return np.sin(np.pi * x) ** 2
@@ -128,12 +126,9 @@ class WindowGrid:
     lane_bytes: int = field(default=_LANE_BYTES, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap < 1:
-            raise ConfigError(f'overlap is {self.overlap}; a share from 0 and below 1 was expected')
-        if min(self.size) < 1 or self.batch_size < 1:
-            raise ConfigError(
-                f'windows of {self.size[1]} x {self.size[0]} px in batches of {self.batch_size}: at least 1 is needed'
-            )
+        require_number('overlap', self.overlap, at_least=0, below=1)
+        require_number('batch_size', self.batch_size, at_least=1, unit='windows')
+        require_number('window', min(self.size), at_least=1, unit='pixels')
         object.__setattr__(self, 'size', tuple(map(min, self.size, self.shape)))
 
     @cached_property

@@ -10,7 +10,27 @@ from typing import Any
 
 from mmrs.utils.errors import OutputError
 
-__all__ = ['atomic_path', 'new_directory', 'write_json', 'write_text']
+__all__ = ['atomic_path', 'new_directory', 'write_json', 'write_text', 'writing']
+
+
+@contextmanager
+def writing(path: str | os.PathLike, errors: type[Exception] | tuple[type[Exception], ...] = OSError) -> Iterator[None]:
+    """Names the file that is written when that goes wrong in the block.
+
+    Args:
+        path: The file, by its final name.
+        errors: What counts as such: also those of a library, or Exception where they are of no public kind.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except errors as error:
+        reason = getattr(error, 'strerror', None) or error.__cause__ or error
+        raise OutputError(f'{path} cannot be written: {reason}') from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmrs.datasets import transforms as t
 from mmrs.geo.rasters import open_raster, read_image
-from mmrs.utils.errors import ConfigError, OutputError
+from mmrs.utils.errors import ConfigError, require, require_number
 from mmrs.utils.files import atomic_path
 from mmrs.visualization.panels import compose, to_display
 
@@ -127,15 +127,16 @@ def show_camera_changes(
 
     Raises:
         ConfigError: The crop does not lie in the image, it lacks a band, or an option cannot be.
-        OSError: The image is missing or cannot be read.
-        OutputError: The picture exists, or its suffix names no format.
+        DataError: The image is missing or cannot be read.
+        OutputError: The picture exists.
     """
-    if Image.registered_extensions().get(Path(out).suffix.lower()) not in Image.SAVE:
-        raise OutputError(f'{out}: the suffix names no picture format; .png or .jpg was expected')
+    known = Image.registered_extensions().get(Path(out).suffix.lower()) in Image.SAVE
+    require(known, 'out', str(out), 'the name of a picture, such as NAME.png or NAME.jpg,')
     image, valid = read_image(path, window=_window(path, crop))
     count = image.shape[-1]
-    if bands is not None and not (len(bands) == 3 and all(1 <= band <= count for band in bands)):
-        raise ConfigError(f'{path}: bands is {list(bands)}; three numbers from 1 to {count} were expected')
+    if bands is not None:
+        there = len(bands) == 3 and all(1 <= band <= count for band in bands)
+        require(there, f'{path}: bands', list(bands), f'three numbers from 1 to {count} were')
     indices = None if bands is None else [band - 1 for band in bands]
     drawn = draw_camera_changes(image, bands=indices, path=str(path), valid=valid, **options)
     with atomic_path(out, overwrite) as temporary:
@@ -158,12 +159,12 @@ def _window(path: str | Path, crop: Sequence[int] | None) -> Sequence[int]:
 
 
 def _check(strengths: Sequence[float], changes: Sequence[str], per_row: int, size: int) -> None:
-    if not strengths or not all(0 < strength < math.inf for strength in strengths):
-        raise ConfigError(f'strengths is {list(strengths)}; numbers above 0 were expected')
-    if not changes or not set(changes) <= set(CHANGES):
-        raise ConfigError(f'changes is {list(changes)}; some of {", ".join(CHANGES)} were expected')
-    if per_row < 1 or size < 1:
-        raise ConfigError(f'per_row is {per_row} and size is {size}; numbers of 1 or more were expected')
+    positive = strengths and all(0 < strength < math.inf for strength in strengths)
+    require(bool(positive), 'strengths', list(strengths), 'numbers above 0 were')
+    known = changes and set(changes) <= set(CHANGES)
+    require(bool(known), 'changes', list(changes), f'some of {", ".join(CHANGES)} were')
+    require_number('per_row', per_row, at_least=1, whole=True)
+    require_number('size', size, at_least=1, whole=True, unit='pixels')
 
 
 def _row(

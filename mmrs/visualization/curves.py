@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmrs.models.adaptors.base import SHARES
-from mmrs.utils.errors import ConfigError, DataError
+from mmrs.utils.errors import ConfigError, DataError, require_folder
 from mmrs.utils.files import atomic_path
 
 __all__ = ['Curves', 'plot_curves', 'read_scalars', 'smoothed']
@@ -33,8 +33,7 @@ _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#
 def _scalar_files(run: Path) -> list[Path]:
     if run.is_file():
         return [run]
-    if not run.is_dir():
-        raise DataError(f'{run} does not exist; a work dir or its scalars.json was expected')
+    require_folder(run, 'a work dir or its scalars.json')
     files = sorted(run.glob('*/vis_data/scalars.json')) or sorted(run.glob('**/scalars.json'))
     if not files:
         raise DataError(f'{run} holds no scalars.json (below TIME/vis_data): has training logged anything yet?')
@@ -47,10 +46,10 @@ def _records(file: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except json.JSONDecodeError:
             if number == len(lines):  # a run that is being written, or was killed
                 break
-            raise DataError(f'{file}, line {number} is no JSON: {error}') from error
+            record = None
         if not isinstance(record, dict):
             raise DataError(f"{file}, line {number} is no JSON object: is it one of MMEngine's scalars.json?")
         records.append(record)

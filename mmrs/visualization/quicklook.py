@@ -24,8 +24,8 @@ from mmrs.geo.rasters import (
     shown_pixels,
     without_nodata,
 )
-from mmrs.utils.errors import DataError, OutputError
-from mmrs.utils.files import atomic_path
+from mmrs.utils.errors import DataError
+from mmrs.utils.files import atomic_path, writing
 from mmrs.visualization.panels import INK, PAPER, colour_labels, compose, font, to_display
 
 __all__ = ['draw_quicklook', 'write_quicklook']
@@ -56,9 +56,7 @@ def draw_quicklook(
         ``(H, W, 3)``, uint8.
 
     Raises:
-        OSError: A file cannot be read.
-        DataError: The map is no label map, or not one of this image.
-        ValueError: The image lacks one of the bands.
+        DataError: A file cannot be read, the map is no label map, or not one of this image, or the image lacks a band.
     """
     classes, colours = open_classes(map_path)
     with open_raster(map_path, quiet=True) as raster:
@@ -70,7 +68,7 @@ def draw_quicklook(
         shares = _shares(raster, len(classes))
     with open_raster(image_path, quiet=True) as raster:
         if bands is not None and not all(1 <= band <= raster.count for band in bands):
-            raise ValueError(
+            raise DataError(
                 f'{image_path} has {raster.count} bands, numbered from 1; bands {list(bands)} were asked for.'
             )
         window = _place_of_map(image_path, RasterGrid.of(raster), map_path, grid)
@@ -114,17 +112,13 @@ def write_quicklook(
         overwrite: Whether to replace a file.
 
     Raises:
-        OSError: As :func:`draw_quicklook`.
-        DataError: Likewise.
-        ValueError: Likewise.
+        DataError: As :func:`draw_quicklook`.
         OutputError: The picture exists, or cannot be written.
     """
     with atomic_path(path, overwrite) as temporary:
         drawn = Image.fromarray(draw_quicklook(image_path, map_path, bands, size))
-        try:
+        with writing(path):
             drawn.save(temporary, format='PNG')
-        except OSError as error:
-            raise OutputError(f'{path} cannot be written: {error.strerror or error}') from error
 
 
 def _metres(grid: RasterGrid) -> tuple[float, float] | None:

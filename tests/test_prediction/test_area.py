@@ -123,5 +123,5 @@ def test_what_is_no_area(tmp_path, predict):
         assert 'label' not in str(raised.value)
     with pytest.warns(UserWarning, match='crs'):
         bare = write_area(tmp_path / 'bare.shp', [here], layer='bare', crs=None)
-    with pytest.raises(ValueError, match='has no CRS'):
+    with pytest.raises(ValueError, match=r'bare\.shp.*has no CRS'):
         predict(aoi=bare)

@@ -349,7 +349,7 @@ def test_what_is_wrong_for_all_rasters_is_said_once(tmp_path, predict):
         predict(bbox=(1, 2, 1, 3))
     with pytest.raises(ConfigError, match='gsd is -1'):
         predict(gsd=-1)
-    with pytest.raises(FileNotFoundError, match=r'none\.gpkg: no such file'):
+    with pytest.raises((OSError, DataError), match=r'none\.gpkg: no such file'):
         predict(aoi=str(tmp_path / 'none.gpkg'))
 
 
@@ -444,7 +444,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, predict):
     assert predict(resume=True).skipped == [tmp_path / 'maps' / 'in.tif']
     assert (tmp_path / 'maps' / 'in.tif').read_bytes() == before
     (reason,) = predict(resume=True, overlap=0.5).failed.values()
-    assert 'made with other settings: overlap was 0.25, now 0.5' in reason
+    assert 'made with other settings: overlap was 0.25, is 0.5' in reason
     assert (tmp_path / 'maps' / 'in.tif').read_bytes() == before
     assert not predict(resume=True, overwrite=True, overlap=0.5).skipped
     assert predict(resume=True, overlap=0.5).skipped
@@ -544,7 +544,7 @@ def test_map_of_another_model_or_area_is_not_taken_for_finished(tmp_path, predic
     predict(aoi=str(aoi), identity=dict(weights='a'))
     assert predict(aoi=str(aoi), identity=dict(weights='a'), resume=True).skipped
     (reason,) = predict(aoi=str(aoi), identity=dict(weights='b'), resume=True).failed.values()
-    assert "weights was 'a', now 'b'" in reason
+    assert "weights was 'a', is 'b'" in reason
     aoi.write_text(aoi.read_text().replace('500020', '500015'))
     (reason,) = predict(aoi=str(aoi), identity=dict(weights='a'), resume=True).failed.values()
     assert 'aoi.2 was' in reason

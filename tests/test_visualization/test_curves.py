@@ -47,7 +47,7 @@ def test_an_unfinished_last_line_is_left_out(tmp_path):
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(DataError, match='nothing does not exist'):
+    with pytest.raises(DataError, match='nothing: no such folder'):
         read_scalars(tmp_path / 'nothing')
     (tmp_path / 'empty').mkdir()
     with pytest.raises(DataError, match=r'empty holds no scalars\.json'):
