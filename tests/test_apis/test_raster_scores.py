@@ -12,6 +12,7 @@ from mmrs.apis import raster_scores
 from mmrs.apis.raster_scores import evaluate_raster, evaluate_rasters, pair_rasters
 from mmrs.evaluation.raster_pair import RasterPair
 from mmrs.utils.errors import ConfigError, DataError, OutputError
+from tests import label_maps
 
 CLASSES = ('road', 'building', 'tree')
 COLOURS = ((255, 255, 255), (0, 0, 255), (0, 255, 0))
@@ -22,36 +23,18 @@ TURNED = Affine(0.4, 0.3, 400000, 0.3, -0.4, 5800000)
 GEOGRAPHIC = Affine(1e-5, 0, 13.5, 0, -1e-5, 52.3)
 
 
-def write_raster(path, array, transform=NORTH_UP, crs=UTM, colours=None, **profile):
-    bands = array if array.ndim == 3 else array[None]
-    driver = 'PNG' if path.suffix == '.png' else 'GTiff'
-    profile.update(driver=driver, count=len(bands), height=bands.shape[1], width=bands.shape[2], dtype=bands.dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(path, 'w', crs=crs, transform=transform, **profile) as raster:
-        raster.write(bands)
-        if colours is not None:
-            raster.write_colormap(1, dict(enumerate(colours)))
-    return path
+def write_raster(path, array, transform=NORTH_UP, crs=UTM, **profile):
+    return label_maps.write_raster(path, array, crs=crs, transform=transform, **profile)
 
 
 def write_map(path, array, transform=NORTH_UP, crs=UTM, classes=CLASSES):
     """A prediction as tools/predict.py writes it."""
-    write_raster(path, array, transform, crs, COLOURS[: len(classes)], nodata=255)
-    with rasterio.open(path, 'r+') as raster:
-        raster.update_tags(CLASSES=json.dumps(classes))
-    return path
+    return label_maps.write_label_map(path, array, classes, COLOURS[: len(classes)], crs=crs, transform=transform)
 
 
 def write_polygons(path, shapes, values, crs=UTM):
-    pyogrio.raw.write(
-        path,
-        shapely.to_wkb(np.array(shapes, object)),
-        [np.array(values, object)],
-        ['kind'],
-        geometry_type='Polygon',
-        crs=crs,
-        layer='areas',
-    )
+    shapes, values = shapely.to_wkb(np.array(shapes, object)), [np.array(values, object)]
+    pyogrio.raw.write(path, shapes, values, ['kind'], geometry_type='Polygon', crs=crs, layer='areas')
     return path
 
 
@@ -227,7 +210,7 @@ def test_masks_in_colours(tmp_path, kind):
     index = np.where(labels == 255, 3, labels)
     path = tmp_path / 'l.tif'
     if kind == 'palette':
-        label = write_raster(path, 9 - index, colours=[(1, 2, 3)] * 6 + [(0, 0, 0), *COLOURS[::-1]])
+        label = write_raster(path, 9 - index, palette=[(1, 2, 3)] * 6 + [(0, 0, 0), *COLOURS[::-1]])
     else:
         bands = np.array([*COLOURS, (0, 0, 0)], np.uint8)[index].transpose(2, 0, 1)
         if kind == 'rgba':  # transparent, whatever the colour

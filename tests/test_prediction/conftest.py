@@ -1,8 +1,12 @@
+import json
+
 import numpy as np
+import pyogrio.raw
 import pytest
 import rasterio
+import shapely
 import torch
-from rasterio.transform import Affine, from_origin
+from rasterio.transform import from_origin
 
 from mmrs.prediction.jobs import MapSettings
 from mmrs.prediction.maker import MapMaker
@@ -81,4 +85,17 @@ def read(path, band=1):
         return raster.read(band)
 
 
-__all__ = ['Affine', 'ByContext', 'ByValue', 'Watching', 'read', 'smooth', 'write']
+def write_area(path, shapes, layer='a', crs='EPSG:32633', kind='Polygon', **options):
+    """An area of interest in any format that pyogrio writes."""
+    shapes = np.array([shape and shapely.to_wkb(shape) for shape in shapes], object)
+    pyogrio.raw.write(path, shapes, [], [], layer=layer, crs=crs, geometry_type=kind, **options)
+    return str(path)
+
+
+def write_geojson(path, shapes, epsg=None):
+    """An area of interest in degrees, or in another CRS."""
+    geometries = [shape and json.loads(shapely.to_geojson(shape)) for shape in shapes]
+    features = [dict(type='Feature', properties={}, geometry=geometry) for geometry in geometries]
+    crs = {} if epsg is None else dict(crs=dict(type='name', properties=dict(name=f'urn:ogc:def:crs:EPSG::{epsg}')))
+    path.write_text(json.dumps(dict(type='FeatureCollection', features=features, **crs)))
+    return str(path)

@@ -1,14 +1,11 @@
-import json
-
 import numpy as np
-import pyogrio.raw
 import pytest
 import shapely
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
 from mmrs.utils.errors import ConfigError
-from tests.test_prediction.conftest import read, smooth, write
+from tests.test_prediction.conftest import read, smooth, write, write_area, write_geojson
 
 #: What a raster of 100 x 100 pixels by `write` covers.
 WEST, SOUTH, EAST, NORTH = 500000, 4999950, 500050, 5000000
@@ -17,29 +14,6 @@ WEST, SOUTH, EAST, NORTH = 500000, 4999950, 500050, 5000000
 @pytest.fixture
 def raster(tmp_path):
     write(tmp_path / 'in.tif', smooth((100, 100)))
-
-
-def write_area(path, shapes, layer='a', crs='EPSG:32633', kind='Polygon', **options):
-    pyogrio.raw.write(
-        path,
-        np.array([shape and shapely.to_wkb(shape) for shape in shapes], object),
-        [],
-        [],
-        layer=layer,
-        crs=crs,
-        geometry_type=kind,
-        **options,
-    )
-    return str(path)
-
-
-def write_geojson(path, shapes):
-    features = [
-        dict(type='Feature', properties={}, geometry=shape and json.loads(shapely.to_geojson(shape)))
-        for shape in shapes
-    ]
-    path.write_text(json.dumps(dict(type='FeatureCollection', features=features)))
-    return str(path)
 
 
 @pytest.mark.parametrize('dry_run', [False, True])

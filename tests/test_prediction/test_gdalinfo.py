@@ -46,10 +46,8 @@ def _place(text):
     ('crs', 'transform'),
     [
         ('EPSG:32633', from_origin(500000.1, 4999999.7, 0.3, 0.3)),
-        ('EPSG:32633', Affine(0.3, 0.0, 500000.1, 0.0, 0.3, 4e6)),
         ('EPSG:32633', Affine(0.4, 0.3, 500000.1, 0.3, -0.4, 4e6 + 1 / 3)),
         ('EPSG:4326', from_origin(179.99, -16.2, 0.0003, 0.0003)),
-        ('EPSG:3857', from_origin(-20037508.34, 1e6, 2.5, 2.5)),
     ],
 )
 def test_place_classes_and_layout(gdalinfo, tmp_path, predict, crs, transform):

@@ -1,15 +1,13 @@
 import json
-import warnings
 
 import numpy as np
 import pytest
-import rasterio
 import torch
-from rasterio.errors import NotGeoreferencedWarning
 
 from mmrs.geo.label_maps import open_classes
 from mmrs.prediction.maps import EXTRA_LAYERS, map_layers
 from mmrs.utils.errors import ConfigError, DataError
+from tests.label_maps import write_raster
 
 CLASSES = ('roof', 'tree & shrub', 'straße')
 PALETTE = ((255, 0, 0), (0, 128, 7), (1, 2, 3))
@@ -62,37 +60,27 @@ def test_labels_are_the_most_probable_class_and_the_first_of_several():
 
 
 @pytest.mark.parametrize('name', EXTRA_LAYERS)
-def test_bytes_are_the_values_in_steps_of_1_in_254(name):
+@pytest.mark.parametrize(
+    ('dtype', 'scale', 'error'), [('uint8', 1 / 254, 0.5 / 254 + 1e-6), ('float16', 1, 2**-11 + 1e-6)]
+)
+def test_values_are_those_of_the_formula(name, dtype, scale, error):
     p = probabilities()
     p[:, 0, 0] = torch.tensor([1.0, 0, 0])
     p[:, 0, 1] = 1 / 3
     before = p.clone()
-    shown = np.ones((37, 53), bool)
-    shown[1, 2] = False
-    one = layer(name)
+    shown = np.random.default_rng(1).random((37, 53)) < 0.8
+    shown[0, :2] = True
+    one = layer(name, dtype=dtype)
     stored = one.encode(p, shown)
-    assert stored.dtype == np.uint8
-    assert (stored == 255).all(0).sum() == 1
-    assert (stored[:, 1, 2] == 255).all()
+    assert stored.dtype == dtype
+    assert one.scale == scale
+    without = np.isnan(stored) if dtype == 'float16' else stored == 255
+    assert (without == ~shown).all()
     expected = reference(name, p)
     assert stored.shape == expected.shape
-    assert np.abs(stored * one.scale - expected)[:, shown].max() <= 0.5 / 254 + 1e-6
-    if name == 'entropy':
+    assert np.abs(stored * float(one.scale) - expected)[:, shown].max() <= error
+    if name == 'entropy' and dtype == 'uint8':
         assert stored[0, 0, :2].tolist() == [0, 254]
-    assert torch.equal(p, before)
-
-
-@pytest.mark.parametrize('name', EXTRA_LAYERS)
-def test_half_floats(name):
-    p = probabilities()
-    before = p.clone()
-    shown = np.random.default_rng(1).random((37, 53)) < 0.8
-    one = layer(name, dtype='float16')
-    stored = one.encode(p, shown)
-    assert stored.dtype == np.float16
-    assert one.scale == 1
-    np.testing.assert_array_equal(np.isnan(stored).all(0), ~shown)
-    assert np.abs(stored.astype(float) - reference(name, p))[:, shown].max() < 2**-11 + 1e-6
     assert torch.equal(p, before)
 
 
@@ -126,37 +114,24 @@ def test_what_cannot_be_written(arguments, message):
         map_layers(*arguments)
 
 
-def write_map(path, classes=None, colours=None, count=1, dtype='uint8'):
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path, 'w', driver='GTiff', width=4, height=3, count=count, dtype=dtype) as raster:
-            raster.write(np.zeros((count, 3, 4), dtype))
-            if classes is not None:
-                raster.update_tags(CLASSES=classes)
-            if colours is not None:
-                raster.write_colormap(1, dict(enumerate(colours)))
-    return path
-
-
-def test_classes_of_a_map(tmp_path):
-    path = write_map(tmp_path / 'a.tif', json.dumps(CLASSES), PALETTE)
-    assert open_classes(path) == (list(CLASSES), list(PALETTE))
-
-
+@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
 @pytest.mark.parametrize(
-    ('content', 'message'),
+    ('classes', 'colours', 'pixels', 'message'),
     [
-        (dict(classes='["a"]'), 'bands of uint8 without colour table'),
-        (dict(classes='["a"]', count=3), '3 bands of uint8'),
-        (dict(classes='["a"]', dtype='float32'), 'bands of float32'),
-        (dict(colours=PALETTE), 'it has no tag CLASSES'),
-        (dict(classes='a, b', colours=PALETTE), "is 'a, b'; a JSON list"),
-        (dict(classes='[]', colours=PALETTE), 'a JSON list'),
-        (dict(classes='[1]', colours=PALETTE), 'a JSON list'),
+        (json.dumps(CLASSES), PALETTE, {}, None),
+        ('["a"]', (), {}, 'bands of uint8 without colour table'),
+        ('["a"]', (), dict(shape=(3, 3, 4)), '3 bands of uint8'),
+        ('["a"]', (), dict(dtype='float32'), 'bands of float32'),
+        (None, PALETTE, {}, 'it has no tag CLASSES'),
+        *[(text, PALETTE, {}, 'a JSON list') for text in ('a, b', '[]', '[1]')],
     ],
 )
-def test_what_is_no_map(tmp_path, content, message):
-    path = write_map(tmp_path / 'a.tif', **content)
+def test_classes_of_a_map(tmp_path, classes, colours, pixels, message):
+    tags = {} if classes is None else dict(CLASSES=classes)
+    path = write_raster(tmp_path / 'a.tif', np.zeros(**{'shape': (3, 4), 'dtype': 'uint8', **pixels}), tags, colours)
+    if message is None:
+        assert open_classes(path) == (list(CLASSES), list(PALETTE))
+        return
     with pytest.raises(DataError, match=rf'a\.tif.*{message}'):
         open_classes(path)
 

@@ -1,4 +1,3 @@
-import json
 import math
 import resource
 import sqlite3
@@ -18,6 +17,7 @@ from mmrs.geo.vectors import burn_labels
 from mmrs.prediction import polygons
 from mmrs.prediction.polygons import write_polygons
 from mmrs.utils.errors import ConfigError, DataError, OutputError
+from tests.label_maps import write_label_map, write_raster
 
 CLASSES = ['field', 'water', 'road']
 COLOURS = [(230, 200, 90), (0, 90, 200), (60, 60, 60)]
@@ -27,14 +27,8 @@ DEGREES = dict(crs='EPSG:4326', transform=Affine(0.01, 0, 10, 0, -0.01, 60))
 pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
 
 
-def write_map(path, labels, classes=CLASSES, crs=None, transform=None):
-    height, width = labels.shape
-    profile = dict(driver='GTiff', height=height, width=width, count=1, dtype='uint8', nodata=255, crs=crs)
-    with rasterio.open(path, 'w', transform=transform or Affine.identity(), photometric='palette', **profile) as raster:
-        raster.write_colormap(1, {i: (*colour, 255) for i, colour in enumerate(COLOURS)})
-        raster.update_tags(CLASSES=json.dumps(classes))
-        raster.write(labels, 1)
-    return path
+def write_map(path, labels, classes=CLASSES, **place):
+    return write_label_map(path, labels, classes, COLOURS, **place)
 
 
 def read(path):
@@ -193,9 +187,8 @@ def test_an_outline_that_crosses_itself_is_taken_apart():
 def test_maps_in_several_crs(tmp_path):
     labels = np.zeros((4, 5), np.uint8)
     first = write_map(tmp_path / 'first.tif', labels, **UTM)
-    second = write_map(
-        tmp_path / 'second.tif', labels + 1, crs='EPSG:4326', transform=Affine(1e-4, 0, 16, 0, -1e-4, 50)
-    )
+    place = dict(crs='EPSG:4326', transform=Affine(1e-4, 0, 16, 0, -1e-4, 50))
+    second = write_map(tmp_path / 'second.tif', labels + 1, **place)
     assert write_polygons([first, second], tmp_path / 'maps.gpkg') == 2
     shapes, fields, meta = read(tmp_path / 'maps.gpkg')
     assert fields['raster'].tolist() == ['first.tif', 'second.tif']
@@ -262,10 +255,8 @@ def test_batches(tmp_path, monkeypatch):
     shapes, _, _ = read(tmp_path / 'map.gpkg')
     assert len(shapes) == count > 50
     # The spatial index has all of them.
-    assert (
-        len(pyogrio.raw.read(tmp_path / 'map.gpkg', layer='classes', bbox=tuple(shapely.total_bounds(shapes)))[2])
-        == count
-    )
+    everywhere = tuple(shapely.total_bounds(shapes))
+    assert len(pyogrio.raw.read(tmp_path / 'map.gpkg', layer='classes', bbox=everywhere)[2]) == count
 
 
 def test_style_for_qgis(tmp_path):
@@ -310,31 +301,43 @@ def test_a_full_disk_leaves_nothing(tmp_path, limit):
     assert [p.name for p in tmp_path.iterdir()] == ['map.tif']
 
 
-def test_what_cannot_work_is_said(tmp_path):
-    path = write_map(tmp_path / 'map.tif', random_labels(), **UTM)
-    out = tmp_path / 'map.gpkg'
-    with pytest.raises(ConfigError, match=r'ends in \.gpkg'):
-        write_polygons([path], tmp_path / 'map.shp')
-    for value in (-1, math.nan, math.inf):
-        with pytest.raises(ConfigError, match='min_area is'):
-            write_polygons([path], out, min_area=value)
-    with pytest.raises((OSError, DataError), match='no such file'):
-        write_polygons([tmp_path / 'none.tif'], out)
-    others = write_map(tmp_path / 'others.tif', random_labels(), ['a', 'b', 'c'], **UTM)
-    with pytest.raises(DataError, match=r'others\.tif has the classes a, b, c, but .*map\.tif has field, water, road'):
-        write_polygons([path, others], out)
-    lost = write_map(tmp_path / 'lost.tif', random_labels())
-    with pytest.raises(DataError, match=r'lost\.tif has no CRS, but .*map\.tif has EPSG:32633'):
-        write_polygons([path, lost], out)
-    site = 'LOCAL_CS["site",UNIT["metre",1]]'
-    local = write_map(tmp_path / 'local.tif', random_labels(), crs=site, transform=UTM['transform'])
-    with pytest.raises(DataError, match=r'local\.tif: parts of it have no place in EPSG:32633, the CRS of the first'):
-        write_polygons([path, local], out)
+@pytest.mark.parametrize(
+    'options', [{name: value} for name in ('min_area', 'simplify') for value in (-1, math.nan, math.inf)]
+)
+def test_options_that_cannot_work(tmp_path, options):
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigError, match=f'{name} is {value}'):
+        write_polygons([tmp_path / 'map.tif'], tmp_path / 'map.gpkg', **options)
+    with pytest.raises(ConfigError, match=r'map\.shp.* ends in \.gpkg'):
+        write_polygons([tmp_path / 'map.tif'], tmp_path / 'map.shp')
+
+
+SITE = dict(crs='LOCAL_CS["site",UNIT["metre",1]]', transform=UTM['transform'])
+
+
+@pytest.mark.parametrize(
+    ('other', 'message'),
+    [
+        (dict(classes=['a', 'b', 'c'], **UTM), r'b\.tif has the classes a, b, c, but .*a\.tif has field, water, road'),
+        ({}, r'b\.tif has no CRS, but .*a\.tif has EPSG:32633'),
+        (SITE, r'b\.tif: parts of it have no place in EPSG:32633, the CRS of the first'),
+        (None, r'b\.tif: no such file'),
+    ],
+)
+def test_maps_that_do_not_go_together(tmp_path, other, message):
+    maps = [write_map(tmp_path / 'a.tif', random_labels(), **UTM), tmp_path / 'b.tif']
+    if other is not None:
+        write_map(maps[1], random_labels(), **other)
+    with pytest.raises((OSError, DataError), match=message):
+        write_polygons(maps, tmp_path / 'map.gpkg')
+    assert not (tmp_path / 'map.gpkg').exists()
+
+
+def test_what_is_no_map(tmp_path):
     two = write_map(tmp_path / 'two.tif', random_labels(), ['a', 'b'], **UTM)
     with pytest.raises(DataError, match='holds the value 2, but its tag names 2 classes'):
-        write_polygons([two], out)
-    with rasterio.open(tmp_path / 'image.tif', 'w', driver='GTiff', height=4, width=4, count=3, dtype='uint8') as image:
-        image.write(np.zeros((3, 4, 4), np.uint8))
+        write_polygons([two], tmp_path / 'map.gpkg')
+    image = write_raster(tmp_path / 'image.tif', np.zeros((3, 4, 4), np.uint8))
     with pytest.raises(DataError, match='no label map'):
-        write_polygons([tmp_path / 'image.tif'], out)
-    assert not out.exists()
+        write_polygons([image], tmp_path / 'map.gpkg')
+    assert not (tmp_path / 'map.gpkg').exists()

@@ -6,6 +6,9 @@ from rasterio.transform import from_origin
 from mmrs.geo.grids import RasterGrid
 from mmrs.geo.rasters import read_image
 from mmrs.prediction.sources import RasterSource, WindowSteps
+from tests.label_maps import write_raster
+
+PLACE = dict(crs='EPSG:32633', transform=from_origin(5e5, 5e6, 1, 1))
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float32])
@@ -15,11 +18,8 @@ def test_the_model_sees_the_pixels_that_it_was_trained_on(tmp_path, dtype, facto
     image = np.random.default_rng(0).integers(1, 250, (3, 320, 400)).astype(dtype)
     image[:, 30:90, 50:71] = 0
     image[0, 200] = 0  # dark in one band
-    path = str(tmp_path / 'a.tif')
-    with rasterio.open(
-        path, 'w', driver='GTiff', width=400, height=320, count=3, dtype=dtype, nodata=0, photometric='minisblack'
-    ) as raster:
-        raster.write(image)
+    path = str(write_raster(tmp_path / 'a.tif', image, nodata=0, photometric='minisblack', **PLACE))
+    with rasterio.open(path) as raster:
         grid = RasterGrid.of(raster)
     size = int(320 / factor), int(400 / factor)
     seen = RasterSource(path, grid, None, WindowSteps(), size).read((0, 0, 400, 320))
@@ -32,12 +32,8 @@ def test_the_model_sees_the_pixels_that_it_was_trained_on(tmp_path, dtype, facto
 
 def test_scale_and_offset(tmp_path):
     values = np.random.default_rng(0).integers(1000, 3000, (1, 64, 80), np.uint16)
-    path = str(tmp_path / 'a.tif')
-    with rasterio.open(
-        path, 'w', driver='GTiff', width=80, height=64, count=1, dtype='uint16', crs='EPSG:32633',
-        transform=from_origin(5e5, 5e6, 1, 1),
-    ) as raster:  # fmt: skip
-        raster.write(values)
+    path = str(write_raster(tmp_path / 'a.tif', values, **PLACE))
+    with rasterio.open(path, 'r+') as raster:
         raster.scales, raster.offsets = (1e-4,), (-0.1,)
         grid = RasterGrid.of(raster)
     for apply_scale, expected in ((True, values * 1e-4 - 0.1), (False, values)):

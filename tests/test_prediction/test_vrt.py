@@ -12,6 +12,7 @@ from mmrs.geo.grids import RasterGrid
 from mmrs.geo.label_maps import open_classes
 from mmrs.prediction.vrt import Band, Source, mosaic, write_vrt
 from mmrs.utils.errors import DataError, OutputError
+from tests.label_maps import write_label_map
 
 CLASSES = ['roof', 'tree & <shrub>', 'straße']
 PALETTE = [(255, 0, 0), (0, 128, 7), (1, 2, 3)]
@@ -23,19 +24,7 @@ def at(x, y, size=0.1, sign=-1):
 
 
 def write_map(path, values, transform, crs=UTM, classes=CLASSES, nodata=255, palette=PALETTE):
-    values = np.asarray(values)
-    values = values if values.ndim == 3 else values[None]
-    count, height, width = values.shape
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(
-        path, 'w', driver='GTiff', count=count, height=height, width=width, dtype=values.dtype, crs=crs,
-        transform=transform, nodata=nodata,
-    ) as raster:  # fmt: skip
-        raster.write(values)
-        raster.update_tags(CLASSES=json.dumps(classes))
-        if palette:
-            raster.write_colormap(1, dict(enumerate(palette)))
-    return path
+    return write_label_map(path, values, classes, palette or (), nodata, crs=crs, transform=transform)
 
 
 def labels(height, width, seed=0):

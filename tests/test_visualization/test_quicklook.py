@@ -1,4 +1,3 @@
-import json
 import math
 
 import numpy as np
@@ -13,6 +12,7 @@ from mmrs.utils.errors import DataError, OutputError
 from mmrs.visualization import quicklook
 from mmrs.visualization.panels import INK
 from mmrs.visualization.quicklook import _north, draw_quicklook, write_quicklook
+from tests.label_maps import write_label_map, write_raster
 
 CLASSES = ['field', 'water', 'road']
 COLOURS = [(230, 200, 90), (0, 90, 200), (200, 30, 120)]
@@ -22,26 +22,13 @@ UTM = dict(crs='EPSG:32633', transform=Affine(10, 0, 500000, 0, -10, 5600000))
 pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
 
 
-def write(path, pixels, tags=None, palette=None, **profile):
-    pixels = pixels if pixels.ndim == 3 else pixels[None]
-    count, height, width = pixels.shape
-    profile = dict(driver='GTiff', dtype=pixels.dtype, count=count, height=height, width=width, **profile)
-    with rasterio.open(path, 'w', **profile) as raster:
-        if palette:
-            raster.write_colormap(1, {i: (*colour, 255) for i, colour in enumerate(palette)})
-        raster.update_tags(**(tags or {}))
-        raster.write(pixels)
-    return path
-
-
 def write_map(path, labels, **place):
-    tags = dict(CLASSES=json.dumps(CLASSES))
-    return write(path, labels.astype(np.uint8), tags, COLOURS, nodata=255, photometric='palette', **place)
+    return write_label_map(path, labels.astype(np.uint8), CLASSES, COLOURS, **place)
 
 
 def pair(folder, labels, image=None, **place):
     image = np.tile(np.array(IMAGE, np.uint8)[:, None, None], (1, *labels.shape)) if image is None else image
-    return write(folder / 'image.tif', image, **place), write_map(folder / 'map.tif', labels, **place)
+    return write_raster(folder / 'image.tif', image, **place), write_map(folder / 'map.tif', labels, **place)
 
 
 def count(picture, colour):
@@ -84,7 +71,7 @@ def test_shares_are_those_of_the_map_and_not_of_the_picture(tmp_path, monkeypatc
 def test_only_the_part_that_the_map_covers(tmp_path):
     image = np.zeros((3, 90, 80), np.uint8)
     image[0], image[1, 20:60, 30:70] = 200, 100
-    write(tmp_path / 'image.tif', image, **UTM)
+    write_raster(tmp_path / 'image.tif', image, **UTM)
     inside = Affine(10, 0, 500300, 0, -10, 5599800)
     write_map(tmp_path / 'map.tif', np.zeros((40, 40)), crs=UTM['crs'], transform=inside)
     picture = draw_quicklook(tmp_path / 'image.tif', tmp_path / 'map.tif', size=320)
@@ -187,7 +174,7 @@ def test_images_of_other_types(tmp_path, dtype, bands):
         image[:, 40:], nodata = 0, 0
     labels = np.zeros((80, 80), int)
     labels[40:] = 255
-    write(tmp_path / 'image.tif', image, nodata=nodata, **UTM)
+    write_raster(tmp_path / 'image.tif', image, nodata=nodata, **UTM)
     write_map(tmp_path / 'map.tif', labels, **UTM)
     picture = draw_quicklook(tmp_path / 'image.tif', tmp_path / 'map.tif', size=160)
     title = 17 + 14  # rows above the pictures, about
@@ -208,7 +195,7 @@ def test_bands_are_chosen(tmp_path):
 
 def test_a_palette_image(tmp_path):
     indices = np.ones((40, 40), np.uint8)
-    write(tmp_path / 'image.tif', indices, palette=[(1, 2, 3), (40, 150, 60)], photometric='palette', **UTM)
+    write_raster(tmp_path / 'image.tif', indices, palette=[(1, 2, 3), (40, 150, 60)], **UTM)
     write_map(tmp_path / 'map.tif', np.zeros((40, 40)), **UTM)
     picture = draw_quicklook(tmp_path / 'image.tif', tmp_path / 'map.tif', size=200)
     assert count(picture, (40, 150, 60)) == 200 * 200
