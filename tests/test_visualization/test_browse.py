@@ -7,9 +7,10 @@ from tests.tiny_runs import write_adaptation_config, write_clips
 from tools.analysis_tools import browse_dataset as tool
 
 
-@pytest.fixture
-def config(tmp_path):
-    return write_adaptation_config(tmp_path / 'tiny.py', write_clips(tmp_path / 'clips'))
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('browse')
+    return write_adaptation_config(folder / 'tiny.py', write_clips(folder / 'clips'))
 
 
 def run(*argv):
@@ -34,11 +35,13 @@ def test_labels_of_their_own_size(config, tmp_path):
     assert run(config.with_name('resized.py'), '-o', tmp_path / 'val', '--split', 'val', '-n', 1) == 0
 
 
-def test_same_seed_same_pictures(config, tmp_path):
+def test_same_seed_same_pictures(config, tmp_path, capsys):
     for name in 'ab':
         assert run(config, '-o', tmp_path / name, '-n', 2) == 0
     for path in (tmp_path / 'a').iterdir():
         assert path.read_bytes() == (tmp_path / 'b' / path.name).read_bytes()
+    assert run(config, '-o', tmp_path / 'a') == 2
+    assert 'is not empty' in capsys.readouterr().err
 
 
 def test_dry_run_writes_nothing(config, tmp_path, capsys):
@@ -47,15 +50,16 @@ def test_dry_run_writes_nothing(config, tmp_path, capsys):
     assert not (tmp_path / 'out').exists()
 
 
-def test_errors(config, tmp_path, capsys):
-    (tmp_path / 'out').mkdir()
-    (tmp_path / 'out' / 'file').touch()
-    assert run(config, '-o', tmp_path / 'out') == 2
-    assert 'is not empty' in capsys.readouterr().err
-    assert run(config, '-o', tmp_path / 'new', '--cfg-options', 'train_dataloader.dataset.source.type=Potsdam') == 2
-    assert 'did you mean PotsdamDataset' in capsys.readouterr().err
-    assert run(config, '-o', tmp_path / 'new', '--split', 'val', '--cfg-options', 'val_dataloader=None') == 2
-    assert 'has no val_dataloader' in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--cfg-options', 'train_dataloader.dataset.source.type=Potsdam'], 'did you mean PotsdamDataset'),
+        (['--split', 'val', '--cfg-options', 'val_dataloader=None'], 'has no val_dataloader'),
+    ],
+)
+def test_errors(config, tmp_path, capsys, options, message):
+    assert run(config, '-o', tmp_path / 'new', *options) == 2
+    assert message in capsys.readouterr().err
 
 
 PAIRS = """

@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from mmrs.utils import ConfigError, DataError, OutputError
-from mmrs.visualization import plot_curves, read_scalars
-from mmrs.visualization.curves import smoothed
+from mmrs.visualization.curves import plot_curves, read_scalars, smoothed
 from tools.analysis_tools import plot_curves as tool
 
 
@@ -46,18 +45,23 @@ def test_an_unfinished_last_line_is_left_out(tmp_path):
     assert len(read_scalars(write_run(tmp_path, tail='{"loss": 1'))['loss'][0]) == 10
 
 
-def test_bad_input(tmp_path):
-    with pytest.raises(DataError, match='nothing: no such folder'):
-        read_scalars(tmp_path / 'nothing')
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(DataError, match=r'empty holds no scalars\.json'):
-        read_scalars(tmp_path / 'empty')
-    (tmp_path / 'scalars.json').write_text('oh\n{}\n')
-    with pytest.raises(DataError, match=r'scalars\.json, line 1 is no JSON'):
-        read_scalars(tmp_path / 'scalars.json')
-    (tmp_path / 'list.json').write_text('[1]\n{}\n')
-    with pytest.raises(DataError, match='line 1 is no JSON object'):
-        read_scalars(tmp_path / 'list.json')
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (None, 'run: no such folder'),
+        ({}, r'run holds no scalars\.json'),
+        ({'scalars.json': 'oh\n{}\n'}, r'scalars\.json, line 1 is no JSON'),
+        ({'scalars.json': '[1]\n{}\n'}, r'scalars\.json, line 1 is no JSON object'),
+    ],
+)
+def test_bad_input(tmp_path, content, message):
+    run = tmp_path / 'run'
+    if content is not None:
+        run.mkdir()
+        for name, text in content.items():
+            (run / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_scalars(run)
 
 
 def test_smoothed():

@@ -60,6 +60,15 @@ def run(hook, dataset, outputs):
     hook.after_test_iter(runner, 0, None, outputs)
 
 
+def maps(folder):
+    """The label maps below a folder by their place in it."""
+    found = {}
+    for path in sorted(folder.rglob('*.tif')):
+        with rasterio.open(path) as raster:
+            found[str(path.relative_to(folder))] = raster.read(1)
+    return found
+
+
 NAMES = [f'town.v2_{x}_{y}_{x + 15}_{y + 10}' for y in (0, 10) for x in (0, 15)]
 
 
@@ -94,7 +103,7 @@ def test_whole_raster_keeps_its_name(tmp_path, dataset, outputs):
     sample = SegDataSample(metainfo={**outputs[0].metainfo, 'window': (0, 0, 30, 20)})
     sample.pred_sem_seg = PixelData(data=torch.zeros(1, 20, 30, dtype=torch.long))
     run(LabelMapHook(str(tmp_path / 'out')), dataset, [sample])
-    assert [path.name for path in (tmp_path / 'out').rglob('*.tif')] == ['town.v2.tif']
+    assert list(maps(tmp_path / 'out')) == ['sub/town.v2.tif']
 
 
 def unlabelled(path, bands=None, **kwargs):
@@ -118,8 +127,8 @@ def test_a_class_without_counterpart_takes_no_others_id(tmp_path, dataset):
     for sample in samples:
         sample.pred_sem_seg.data[0, 0, :3] = torch.tensor([0, 1, 2])
     run(LabelMapHook(str(tmp_path / 'out')), one, samples)
-    with rasterio.open(next((tmp_path / 'out').rglob('*.tif'))) as raster:
-        assert raster.read(1)[0, :3].tolist() == [0, 1, 2]  # training indices
+    (values,) = maps(tmp_path / 'out').values()
+    assert values[0, :3].tolist() == [0, 1, 2]  # training indices
 
 
 def test_bands_that_the_model_does_not_see_hide_nothing(tmp_path, dataset):
@@ -128,8 +137,8 @@ def test_bands_that_the_model_does_not_see_hide_nothing(tmp_path, dataset):
         raster.write(np.full((1, 40, 60), np.nan, np.float32), [2])
     one = unlabelled(tmp_path / 'images', [1], metainfo=dict(classes=('a',)))
     run(LabelMapHook(str(tmp_path / 'out')), one, zeros(one))
-    with rasterio.open(next((tmp_path / 'out').rglob('*.tif'))) as raster:
-        assert np.argwhere(raster.read(1) == 255).tolist() == [[30, 50], [30, 51], [31, 50], [31, 51]]
+    (values,) = maps(tmp_path / 'out').values()
+    assert np.argwhere(values == 255).tolist() == [[30, 50], [30, 51], [31, 50], [31, 51]]
 
 
 @pytest.mark.parametrize('ids', [(1000, 5), (-1, 5), (255, 5)])
@@ -139,18 +148,15 @@ def test_ids_beyond_8_bits_give_way_to_training_indices(tmp_path, dataset, ids, 
     (tmp_path / 'classes.yaml').write_text(f'classes: [{{name: x, id: {ids[0]}}}, {{name: y, id: {ids[1]}}}]')
     whole = unlabelled(tmp_path / 'images', classes_file=str(tmp_path / 'classes.yaml'))
     run(LabelMapHook(str(tmp_path / 'out')), whole, zeros(whole))
-    with rasterio.open(next((tmp_path / 'out').rglob('*.tif'))) as raster:
-        assert np.unique(raster.read(1)).tolist() == [0, 255]
+    (values,) = maps(tmp_path / 'out').values()
+    assert np.unique(values).tolist() == [0, 255]
     assert f'the data set has ids from {min(ids)} to {max(ids)}' in said[0]
 
 
 def test_images_of_several_data_sets_do_not_meet(tmp_path, dataset):
     (tmp_path / 'more').mkdir()
     shutil.copy(next((tmp_path / 'images').rglob('*.tif')), tmp_path / 'more' / 'town.v2.tif')
-    parts = [
-        unlabelled(tmp_path / name, metainfo=dict(classes=('a',))) for name in (Path('images') / 'sub', Path('more'))
-    ]
+    parts = [unlabelled(tmp_path / name, metainfo=dict(classes=('a',))) for name in ('images/sub', 'more')]
     both = DATASETS.build(dict(type='ConcatDataset', datasets=parts))
     run(LabelMapHook(str(tmp_path / 'out')), both, zeros(both))
-    files = sorted(str(path.relative_to(tmp_path / 'out')) for path in (tmp_path / 'out').rglob('*.tif'))
-    assert files == ['images/sub/town.v2.tif', 'more/town.v2.tif']
+    assert list(maps(tmp_path / 'out')) == ['images/sub/town.v2.tif', 'more/town.v2.tif']

@@ -152,7 +152,7 @@ def test_an_arrow_only_where_north_is_not_up(tmp_path):
     assert count(leaning[-60:], INK) > count(straight[-60:], INK) + 30
 
 
-@pytest.mark.parametrize('shape', [(1000, 1), (1, 1000), (100, 40000), (1, 1), (3, 2)])
+@pytest.mark.parametrize('shape', [(1000, 1), (1, 1000), (20, 8000), (1, 1), (3, 2)])
 @pytest.mark.parametrize('place', [{}, UTM], ids=['plain', 'utm'])
 def test_extreme_shapes(tmp_path, shape, place):
     picture = draw_quicklook(*pair(tmp_path, np.zeros(shape, int), **place), size=512)
