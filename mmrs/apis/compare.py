@@ -27,7 +27,7 @@ from mmrs.utils.errors import ConfigError, OutputError, UserError, describe
 from mmrs.utils.files import write_json
 from mmrs.utils.processes import run_tool, tail
 from mmrs.utils.records import flatten
-from mmrs.visualization import plot_curves, read_scalars
+from mmrs.visualization.curves import plot_curves, read_scalars
 
 __all__ = ['Entry', 'Run', 'compare', 'mean_curves', 'plan_runs', 'plot_comparison']
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from mmrs.models.adaptors.base import share_title
 from mmrs.utils.errors import DataError
 from mmrs.utils.files import atomic_path, write_json
-from mmrs.visualization import read_scalars
+from mmrs.visualization.curves import read_scalars
 
 __all__ = ['Comparison', 'Spread', 'last_values', 'output_console']
 

@@ -10,8 +10,6 @@ import numpy as np
 import shapely
 from rasterio.crs import CRS
 from rasterio.warp import transform
-from rich.console import Console
-from rich.progress import track
 
 from mmrs.geo.classes import Colour
 from mmrs.geo.grids import RasterGrid, describe_crs, place, write_crs
@@ -22,6 +20,7 @@ from mmrs.prediction.geopackage import new_polygon_layer
 from mmrs.prediction.maps import NODATA
 from mmrs.prediction.outlines import Outlines, OutlineTracer
 from mmrs.utils.errors import DataError, require, require_number
+from mmrs.utils.progress import progress_bar
 
 # Bounds what is in memory at once, with the areas that are not complete yet.
 _STRIP_PIXELS = 2**18
@@ -81,11 +80,10 @@ def write_polygons(
     crs = checked[0].grid.crs
     with new_polygon_layer(out, crs, classes, colours, len(checked) > 1, overwrite) as layer:
         strips = sum(len(map_.strips) for map_ in checked)
-        for map_, outlines in track(
-            _outlines(checked, len(classes)), 'polygons', strips, console=Console(stderr=True), disable=not progress
-        ):
-            polygons = _to_crs(_to_polygons(outlines, map_, min_area, simplify), map_, crs)
-            layer.add(*polygons, os.path.relpath(map_.path, out.parent))
+        with progress_bar(disable=not progress) as bar:
+            for map_, outlines in bar.track(_outlines(checked, len(classes)), strips, description='polygons'):
+                polygons = _to_crs(_to_polygons(outlines, map_, min_area, simplify), map_, crs)
+                layer.add(*polygons, os.path.relpath(map_.path, out.parent))
     return layer.count
 
 

@@ -14,8 +14,8 @@ from rich.progress import track
 from mmrs.registry import DATASETS
 from mmrs.utils.config import check_types
 from mmrs.utils.errors import ConfigError
-from mmrs.utils.files import atomic_path, new_directory
-from mmrs.visualization.panels import class_colours, compose, overlay, to_display
+from mmrs.utils.files import new_directory
+from mmrs.visualization.panels import class_colours, compose, overlay, striped, to_display, write_picture
 from mmrs.visualization.prediction_hooks import window_name
 
 __all__ = ['browse_dataset', 'draw_training_sample']
@@ -48,8 +48,10 @@ def draw_training_sample(sample: Mapping[str, Any], meta: Mapping[str, Any]) -> 
             below = np.asarray(Image.fromarray(picture).resize(labels.shape[::-1]))
             row.append((f'{domain} labels'.strip(), overlay(below, labels, colours)))
             counts += np.bincount(labels.ravel(), minlength=256)[: len(colours)]
-    shares = 100 * counts / counts.sum() if counts.sum() else None
-    return compose([row], meta.get('classes') or (), colours, shares)
+    names = meta.get('classes') or ()
+    if counts.sum():
+        names = [f'{name} {share:.0f} %' for name, share in zip(names, 100 * counts / counts.sum())]
+    return compose([row], names, colours)
 
 
 def _titled(domain: str, part: Mapping[str, Any]) -> tuple[str, np.ndarray]:
@@ -78,11 +80,7 @@ def _checkerboard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _hatched(picture: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """A picture ``(H, W, 3)`` with dark stripes over grey where ``(H, W)`` is False."""
-    row, column = np.ogrid[: valid.shape[0], : valid.shape[1]]
-    width = max(2, max(valid.shape) // 100)
-    stripes = np.where((row + column) // width % 3 == 0, 90, 150).astype(np.uint8)
-    return np.where(valid[..., None], picture, stripes[..., None])
+    return striped(picture, valid, (90, 150, 150), 100)
 
 
 def browse_dataset(
@@ -125,7 +123,6 @@ def browse_dataset(
         path = out_dir / f'{split}_{index:0{width}d}.png'
         drawn = draw_training_sample(dataset[index], dataset.metainfo)
         if not dry_run:
-            with atomic_path(path, overwrite) as temporary:
-                Image.fromarray(drawn).save(temporary)
+            write_picture(path, drawn, overwrite)
         written.append(path)
     return written

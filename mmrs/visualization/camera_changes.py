@@ -13,8 +13,7 @@ from PIL import Image
 from mmrs.datasets import transforms as t
 from mmrs.geo.rasters import open_raster, read_image
 from mmrs.utils.errors import ConfigError, require, require_number
-from mmrs.utils.files import atomic_path
-from mmrs.visualization.panels import compose, to_display
+from mmrs.visualization.panels import compose, to_display, write_picture
 
 __all__ = ['CHANGES', 'draw_camera_changes', 'show_camera_changes']
 
@@ -138,9 +137,7 @@ def show_camera_changes(
         there = len(bands) == 3 and all(1 <= band <= count for band in bands)
         require(there, f'{path}: bands', list(bands), f'three numbers from 1 to {count} were')
     indices = None if bands is None else [band - 1 for band in bands]
-    drawn = draw_camera_changes(image, bands=indices, path=str(path), valid=valid, **options)
-    with atomic_path(out, overwrite) as temporary:
-        Image.fromarray(drawn).save(temporary)
+    write_picture(out, draw_camera_changes(image, bands=indices, path=str(path), valid=valid, **options), overwrite)
 
 
 def _window(path: str | Path, crop: Sequence[int] | None) -> Sequence[int]:

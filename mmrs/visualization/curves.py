@@ -16,7 +16,7 @@ from mmrs.models.adaptors.base import SHARES
 from mmrs.utils.errors import ConfigError, DataError, require_folder
 from mmrs.utils.files import atomic_path
 
-__all__ = ['Curves', 'plot_curves', 'read_scalars', 'smoothed']
+__all__ = ['LINE_COLOURS', 'Curves', 'plot_curves', 'read_scalars', 'smoothed']
 
 #: Values by name: steps and values, each in the order of the steps.
 Curves = Mapping[str, 'tuple[np.ndarray, np.ndarray]']
@@ -26,8 +26,8 @@ DEFAULT_KEYS = ('loss', 'regression/loss', 'mIoU', 'aAcc', *(f'{beginning}*' for
 
 _NOT_SHOWN = {'iter', 'step', 'epoch', 'time', 'data_time', 'memory'}
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31')
+#: Okabe and Ito's colours of lines, which colour-blind readers can tell apart.
+LINE_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31')
 
 
 def _scalar_files(run: Path) -> list[Path]:
@@ -149,7 +149,7 @@ def plot_curves(
             if key not in curves:
                 continue
             steps, values = curves[key]
-            colour = _COLOURS[i % len(_COLOURS)]
+            colour = LINE_COLOURS[i % len(LINE_COLOURS)]
             dots = len(steps) < 0.5 * longest[name] or len(steps) < 3
             width = max(3, len(steps) // 20) if window is None else window
             if dots or width <= 1:
@@ -164,7 +164,7 @@ def plot_curves(
         axis.spines[['top', 'right']].set_visible(False)
     for axis in axes.flat[len(chosen) :]:
         axis.remove()
-    handles = [figure.axes[0].plot([], [], color=_COLOURS[i % len(_COLOURS)])[0] for i in range(len(runs))]
+    handles = [figure.axes[0].plot([], [], color=LINE_COLOURS[i % len(LINE_COLOURS)])[0] for i in range(len(runs))]
     figure.legend(handles, list(runs), loc='outside lower center', ncols=min(len(runs), 4), frameon=False)
     if title:
         figure.suptitle(title)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +11,11 @@ import numpy as np
 from mmrs.geo.statistics_bands import BandStatistics
 from mmrs.utils.errors import ConfigError
 from mmrs.utils.files import atomic_path
+from mmrs.visualization.curves import LINE_COLOURS
 
 __all__ = ['histogram_edges', 'plot_domains', 'require_picture_format']
 
 _BINS = 100
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31')
 
 
 def histogram_edges(domains: Sequence[BandStatistics], band: int, bins: int = _BINS) -> np.ndarray:
@@ -72,7 +71,7 @@ def plot_domains(
 
     require_picture_format(path)
     number = len(next(iter(domains.values())).count)
-    colours = dict(zip(domains, _COLOURS * math.ceil(len(domains) / len(_COLOURS))))
+    colours = dict(zip(domains, itertools.cycle(LINE_COLOURS)))
     columns = min(number, 4)
     rows = math.ceil(number / columns) + bool(shares)
     figure = Figure((max(4.2 * columns, 7), 3.2 * rows + 0.4), layout='constrained')

@@ -7,11 +7,9 @@ import numpy as np
 from mmengine.dist import is_main_process
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
-from PIL import Image
 
 from mmrs.registry import VISUALIZERS
-from mmrs.utils.files import atomic_path
-from mmrs.visualization.panels import draw_sample
+from mmrs.visualization.panels import draw_sample, write_picture
 
 __all__ = ['OverlayVisualizer']
 
@@ -70,7 +68,6 @@ class OverlayVisualizer(SegLocalVisualizer):
         if show:
             self.show(drawn, win_name=name, wait_time=wait_time)
         if out_file is not None:
-            with atomic_path(out_file, overwrite=True) as temporary:
-                Image.fromarray(drawn).save(temporary)
+            write_picture(out_file, drawn, overwrite=True)
         else:
             self.add_image(name, drawn, step)

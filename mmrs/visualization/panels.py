@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,7 +11,19 @@ import numpy as np
 from mmseg.structures import SegDataSample
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ['CLASS_COLOURS', 'class_colours', 'colour_labels', 'compose', 'draw_sample', 'overlay', 'to_display']
+from mmrs.utils.files import atomic_path, writing
+
+__all__ = [
+    'CLASS_COLOURS',
+    'class_colours',
+    'colour_labels',
+    'compose',
+    'draw_sample',
+    'overlay',
+    'striped',
+    'to_display',
+    'write_picture',
+]
 
 #: Colours (RGB) for classes without a palette: Okabe and Ito's, which colour-blind readers can tell apart, and more.
 CLASS_COLOURS = (
@@ -79,6 +92,30 @@ def overlay(
     return mixed.round().astype(np.uint8)
 
 
+def striped(picture: np.ndarray, valid: np.ndarray, greys: Sequence[int], number: int) -> np.ndarray:
+    """A picture ``(H, W, 3)`` with diagonal stripes of several greys in turn where ``(H, W)`` is False.
+
+    Args:
+        picture: The picture, uint8.
+        valid: Which of its pixels are shown.
+        greys: Of the stripes.
+        number: Stripes along the longer side, at most.
+    """
+    row, column = np.ogrid[: valid.shape[0], : valid.shape[1]]
+    stripe = (row + column) // max(2, max(valid.shape) // number)
+    return np.where(valid[..., None], picture, np.array(greys, np.uint8)[stripe % len(greys), None])
+
+
+def write_picture(path: str | os.PathLike, picture: np.ndarray, overwrite: bool = False) -> None:
+    """Write a picture ``(H, W, 3)`` or ``(H, W)``, uint8, which takes its name when it is complete.
+
+    Raises:
+        OutputError: It exists, or cannot be written.
+    """
+    with atomic_path(path, overwrite) as temporary, writing(path):
+        Image.fromarray(picture).save(temporary)
+
+
 @lru_cache(maxsize=8)
 def font(size: int) -> Any:
     """Letters of a height in pixels."""
@@ -89,7 +126,6 @@ def compose(
     panels: Sequence[Sequence[tuple[str, np.ndarray]]],
     classes: Sequence[str] = (),
     colours: Sequence[Sequence[int]] = (),
-    shares: Sequence[float] | None = None,
     size: int | None = None,
     text: int | None = None,
     ignored: bool = True,
@@ -100,7 +136,6 @@ def compose(
         panels: Rows of (title, ``(H, W, 3)`` uint8 picture).
         classes: Names for the legend; without any there is none.
         colours: RGB of each class.
-        shares: Percentage of the labelled pixels of each class, for the legend.
         size: Longer side of the largest panel in pixels; small pictures are enlarged, large ones reduced. By default
             200 to 768, as the pictures are.
         text: Height of the text in pixels. By default 12 to 18, as the pictures are.
@@ -119,7 +154,7 @@ def compose(
     title_h = text + 2 * gap
     width = max(len(row) for row in rows) * (cell_w + gap) + gap
 
-    entries = _legend_entries(classes, colours, shares, ignored)
+    entries = [*zip(classes, colours), *[('ignored', _IGNORED)] * (ignored and bool(classes))]
     lines = _wrap(entries, width - 2 * gap, text)
     legend_h = len(lines) * (text + gap) + gap if lines else 0
     canvas = Image.new('RGB', (width, sum(heights) + len(rows) * title_h + gap + legend_h), PAPER)
@@ -188,15 +223,6 @@ def _fitted(title: str, width: int, text: int) -> str:
     while len(title) > 4 and font(text).getlength(title) > width:
         title = title[:-4] + '...'
     return title
-
-
-def _legend_entries(
-    classes: Sequence[str], colours: Sequence[Sequence[int]], shares: Sequence[float] | None, ignored: bool
-) -> list[tuple[str, Sequence[int]]]:
-    if not classes:
-        return []
-    names = [f'{name} {share:.0f} %' for name, share in zip(classes, shares)] if shares is not None else list(classes)
-    return [*zip(names, colours), *[('ignored', _IGNORED)] * ignored]
 
 
 def _entry_width(name: str, text: int) -> int:

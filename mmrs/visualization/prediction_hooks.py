@@ -16,7 +16,6 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmseg.structures import SegDataSample
-from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
 from mmrs.datasets.transforms.loading import LoadRasterImage
@@ -24,7 +23,7 @@ from mmrs.geo.grids import RasterGrid
 from mmrs.geo.rasters import open_raster, read_image
 from mmrs.registry import HOOKS
 from mmrs.utils.files import atomic_path
-from mmrs.visualization.panels import class_colours, draw_sample
+from mmrs.visualization.panels import class_colours, draw_sample, write_picture
 
 __all__ = ['LabelMapHook', 'OverlayHook']
 
@@ -175,7 +174,6 @@ class OverlayHook(_OutputHook):
                 meta = runner.test_dataloader.dataset.metainfo
                 # MMEngine's visualizer itself is for the first of several processes only.
                 bands = getattr(runner.visualizer, 'bands', None)
-                with atomic_path(path, overwrite=True) as temporary:
-                    picture = draw_sample(path.stem, image, sample, meta, bands=bands, valid=valid)
-                    Image.fromarray(picture).save(temporary)
+                picture = draw_sample(path.stem, image, sample, meta, bands=bands, valid=valid)
+                write_picture(path, picture, overwrite=True)
             self._seen += 1

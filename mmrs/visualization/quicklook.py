@@ -25,8 +25,7 @@ from mmrs.geo.rasters import (
     without_nodata,
 )
 from mmrs.utils.errors import DataError
-from mmrs.utils.files import atomic_path, writing
-from mmrs.visualization.panels import INK, PAPER, colour_labels, compose, font, to_display
+from mmrs.visualization.panels import INK, PAPER, colour_labels, compose, font, striped, to_display, write_picture
 
 __all__ = ['draw_quicklook', 'write_quicklook']
 
@@ -78,8 +77,8 @@ def draw_quicklook(
     if not (covered.all() and valid.all()):
         names, colours = [*names, 'no data'], [*colours, _NO_DATA]
     titles = [f'{Path(image_path).name}{shown}{widened}', 'predicted classes and their shares']
-    pictures = [_striped(picture, valid), _striped(colour_labels(labels, colours), covered)]
-    panels = [(title, _framed(picture)) for title, picture in zip(titles, pictures)]
+    pictures = (picture, valid), (colour_labels(labels, colours), covered)
+    panels = [(title, _framed(striped(*pair, (PAPER[0], _NO_DATA[0]), 128))) for title, pair in zip(titles, pictures)]
     stacked = shape[1] > 2 * shape[0]
     text = max(14, max(shape[1], 320) // (48 if stacked else 32))
     drawn = compose(
@@ -115,10 +114,7 @@ def write_quicklook(
         DataError: As :func:`draw_quicklook`.
         OutputError: The picture exists, or cannot be written.
     """
-    with atomic_path(path, overwrite) as temporary:
-        drawn = Image.fromarray(draw_quicklook(image_path, map_path, bands, size))
-        with writing(path):
-            drawn.save(temporary, format='PNG')
+    write_picture(path, draw_quicklook(image_path, map_path, bands, size), overwrite)
 
 
 def _metres(grid: RasterGrid) -> tuple[float, float] | None:
@@ -197,13 +193,6 @@ def _shares(raster: DatasetReader, classes: int) -> np.ndarray:
 
 def _percent(share: float) -> str:
     return '< 0.1 %' if 0 < share < 0.05 else f'{share:.1f} %'
-
-
-def _striped(picture: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Light stripes where ``valid`` is False."""
-    row, column = np.ogrid[: valid.shape[0], : valid.shape[1]]
-    light = ((row + column) // max(2, max(valid.shape) // 128) % 2 == 0)[..., None]
-    return np.where(valid[..., None], picture, np.where(light, PAPER, _NO_DATA)).astype(np.uint8)
 
 
 def _framed(picture: np.ndarray) -> np.ndarray:

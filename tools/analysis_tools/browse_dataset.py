@@ -9,7 +9,7 @@ import sys
 from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import report_errors
-from mmrs.visualization import browse_dataset
+from mmrs.visualization.browse import browse_dataset
 
 EXAMPLES = """\
 examples:

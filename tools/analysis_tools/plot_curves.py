@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from mmrs.utils.errors import ConfigError, report_errors
-from mmrs.visualization import plot_curves, read_scalars
+from mmrs.visualization.curves import plot_curves, read_scalars
 
 EXAMPLES = """\
 examples:
