@@ -45,13 +45,6 @@ def test_disc_of_three_pixels():
     np.testing.assert_array_equal(disc(3), expected)
 
 
-def test_a_straight_boundary_loses_three_pixels_on_each_side():
-    labels = np.repeat(np.array([[4] * 10 + [1] * 10], np.uint8), 8, axis=0)
-    expected = np.zeros((8, 20), bool)
-    expected[:, 7:13] = True
-    np.testing.assert_array_equal(near_boundary(labels, disc(3)), expected)
-
-
 def test_neither_ignored_pixels_nor_the_edge_are_a_boundary():
     labels = np.full((12, 14), 2, np.uint8)
     labels[4:7, 5:9] = 255

@@ -11,6 +11,7 @@ from rasterio.transform import from_origin
 from mmrs.prediction.jobs import MapSettings
 from mmrs.prediction.maker import MapMaker
 from mmrs.prediction.mapping import make_maps
+from tests.label_maps import write_raster
 
 
 class ByValue:
@@ -49,14 +50,8 @@ class Watching(ByValue):
 
 def write(path, values, transform=None, crs='EPSG:32633', **options):
     """A raster of one band, or of `(bands, H, W)`."""
-    values = values if values.ndim == 3 else values[None]
-    count, height, width = values.shape
     located = {} if crs is None else dict(crs=crs, transform=transform or from_origin(500000, 5000000, 0.5, 0.5))
-    with rasterio.open(
-        path, 'w', driver='GTiff', count=count, height=height, width=width, dtype=values.dtype, **located, **options
-    ) as raster:
-        raster.write(values)
-    return path
+    return write_raster(path, values, **located, **options)
 
 
 def smooth(shape, seed=0):
@@ -69,9 +64,11 @@ def smooth(shape, seed=0):
 
 @pytest.fixture
 def predict(tmp_path):
-    """Maps of rasters, by the rasters' names; settings as those of `MapSettings` and `make_maps`."""
+    """Maps of rasters, by default of `in.tif`; settings as those of `MapSettings` and `make_maps`."""
 
     def run(*inputs, out='maps', predictor=None, window=32, options=None, **settings):
+        if not inputs and not (tmp_path / 'in.tif').exists():
+            write(tmp_path / 'in.tif', smooth((40, 50)))
         names = 'quicklook', 'resume', 'overwrite', 'steps', 'identity'
         maker_options = {name: settings.pop(name) for name in names if name in settings}
         maker = MapMaker(predictor or ByValue(), MapSettings(window=window, **settings), **maker_options)

@@ -78,13 +78,15 @@ def expected(image):
 
 def test_map_of_a_raster(tmp_path, predict):
     image = smooth((90, 130))
-    write(tmp_path / 'in.tif', image)
+    transform = Affine(0.4, 0.3, 500000.1, 0.3, -0.4, 4e6 + 1 / 3)
+    write(tmp_path / 'in.tif', image, transform)
     report = predict(extra=('confidence', 'probabilities', 'entropy'), quicklook=True)
     assert report.maps == [tmp_path / 'maps' / 'in.tif']
     assert not report.failed
     assert report.pixels == image.size
     np.testing.assert_array_equal(read(report.maps[0]), expected(image))
     with rasterio.open(report.maps[0]) as raster:
+        assert (raster.crs, raster.transform) == ('EPSG:32633', transform)  # to the last bit
         assert raster.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
         assert json.loads(raster.tags()['CLASSES']) == ['dark', 'medium', 'bright']
         assert raster.colormap(1)[1] == (120, 120, 120, 255)
@@ -97,28 +99,6 @@ def test_map_of_a_raster(tmp_path, predict):
     assert sorted(os.listdir(tmp_path / 'maps')) == [
         'in.tif', 'in.tif.aux.xml', 'in_confidence.tif', 'in_entropy.tif', 'in_probabilities.tif', 'in_quicklook.png',
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ('crs', 'transform'),
-    [
-        ('EPSG:32633', Affine(0.3, 0.0, 500000.1, 0.0, 0.3, 4e6)),  # south-up
-        ('EPSG:32633', Affine(0.4, 0.3, 500000.1, 0.3, -0.4, 4e6 + 1 / 3)),  # rotated
-        ('EPSG:4326', from_origin(179.99, -16.2, 0.0003, 0.0003)),  # across the antimeridian
-        (None, None),
-    ],
-)  # fmt: skip
-@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
-def test_place_is_the_rasters_own_to_the_last_bit(tmp_path, predict, crs, transform):
-    image = smooth((70, 61))
-    write(tmp_path / 'in.tif', image, transform, crs)
-    (made,) = predict().maps
-    with rasterio.open(tmp_path / 'in.tif') as raster, rasterio.open(made) as map_:
-        assert map_.transform == raster.transform
-        assert map_.crs == raster.crs
-        assert map_.bounds == raster.bounds
-        assert map_.shape == raster.shape
-        np.testing.assert_array_equal(map_.read(1), expected(image))
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 200), (150, 1), (7, 5), (33, 31)])
@@ -197,7 +177,6 @@ def test_settings_that_do_not_suit_a_raster(tmp_path, predict, settings, shape, 
     ],
 )
 def test_what_is_wrong_for_all_rasters_is_said_once(tmp_path, predict, settings, error, said):
-    write(tmp_path / 'in.tif', smooth((40, 40)))
     with pytest.raises(error, match=said):
         predict(**settings)
 
@@ -426,7 +405,6 @@ def test_maps_in_the_folder_of_their_rasters_are_no_rasters_the_next_time(tmp_pa
 
 
 def test_raster_is_not_overwritten_by_its_own_map(tmp_path, predict):
-    write(tmp_path / 'in.tif', smooth((40, 50)))
     for out in ('.', 'in.tif'):
         with pytest.raises(ConfigError, match='would be overwritten by its own map'):
             predict(out=out, overwrite=True)
@@ -494,7 +472,6 @@ def test_nothing_is_overwritten_unasked(tmp_path, predict):
 
 
 def test_other_outputs_are_not_overwritten_either(tmp_path, predict):
-    write(tmp_path / 'in.tif', smooth((40, 50)))
     (tmp_path / 'maps').mkdir()
     for name, settings in (
         ('in_confidence.tif', dict(extra=('confidence',))),
@@ -549,7 +526,6 @@ def test_half_done_map_of_a_raster_that_was_replaced(tmp_path, predict, high):
 
 
 def test_map_of_another_model_or_area_is_not_taken_for_finished(tmp_path, predict):
-    write(tmp_path / 'in.tif', smooth((40, 50)))
     corners = [(500000, 5000000), (500020, 5000000), (500020, 4999990)]
     aoi = write_geojson(tmp_path / 'aoi.geojson', [shapely.Polygon(corners)], 32633)
     predict(aoi=aoi, identity=dict(weights='a'))
@@ -622,7 +598,6 @@ def test_map_that_cannot_be_written_stops_the_run_before_the_next_one_is_done(tm
 
 
 def test_folder_that_another_machine_does_not_see(tmp_path, predict, monkeypatch):
-    write(tmp_path / 'in.tif', smooth((40, 50)))
     real = MapMaker.open
 
     def elsewhere(self, plan):
@@ -638,7 +613,6 @@ def test_another_process_that_stops(tmp_path, predict, monkeypatch):
     def closed(_):
         raise RuntimeError('Connection closed by peer')
 
-    write(tmp_path / 'in.tif', smooth((40, 50)))
     monkeypatch.setattr(mapping, 'all_gather_object', closed)
     with pytest.raises(OutputError, match='another process has stopped'):
         predict()
@@ -664,7 +638,6 @@ def test_disk_that_is_full(tmp_path, predict, monkeypatch):
 
 
 def test_folder_that_cannot_be_written(tmp_path, predict):
-    write(tmp_path / 'in.tif', smooth((40, 50)))
     (tmp_path / 'maps').write_text('a file')
     with pytest.raises(ConfigError, match='maps is a file; a folder for the maps was expected'):
         predict()
@@ -683,7 +656,6 @@ def test_raster_that_is_replaced_in_the_middle(tmp_path, predict, high):
 
 
 def test_what_is_made_of_all_maps_replaces_nothing_else(tmp_path, predict):
-    write(tmp_path / 'in.tif', smooth((40, 50)))
     aoi = tmp_path / 'area.gpkg'
     write_area(aoi, [shapely.box(500000, 4999990, 500010, 5000000)])
     before = aoi.read_bytes()
@@ -727,21 +699,10 @@ def test_what_cannot_be_made_of_the_maps_is_known_before_anything_is_predicted(
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
-@pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
-def test_polygons_of_rasters_without_crs_and_of_different_ones(tmp_path, predict):
-    for crs in (None, 'EPSG:32632'):
-        others = [write(tmp_path / f'{name}.tif', smooth((40, 50)), crs=crs) for name in 'ab']
-        first = write(tmp_path / 'first.tif', smooth((40, 50)), crs=crs and 'EPSG:32633')
-        out = tmp_path / f'{crs}.gpkg'
-        assert len(predict(first, *others, options=dict(vector=out), overwrite=True).maps) == 3
-        assert out.exists()
-
-
 @pytest.mark.parametrize(
     'options', [dict(vector='folder.gpkg'), dict(vector='file/a.gpkg'), dict(vrt='file/new/a.vrt')]
 )
 def test_places_that_cannot_be_written_are_known_before_anything_is_predicted(tmp_path, predict, options):
-    write(tmp_path / 'in.tif', smooth((40, 50)))
     (tmp_path / 'folder.gpkg').mkdir()
     (tmp_path / 'file').touch()
     ((key, name),) = options.items()
@@ -763,7 +724,6 @@ def test_a_crs_in_a_file_of_its_own_is_mentioned(tmp_path, predict, warned, plac
 
 
 def test_dry_run_writes_nothing(tmp_path, predict, capsys):
-    write(tmp_path / 'in.tif', smooth((40, 50)))
     predict(options=dict(dry_run=True))
     assert not (tmp_path / 'maps').exists()
     assert '50 x 40' in capsys.readouterr().out

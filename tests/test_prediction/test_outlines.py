@@ -95,13 +95,6 @@ def test_areas_that_join_in_the_last_row():
     check(comb[::-1].copy())
 
 
-@pytest.mark.parametrize('shape', [(1, 1), (1, 9), (9, 1)])
-def test_thin_maps(shape):
-    random = np.random.default_rng(0)
-    for _ in range(10):
-        check(random.integers(0, 2, shape).astype(np.uint8))
-
-
 def test_nodata_is_no_area():
     assert traced(np.full((5, 4), NODATA, np.uint8), 2) == []
 

@@ -261,28 +261,6 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         store.open({}, resume=True)
 
 
-def _write_half(folder, number):
-    store = PartStore(folder, map_layers(CLASSES, PALETTE, ['confidence']))
-    store.open({'window': 512}, resume=True)
-    values = {layer.name: values_of(layer, 200, 300) for layer in store.layers}
-    windows = partition((200, 300), (20, 30))
-    write_parts(store, values, windows[number * 40 : number * 40 + 60])  # both write those from 40 to 60
-
-
-def test_two_processes_write_parts(tmp_path):
-    store = new_store(tmp_path, ['confidence'])
-    fork = multiprocessing.get_context('fork')
-    processes = [fork.Process(target=_write_half, args=(store.folder, number)) for number in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    made = store.merge(grid_of(200, 300), (0, 0), tmp_path / 'map.tif')
-    for path, layer in zip(made, store.layers):
-        np.testing.assert_array_equal(read(path), values_of(layer, 200, 300))
-
-
 # What goes wrong -----------------------------------------------------------------------------------------------------
 
 

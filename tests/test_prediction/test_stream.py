@@ -65,31 +65,30 @@ def test_fine_predictions_are_averaged():
     np.testing.assert_allclose(predicted(np.ones((64, 64), np.uint8), _says(said))[..., 2:-2], 0.5, atol=1e-6)
 
 
-@pytest.mark.parametrize('error', [RuntimeError('of the reader'), MemoryError('of the reader')])
-def test_what_is_no_fault_of_the_image_stops_everything(error):
-    class Broken:
-        def read(self, window):
-            raise error
+class Breaking(ByValue):
+    """Reads or predicts three batches."""
 
-    grid = WindowGrid((200, 200), (64, 64), classes=3)
-    with pytest.raises(type(error), match='of the reader'):
-        stream([Task(Broken(), grid, run, Kept((200, 200))) for run in grid.runs(0)], ByValue())
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(('reader', 'writer'))]
+    def __init__(self, error):
+        self.error, self.calls = error, 0
+
+    def read(self, window):
+        self.calls += 1
+        if self.calls == 3:
+            raise self.error
+        return WindowPixels(torch.zeros(1, 64, 64), None, np.ones((64, 64), bool), (1.0, 1.0))
+
+    def __call__(self, images, valid):
+        self.read(None)
+        return super().__call__(images, valid)
 
 
-def test_model_that_breaks_stops_reader_and_writer():
-    image, calls = smooth((300, 300)), []
-
-    class Breaking(ByValue):
-        def __call__(self, images, valid):
-            calls.append(1)
-            if len(calls) == 3:
-                raise RuntimeError('of the model')
-            return super().__call__(images, valid)
-
-    with pytest.raises(RuntimeError, match='of the model'):
-        predicted(image, Breaking())
-    assert len(calls) == 3
+@pytest.mark.parametrize('error', [RuntimeError('of the three'), MemoryError('of the three')])
+@pytest.mark.parametrize('reader', [True, False])
+def test_what_is_no_fault_of_the_image_stops_everything(error, reader):
+    grid, breaking = WindowGrid((200, 200), (64, 64), classes=3), Breaking(error)
+    source = breaking if reader else ArraySource(smooth((200, 200))[..., None], None, WindowSteps())
+    with pytest.raises(type(error), match='of the three'):
+        stream([Task(source, grid, run, Kept((200, 200))) for run in grid.runs(0)], ByValue() if reader else breaking)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(('reader', 'writer'))]
 
 

@@ -254,14 +254,3 @@ def test_floods(finished, real_data, tmp_path, capsys):
             np.testing.assert_array_equal(labels.read(1) == 255, ~np.isfinite(image.read()).all(0))
         assert (tmp_path / 'maps' / f'{chip.stem}_quicklook.png').is_file()
     assert (tmp_path / 'areas.gpkg').is_file()
-
-
-def test_loveda_tile(finished, real_data, tmp_path):
-    """A PNG without CRS, in one window and in many."""
-    tile = real_data / 'loveda' / 'urban' / 'img' / '1366.png'
-    for window in (1024, 256):
-        assert _predict(finished, tile, '-o', tmp_path / f'{window}.tif', '--window', window) == 0
-    whole, blended = (_labels(tmp_path / f'{window}.tif') for window in (1024, 256))
-    assert whole.shape == (1024, 1024)
-    assert (whole < 255).all()
-    assert (whole != blended).mean() < 0.05
