@@ -83,11 +83,8 @@ def write_text(text: str, path: str | os.PathLike, overwrite: bool = False) -> N
     Raises:
         OutputError: It exists and `overwrite` is off, or cannot be written.
     """
-    with atomic_path(path, overwrite) as temporary:
-        try:
-            temporary.write_text(text, encoding='utf-8')
-        except OSError as error:
-            raise OutputError(f'{path} cannot be written: {error.strerror}') from error
+    with atomic_path(path, overwrite) as temporary, writing(path):
+        temporary.write_text(text, encoding='utf-8')
 
 
 def write_json(data: Any, path: str | os.PathLike, overwrite: bool = False) -> None:
