@@ -18,6 +18,7 @@ REQUIREMENTS := requirements/runtime.txt requirements/tests.txt
 # The stamp's name is a checksum of all that decides what is installed: another choice, or an edited file, installs anew.
 STAMP := $(VENV)/.mmrs-$(firstword $(shell \
 	{ echo '$(TORCH) $(CURDIR)'; cat setup.py $(MM) $(CONSTRAINTS) $(REQUIREMENTS) mmrs/version.py; } | cksum))
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
 CV2_CLEAN := import cv2, importlib.metadata as m; cv2.resize; \
 	assert set(m.packages_distributions()['cv2']) == {'opencv-python-headless'}
 
@@ -26,7 +27,7 @@ export PYTHONUNBUFFERED := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format test-minimum test-openmmlab docs breakages soak clean
+.PHONY: help install demo test test-all lint format test-minimum test-openmmlab docs breakages soak clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -56,8 +57,11 @@ $(STAMP):
 demo: install  ## Generate, convert, train and test the synthetic pair (minutes)
 	$(PY) tools/demo.py $(ARGS)
 
-test: install  ## Run the whole test suite
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+test: install  ## Run the tests, but for the slow ones: what one does before a commit
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: test  ## Run the tests, then the slow ones: converters, several processes, long runs
+	$(PYTEST) -m slow $(ARGS)
 
 lint: install  ## Check style, format and types
 	$(PY) -m ruff check .
@@ -68,11 +72,11 @@ format: install  ## Sort imports and format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-test-minimum:  ## Run the tests with the lowest versions that mmrs supports
-	$(MAKE) test VENV=.venv-minimum CONSTRAINTS=requirements/minimum.txt
+test-minimum:  ## Run all tests with the lowest versions that mmrs supports
+	$(MAKE) test-all VENV=.venv-minimum CONSTRAINTS=requirements/minimum.txt
 
-test-openmmlab:  ## Run the tests on the upstream OpenMMLab stack
-	$(MAKE) test VENV=.venv-openmmlab MM=requirements/mminstall-openmmlab.txt MM_OPS=--no-build-isolation \
+test-openmmlab:  ## Run all tests on the upstream OpenMMLab stack
+	$(MAKE) test-all VENV=.venv-openmmlab MM=requirements/mminstall-openmmlab.txt MM_OPS=--no-build-isolation \
 		TORCH=torch==2.1.2
 
 docs:  ## Build the documentation with its API reference into site/ (needs no torch)

@@ -56,8 +56,18 @@ def _in_file(file: str, tests: tuple[str, ...], *changes: tuple[str, str, str, s
 
 
 MODELS, MODEL_TESTS = 'mmrs/models', 'tests/test_models'
-DISENTANGLED = (f'{MODEL_TESTS}/test_adaptors/test_st_dasegnet.py',)
-REGRESSION = (f'{MODEL_TESTS}/test_adaptors/test_feature_regression.py',)
+CONFORMANCE = 'tests/test_conformance.py'
+EVERY_METHOD = tuple(
+    f'{CONFORMANCE}::test_{claim}'
+    for claim in (
+        'each_loss_moves_its_parts_and_no_others',
+        'what_trains_gets_a_gradient_and_what_is_frozen_none',
+        'target_labels_change_nothing',
+        'pixels_without_data_have_no_part',
+    )
+)
+DISENTANGLED = (f'{MODEL_TESTS}/test_adaptors/test_st_dasegnet.py', *EVERY_METHOD)
+REGRESSION = (f'{MODEL_TESTS}/test_adaptors/test_feature_regression.py', *EVERY_METHOD)
 
 BREAKAGES: list[Breakage] = [
     # ST-DASegNet
@@ -474,7 +484,7 @@ BREAKAGES: list[Breakage] = [
     ),
     *_in_file(
         'mmrs/engine/loops.py',
-        ('tests/test_engine/test_resume.py',),
+        (f'{CONFORMANCE}::test_a_run_that_was_killed_and_resumed_equals_one_that_was_not',),
         (
             'resumed-data-from-the-start',
             'a run that is resumed often sees the beginning of its data again and again',
@@ -484,12 +494,12 @@ BREAKAGES: list[Breakage] = [
     ),
     *_in_file(
         'mmrs/engine/runner.py',
-        ('tests/test_engine/test_resume.py',),
+        (f'{CONFORMANCE}::test_a_run_that_was_killed_and_resumed_equals_one_that_was_not',),
         ('resumed-random-numbers', 'dropout goes on with other numbers than it would have', '_restore(states)', 'pass'),
     ),
     *_in_file(
         'mmrs/engine/hooks/preflight.py',
-        ('tests/test_engine/test_preflight_hook.py::test_a_run_with_it_equals_one_without[source only-0]',),
+        (f'{CONFORMANCE}::test_a_run_with_a_preflight_equals_one_without[source only-0]',),
         (
             'trial-moves-statistics',
             'the running statistics begin with those of a batch that is trained on later',
@@ -547,7 +557,7 @@ BREAKAGES: list[Breakage] = [
     ),
     *_in_file(
         f'{MODELS}/parts/self_training.py',
-        ('tests/test_engine/test_distributed.py::test_two_processes_equal_one_with_the_batch_of_both',),
+        (f'{CONFORMANCE}::test_two_processes_equal_one_with_the_batch_of_both',),
         (
             'share-of-each-process',
             'two processes train differently from one with the batch of both',
@@ -557,7 +567,7 @@ BREAKAGES: list[Breakage] = [
     ),
     *_in_file(
         f'{MODELS}/losses/feature_regression.py',
-        ('tests/test_engine/test_distributed.py::test_two_processes_equal_one_with_the_batch_of_both',),
+        (f'{CONFORMANCE}::test_two_processes_equal_one_with_the_batch_of_both',),
         (
             'mean-of-each-process',
             'the process that sees fewer valid pixels counts as much as the other',

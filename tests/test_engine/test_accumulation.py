@@ -9,7 +9,6 @@ from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmrs.apis.train import train
 from mmrs.engine.optimizers import JointOptimWrapperConstructor, OptimWrapper
 from mmrs.models.losses import PixelMeanCrossEntropyLoss
 from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config  # noqa: F401
@@ -137,30 +136,6 @@ def test_a_step_with_a_bad_loss_before_the_stop_is_skipped_after_it(build):
     assert again.rejected is not None
     for name, value in resumed.state_dict().items():
         assert torch.equal(value, expected[name]), name
-
-
-@pytest.mark.parametrize('write', [write_config, write_adaptation_config])
-def test_a_run_is_resumed_between_two_steps(tmp_path, write):
-    config = write(tmp_path / 'config.py', write_clips(tmp_path / 'data'))
-    leaf = tmp_path / 'leaf.py'
-
-    def run(folder, iterations, **kwargs):
-        leaf.write_text(
-            f"_base_ = './{config.name}'\noptim_wrapper = dict(accumulative_counts=3)\n"
-            f'train_cfg = dict(max_iters=5, val_interval=100)\nparam_scheduler = None\n'
-            f'default_hooks = dict(checkpoint=dict(interval={iterations}))\n'
-        )
-        return train(leaf, tmp_path / folder, pretrained=False, **kwargs)
-
-    steady = run('steady', 4)  # its last checkpoints are of iterations 4 and 5
-    (tmp_path / 'stopped').mkdir()
-    checkpoint = torch.load(tmp_path / 'steady' / 'iter_4.pth', weights_only=False)
-    states = checkpoint['optimizer']
-    parts = [states] if 'param_groups' in states else list(states.values())
-    assert all(any(gradient is not None for gradient in part['step_so_far']['gradients']) for part in parts)
-    resumed = run('stopped', 4, resume=str(tmp_path / 'steady' / 'iter_4.pth'))
-    for (name, value), expected in zip(resumed.model.state_dict().items(), steady.model.state_dict().values()):
-        assert torch.equal(value, expected), name
 
 
 def test_the_teacher_ends_a_step_where_one_large_batch_takes_it():

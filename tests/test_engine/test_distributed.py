@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size
 from torch import nn
 
 from mmrs.apis import init_model
@@ -20,14 +19,13 @@ from mmrs.engine.distributed import BatchNormSyncHook, launcher_environment
 from mmrs.utils import ConfigError
 from mmrs.utils.launch import free_port
 from mmrs.weights import read_checkpoint
-from tests import shared_metrics, whole_batches
+from tests import shared_metrics
 from tests.tiny_runs import (
     REPOSITORY,
     quick_start,  # noqa: F401
     write_adaptation_config,
     write_clips,
     write_config,
-    write_regression_config,
 )
 from tools import test, train
 
@@ -151,50 +149,7 @@ def test_scripts_pass_their_arguments_on(script, arguments, expected, tmp_path, 
     assert re.search(expected, done.stdout), done.stdout
 
 
-# Equal weights -------------------------------------------------------------------------------------------------------
-
-
-def write_pairs(path, clips):
-    return write_regression_config(path, clips, write_clips(clips.with_name('target'), train=8, val=2, seed=1))
-
-
-def write_synchronized(path, clips):
-    config = write_config(path, clips)
-    config.write_text(config.read_text().replace("dict(type='BN')", "dict(type='SyncBN')"))
-    return config
-
-
-RUNS = {
-    'source only, SyncBN': (write_synchronized, []),
-    'decoder teachers': (write_adaptation_config, []),
-    'single teacher': (write_adaptation_config, ['model.self_training.teacher=single_target']),
-    'regression': (write_pairs, []),
-    'regression, head': (write_pairs, ['model.train_decode_head=True']),
-}
-
-
-@several
-@pytest.mark.slow
-@pytest.mark.parametrize('run', RUNS)
-def test_all_tensors_are_equal_after_each_step(run, tmp_path):
-    """Batch normalisation's running statistics, too, though each process normalises by its own batches."""
-    write, options = RUNS[run]
-    config = write(tmp_path / 'tiny.py', write_clips(tmp_path / 'clips', train=8, val=2))
-    hooked = with_hooks(config, dict(type='RankRecorder', out_dir=str(tmp_path)))
-    options = [*options, 'train_cfg.max_iters=3', 'train_cfg.val_interval=9', 'default_hooks.checkpoint.interval=3']
-    done = launch('dist_train.sh', hooked, 2, '--work-dir', tmp_path / 'run', '--cfg-options', *options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    ranks = [torch.load(tmp_path / f'rank{rank}.pth', weights_only=True) for rank in (0, 1)]
-    assert ranks[0]['images'] != ranks[1]['images']
-    assert len(ranks[0]['digests']) == 3
-    for step, (first, second) in enumerate(zip(*(rank['digests'] for rank in ranks))):
-        assert [name for name in first if first[name] != second[name]] == [], f'after step {step}'
-    # Equal tensors that no step has moved would prove nothing.
-    first, last = (ranks[0]['digests'][i] for i in (0, -1))
-    moved = {name for name in first if first[name] != last[name]}
-    parts = {'segmentor', 'discriminator', 'teacher'} if 'teacher' in run else {'backbone'}
-    assert parts <= {name.split('.')[0] for name in moved}
-    assert any('running_var' in name for name in moved) == (run != 'regression')
+# One model -----------------------------------------------------------------------------------------------------------
 
 
 @several
@@ -232,28 +187,6 @@ def test_two_processes_train_and_test_one_model(tmp_path):
 
 
 # Sums over the processes ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope='session')
-def shared_states(tmp_path_factory):
-    """What the models of `whole_batches` are after two processes have trained them together."""
-    file = tmp_path_factory.mktemp('whole') / 'states.pth'
-    launch_program(whole_batches.__file__, 2, file)
-    return torch.load(file, weights_only=True)
-
-
-@several
-@pytest.mark.slow
-@pytest.mark.parametrize('name', whole_batches.MODEL_CONFIGS)
-def test_two_processes_equal_one_with_the_batch_of_both(name, shared_states):
-    assert get_world_size() == 1
-    start, alone = whole_batches.train(name, steps=0), whole_batches.train(name)
-    assert alone.keys() == shared_states[name].keys()
-    for key, value in alone.items():
-        assert torch.isfinite(value).all()
-        torch.testing.assert_close(shared_states[name][key], value, rtol=0, atol=1e-10, msg=key)
-    moved = max(float((alone[key] - start[key]).abs().max()) for key in alone if key.endswith('weight'))
-    assert moved > 1e-3
 
 
 @several
@@ -307,7 +240,8 @@ def test_running_statistics_are_averaged(monkeypatch):
 
 
 def test_sync_bn_in_one_process(tmp_path):
-    synchronized = write_synchronized(tmp_path / 'tiny.py', write_clips(tmp_path / 'clips'))
+    synchronized = write_config(tmp_path / 'tiny.py', write_clips(tmp_path / 'clips'))
+    synchronized.write_text(synchronized.read_text().replace("dict(type='BN')", "dict(type='SyncBN')"))
     work_dir = tmp_path / 'run'
     assert train.main([str(synchronized), '--work-dir', str(work_dir)]) == 0
     checkpoint = str(work_dir / 'iter_2.pth')

@@ -1,12 +1,10 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from mmrs.apis.train import train
 from mmrs.engine.optimizers import AmpOptimWrapper, JointOptimWrapperConstructor, OptimWrapper
 from mmrs.models.necks.domain_disentangled import DomainUniversalModule
 from mmrs.models.parts import make_pseudo_label
@@ -228,75 +226,3 @@ def test_the_exponents_of_the_channel_affinity_do_not_overflow_in_float16():
         found = module(*maps)
     for a, b in zip(found, expected):
         assert ((a.float() - b).norm() / b.norm()).item() < 0.05
-
-
-# Whole runs -----------------------------------------------------------------------------------------------------------
-
-EFFICIENT = {'model.backbone.type': 'EfficientMiT', 'model.decode_head.type': 'EfficientSegformerHead'}
-DEEPLAB = """
-model = dict(
-    backbone=dict(
-        _delete_=True, type='ResNetV1c', depth=18, stem_channels=8, base_channels=8, norm_cfg=dict(type='BN'),
-        strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), out_indices=(0, 1, 2, 3)),
-    neck=dict(in_channels=[8, 16, 32, 64], reduction=8, variant='ds2'),
-    decode_head=dict(
-        _delete_=True, type='DepthwiseSeparableASPPHead', in_channels=72, in_index=3, channels=16, dilations=(1, 6),
-        c1_in_channels=8, c1_channels=4, num_classes=6, norm_cfg=dict(type='BN'), align_corners=False,
-        loss_decode=dict(type='PixelMeanCrossEntropyLoss')),
-    discriminator=dict(in_channels=64))
-"""
-RUN = """
-train_cfg = dict(max_iters=20, val_interval=100)
-param_scheduler = None
-default_hooks = dict(checkpoint=dict(interval=20), non_finite=dict(type='NonFiniteHook', max_skipped=0))
-"""
-# One of six classes has 0.1667 by chance.
-CONFIDENT = {'model.self_training.threshold': 0.168, 'model.self_training.rare_threshold': 0.1675}
-
-
-@pytest.fixture(scope='module')
-def runs(tmp_path_factory):
-    root = tmp_path_factory.mktemp('runs')
-    source, target = write_clips(root / 'source'), write_clips(root / 'target', seed=1)
-
-    def config(name):
-        path = dict(
-            source_only=lambda: write_config(root / 'source_only.py', source),
-            st_dasegnet=lambda: write_adaptation_config(root / 'st.py', source),
-            deeplab=lambda: write_adaptation_config(root / 'deeplab.py', source),
-            regression=lambda: write_regression_config(root / 'regression.py', source, target),
-        )[name]()
-        leaf = root / f'{name}_leaf.py'
-        leaf.write_text(f"_base_ = './{path.name}'\n" + (DEEPLAB if name == 'deeplab' else '') + RUN)
-        return leaf
-
-    def losses(name, folder, **kwargs):
-        options = dict({} if name == 'deeplab' else EFFICIENT, **kwargs.pop('cfg_options', {}))
-        runner = train(config(name), root / folder, cfg_options=options, pretrained=False, overwrite=True, **kwargs)
-        scalars = runner.message_hub.log_scalars.items()
-        assert all(value.isfinite().all() for value in runner.model.state_dict().values())
-        return {key: np.array(buffer.data[0]) for key, buffer in scalars if 'loss' in key or 'share' in key}
-
-    losses.root = root
-    return losses
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ['source_only', 'st_dasegnet', 'deeplab', 'regression'])
-def test_losses_of_a_run_in_bfloat16_are_close_to_those_in_float32(name, runs):
-    kwargs = dict(cfg_options=CONFIDENT if name in ('st_dasegnet', 'deeplab') else {})
-    if name == 'regression':
-        runs('source_only', 'reference')
-        kwargs['reference'] = runs.root / 'reference' / 'iter_20.pth'
-    expected = runs(name, 'float32', **kwargs)
-    kwargs['cfg_options'] = {**kwargs['cfg_options'], 'optim_wrapper.type': 'AmpOptimWrapper'}
-    found = runs(name, 'bfloat16', **kwargs)
-    assert found.keys() == expected.keys()
-    assert any(not np.array_equal(found[key], expected[key]) for key in found)
-    assert all(len(values) == 20 for key, values in found.items() if key.startswith('train/'))
-    for key, values in expected.items():
-        # Single iterations of a young network differ more than their mean.
-        near = 0.1 if 'share' in key else 1e-3
-        assert found[key].mean() == pytest.approx(values.mean(), rel=0.05, abs=near), key
-    if 'train/confident_share' in expected:
-        assert 0.01 < expected['train/confident_share'].mean() < 0.999

@@ -1,7 +1,5 @@
 """A trial of what a training comes to later, which leaves no trace."""
 
-import shutil
-
 import pytest
 import rasterio
 from mmcv.transforms import BaseTransform
@@ -14,50 +12,18 @@ from mmrs.apis import train
 from mmrs.registry import HOOKS, METRICS, MODELS, TRANSFORMS
 from mmrs.utils.errors import ConfigError, DataError, OutputError
 from mmrs.weights import read_checkpoint
-from tests.test_engine.test_resume import assert_equal, configured, losses, source, write  # noqa: F401
+from tests.conformance import changes, run_config, write_data
 from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config, write_regression_config  # noqa: F401
 
 
-def run(file, work_dir, workers=0, accumulated=1, iterations=2, options=None, **arguments):
-    config = configured(file, workers, accumulated)
-    config.merge_from_dict({
-        'train_cfg.max_iters': iterations, 'train_cfg.val_interval': 2, 'default_hooks.checkpoint.interval': 1,
-        'default_hooks.checkpoint.max_keep_ckpts': 9, **(options or {}),
-    })  # fmt: skip
-    return train(config, work_dir, **arguments)
-
-
-METHODS = ('source only', 'st_dasegnet decoder_only', 'st_dasegnet single_target', 'feature regression')
-
-
-@pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize('method', METHODS)
-def test_a_run_with_it_equals_one_without(write, tmp_path, method, workers):  # noqa: F811
-    file, arguments = write(method)
-    for name, preflight in (('with', True), ('without', False)):
-        run(file, tmp_path / name, workers, preflight=preflight, **arguments)
-    names = sorted(path.name for path in (tmp_path / 'without').glob('*.pth'))
-    assert names[-1] == 'iter_2.pth'
-    assert sorted(path.name for path in (tmp_path / 'with').glob('*.pth')) == names
-    for name in names:
-        assert_equal(read_checkpoint(tmp_path / 'with' / name), read_checkpoint(tmp_path / 'without' / name), name)
-    assert losses(tmp_path / 'with') == losses(tmp_path / 'without')
-    logs = {name: next((tmp_path / name).glob('*/*.log')).read_text() for name in ('with', 'without')}
-    assert logs['with'].count('preflight: a training batch') == 1
-    assert logs['with'].count('scores of the classes') == logs['without'].count('scores of the classes')
-    assert 'preflight' not in logs['without']
-
-
-def test_the_gradients_of_a_step_that_has_begun_stay(write, tmp_path):  # noqa: F811
-    file, _ = write('source only')
-    run(file, tmp_path / 'whole', accumulated=3, iterations=3, preflight=False)
-    for name, preflight in (('with', True), ('without', False)):
-        shutil.copytree(tmp_path / 'whole', tmp_path / name)
-        (tmp_path / name / 'iter_3.pth').unlink()  # the second one is in the middle of a step
-        run(file, tmp_path / name, accumulated=3, iterations=3, preflight=preflight, resume=True)
-        assert_equal(
-            read_checkpoint(tmp_path / name / 'iter_3.pth'), read_checkpoint(tmp_path / 'whole' / 'iter_3.pth'), name
-        )
+@pytest.mark.parametrize('preflight', [True, False])
+def test_the_gradients_of_a_step_that_has_begun_stay(tmp_path, preflight):
+    data = write_data(tmp_path / 'data')
+    for folder, resume in (('whole', None), ('resumed', str(tmp_path / 'whole' / 'iter_2.pth'))):
+        config, _ = run_config('source only', data, tmp_path / 'config', iterations=3, accumulated=3)
+        config.default_hooks.checkpoint.max_keep_ckpts = 9
+        train(config, tmp_path / folder, preflight=preflight and resume is not None, resume=resume)
+    assert changes(*(read_checkpoint(tmp_path / folder / 'iter_3.pth') for folder in ('whole', 'resumed'))) == set()
 
 
 class Watch(Hook):
@@ -241,4 +207,4 @@ def test_a_transfer_is_tried_before_its_reference_is_trained(tmp_path):
     train(config, tmp_path / 'plain', preflight=False)
     assert not (tmp_path / 'run' / '.preflight').exists()
     one, other = (read_checkpoint(tmp_path / name / 'iter_2.pth') for name in ('run', 'plain'))
-    assert_equal(one['state_dict'], other['state_dict'])
+    assert changes(one['state_dict'], other['state_dict']) == set()

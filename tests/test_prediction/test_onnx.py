@@ -6,15 +6,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmrs
-from mmrs.apis import init_model
-from mmrs.apis.export import TOLERANCE, export_onnx
+from mmrs.apis.export import export_onnx
 from mmrs.prediction.onnx_predictor import METADATA_KEY, OnnxPredictor
 from mmrs.utils import ConfigError, DataError, OutputError
+from tests.exported import assert_export_agrees, write_checkpoint
 from tests.tiny_runs import REPOSITORY
 
 onnx = pytest.importorskip('onnx', reason='pip install onnx')
@@ -40,29 +37,10 @@ R18 = {
     'model.decode_head.in_channels': [4, 8, 16, 32],
     'model.decode_head.channels': 8,
 }
-#: Every adaptor, on the networks that it has configurations for, made small.
-CONFIGS = {
+#: The networks that there are configurations for, made small. The adaptors: `test_conformance.py`.
+NETWORKS = {
     'source_only/potsdam2vaihingen': MIT,
     'source_only/potsdam2vaihingen_r50': R50,
-    'st_dasegnet/potsdam2vaihingen': {
-        **MIT,
-        'model.neck.in_channels': [4, 4, 4, 4],
-        'model.discriminator.in_channels': 4,
-        'model.decode_head.in_channels': [4, 4, 4, 12],
-    },
-    'st_dasegnet/potsdam2vaihingen_r50': {
-        **R50,
-        'model.neck.in_channels': [16, 32, 64, 128],
-        'model.discriminator.in_channels': 128,
-        'model.decode_head.in_channels': 144,
-    },
-    'st_dasegnet/demo': {
-        **R18,
-        'model.neck.in_channels': [4, 8, 16, 32],
-        'model.discriminator.in_channels': 32,
-        'model.decode_head.in_channels': [4, 8, 16, 40],
-    },
-    'feature_regression/potsdam_rgb2irrg': MIT,
     'feature_regression/demo': R18,
 }
 SMALLEST = 'source_only/potsdam2vaihingen'
@@ -72,85 +50,18 @@ def path_of(name):
     return REPOSITORY / 'configs' / f'{name}.py'
 
 
-@torch.no_grad()
-def write_checkpoint(config, file, options):
-    """Random weights, with logits as far apart as those of a trained model."""
-    torch.manual_seed(0)
-    model = init_model(path_of(config), device='cpu', cfg_options=options)
-    for name, parameter in model.named_parameters():
-        if name.endswith(('bn2.weight', 'bn3.weight')):
-            parameter.fill_(0.2)  # else rounding errors grow from layer to layer
-    images, meta = torch.randn(2, 3, 96, 96), [dict(img_shape=(96, 96))]
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    for norm in norms:
-        norm.train().momentum = 1.0
-    model.encode_decode(images, meta)
-    for norm in norms:
-        norm.eval().running_var.clamp_(min=0.01)  # of two pooled images it is next to nothing
-    spread = model.encode_decode(images, meta).std()
-    for name, parameter in model.named_parameters():
-        if 'conv_seg' in name:
-            parameter.mul_(2 / spread)
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=model.dataset_meta)), file)
-    return file
-
-
 @pytest.fixture(scope='module')
 def smallest(tmp_path_factory):
     """Checkpoint and ONNX file of the smallest model."""
     folder = tmp_path_factory.mktemp('smallest')
-    checkpoint = write_checkpoint(SMALLEST, folder / 'weights.pth', MIT)
+    checkpoint = write_checkpoint(path_of(SMALLEST), folder / 'weights.pth', MIT)
     export_onnx(path_of(SMALLEST), checkpoint, folder / 'model.onnx', cfg_options=MIT)
     return checkpoint, folder / 'model.onnx'
 
 
-def images_with_holes(number, height, width):
-    rng = np.random.default_rng(height)
-    images = rng.integers(0, 256, (number, 3, height, width)).astype(np.uint8)
-    valid = np.ones((number, height, width), bool)
-    valid[0, 5:25, 10:40] = False
-    valid[-1, :, -9:] = False
-    return images, valid
-
-
-@torch.no_grad()
-def probabilities_in_torch(model, images, valid):
-    samples = [SegDataSample(metainfo=dict(img_shape=images.shape[-2:], ori_shape=images.shape[-2:])) for _ in images]
-    for sample, known in zip(samples, valid):
-        sample.valid_map = PixelData(data=torch.from_numpy(known)[None])
-    data = model.data_preprocessor(dict(inputs=list(torch.from_numpy(images)), data_samples=samples))
-    return model.encode_decode(data['inputs'], [sample.metainfo for sample in samples]).softmax(1).numpy()
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_every_adaptor_agrees_with_torch(name, tmp_path):
-    options = CONFIGS[name]
-    checkpoint = write_checkpoint(name, tmp_path / 'weights.pth', options)
-    differences = export_onnx(path_of(name), checkpoint, tmp_path / 'model.onnx', cfg_options=options)
-    assert all(value < TOLERANCE for value in differences.values())
-    assert {file.name for file in tmp_path.iterdir()} == {'weights.pth', 'model.onnx'}
-
-    model = init_model(path_of(name), checkpoint, 'cpu', options)
-    predictor = OnnxPredictor(tmp_path / 'model.onnx', 'cpu')
-    for size in ((3, 64, 96), (1, 71, 135)):
-        images, valid = images_with_holes(*size)
-        expected = probabilities_in_torch(model, images, valid)
-        assert expected.std(1).mean() > 0.1, 'near-uniform probabilities would agree with anything'
-        found = predictor(torch.from_numpy(images), torch.from_numpy(valid))
-        assert found.shape == expected.shape
-        assert found.dtype == torch.float32
-        assert np.abs(found.numpy() - expected).max() < 1e-4
-        # The pixels without data, whatever they hold, are seen by nobody.
-        images[~np.broadcast_to(valid[:, None], images.shape)] = 0
-        assert torch.equal(predictor(torch.from_numpy(images), torch.from_numpy(valid)), found)
-        without = predictor(torch.from_numpy(images), None)
-        assert (without - found).abs().max() > 1e-2
-
-    # Nothing but what predicts: no teacher, discriminator or reference.
-    graph = onnx.load(tmp_path / 'model.onnx').graph
-    parts = [model.segmentor] if hasattr(model, 'segmentor') else [model.backbone, model.decode_head]
-    most = sum(tensor.numel() for part in parts for tensor in part.state_dict().values()) + 2000
-    assert sum(int(np.prod(tensor.dims)) for tensor in graph.initializer) <= most
+@pytest.mark.parametrize('name', NETWORKS)
+def test_every_network_agrees_with_torch(name, tmp_path):
+    assert_export_agrees(path_of(name), NETWORKS[name], tmp_path)
 
 
 def test_metadata(smallest, tmp_path):

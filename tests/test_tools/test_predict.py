@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 from rasterio.transform import from_origin
 
 from mmrs.apis import SegInferencer, init_model
-from mmrs.geo.rasters import read_image
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import CheckpointError, ConfigError
-from tests.tiny_runs import REPOSITORY, write_regression_config
+from tests.tiny_runs import REPOSITORY
 from tools import predict
 
 
@@ -54,26 +51,6 @@ def test_one_window_is_what_the_model_says_of_the_image(finished, raster, tmp_pa
     inferencer = SegInferencer(finished.config, finished.checkpoint, device='cpu')
     np.testing.assert_array_equal(inferencer.predict(image, image.any(-1)).labels, labels)
     assert (inferencer.predict(image).labels < 255).all()
-
-
-def test_adaptors_predict_as_their_own_test_step(finished, adapted, clips, raster, tmp_path):
-    """ST-DASegNet and feature regression, against mmseg's own prediction of the whole image."""
-    regression = write_regression_config(tmp_path / 'regression.py', finished.config, clips)
-    for config, checkpoint in ((adapted.config, adapted.checkpoint), (regression, None)):
-        model = init_model(config, checkpoint, 'cpu')
-        if checkpoint is None:
-            checkpoint = tmp_path / 'regression.pth'
-            torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=model.dataset_meta)), checkpoint)
-        out = tmp_path / f'{config.stem}.tif'
-        arguments = [str(config), str(checkpoint), str(raster), '-o', str(out), '--window', '256', '--device', 'cpu']
-        assert predict.main(arguments) == 0
-        sample = SegDataSample(metainfo=dict(img_shape=(240, 200), ori_shape=(240, 200)))
-        image, valid = read_image(raster)
-        sample.valid_map = PixelData(data=torch.from_numpy(valid)[None])
-        with torch.no_grad():
-            said = model.test_step(dict(inputs=[torch.from_numpy(image.transpose(2, 0, 1))], data_samples=[sample]))[0]
-        expected = np.where(valid, said.pred_sem_seg.data[0].numpy(), 255)
-        assert (_labels(out) == expected).mean() > 0.9999  # sums in another order
 
 
 def test_two_processes_make_the_same_map_to_the_last_byte(finished, raster, tmp_path):

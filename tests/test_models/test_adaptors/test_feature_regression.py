@@ -156,48 +156,6 @@ def test_the_head_has_no_dropout(network, train_decode_head):
     assert all(norm.training == train_decode_head for norm in norms)
 
 
-def test_every_trainable_parameter_gets_a_gradient(network, checkpoint):
-    """Else training with several processes would wait for them."""
-    for options in ({}, dict(train_decode_head=True)):
-        model = build(network, checkpoint, **options).train()
-        data = model.data_preprocessor(batch(), True)
-        sum(model.loss(**data).values()).backward()
-        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        frozen = [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
-        assert not frozen
-        # FPN's finest output alone reaches this head; the other outputs' convolutions serve nobody in any training.
-        assert all('fpn_convs' in name for name in without)
-
-
-def test_no_label_has_any_part(checkpoint, network):
-    """Not even where a sample carries one."""
-
-    def losses(labels):
-        samples = {}
-        for i, domain in enumerate(('source', 'target')):
-            samples[domain] = [SegDataSample() for _ in range(2)]
-            for sample in samples[domain] if labels else ():
-                sample.gt_sem_seg = PixelData(data=torch.full((1, 64, 64), 250 + i))
-        torch.manual_seed(1)
-        model = build(network, checkpoint)
-        return [step['loss'] for step in train(model, samples=samples)], state(model)
-
-    (plain, weights), (labelled, others) = losses(False), losses(True)
-    assert torch.equal(torch.stack(plain), torch.stack(labelled))
-    assert equal(weights, others)
-
-
-def test_training_goes_on_from_its_own_checkpoint(network, checkpoint):
-    """Without the reference's file: the state of the model holds all of it."""
-    model = build(network, checkpoint)
-    train(model)
-    other = build(network)
-    other.load_state_dict(model.state_dict())
-    first, second = (train(m, steps=2, seed=5) for m in (model, other))
-    assert [step['loss'] for step in first] == [step['loss'] for step in second]
-    assert equal(state(model), state(other))
-
-
 # Feature maps --------------------------------------------------------------------------------------------------------
 
 
@@ -407,20 +365,6 @@ def masked(valid):
     samples = [SegDataSample(), SegDataSample()]
     samples[0].valid_map = PixelData(data=valid)
     return samples
-
-
-@pytest.mark.parametrize('domain', ['source', 'target'])
-def test_pixels_without_data_have_no_part(network, checkpoint, domain):
-    """Whatever an image has where its map says that there is nothing."""
-    valid = torch.ones(1, 64, 64, dtype=torch.bool)
-    valid[:, :40, 16:] = False
-    losses = []
-    for value in (0, 250):
-        model = build(network, checkpoint).train()
-        data = batch(samples={domain: masked(valid)})
-        data[domain]['inputs'][0] = torch.where(valid, data[domain]['inputs'][0], torch.tensor(float(value)))
-        losses.append(torch.stack(list(model.loss(**model.data_preprocessor(data, True)).values())))
-    assert torch.equal(*losses)
 
 
 def test_a_pair_with_nothing_in_common(network, checkpoint):

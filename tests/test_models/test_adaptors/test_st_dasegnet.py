@@ -131,61 +131,9 @@ def test_parity_notices_a_wrong_step(monkeypatch, capsys):
     assert 'FAIL' in capsys.readouterr().out
 
 
-def test_each_loss_reaches_what_it_should():
-    model = build(config())
-    losses = loss_of(model, batch())
-    # Which parts a loss has to move, and no others.
-    reach = {
-        'loss_seg_s2s': {'backbone.source', 'backbone.target', 'neck', 'decode_head.source'},
-        'loss_seg_s2t': {'backbone.source', 'backbone.target', 'neck', 'decode_head.target'},
-        'loss_pseudo_t2s': {'backbone.source', 'backbone.target', 'neck', 'decode_head.source'},
-        'loss_pseudo_t2t': {'backbone.source', 'backbone.target', 'neck', 'decode_head.target'},
-        'loss_adv_t2s': {'backbone.source'},
-        'loss_adv_s2t': {'backbone.target'},
-        'loss_disc_source_real': {'discriminator.source'},
-        'loss_disc_source_fake': {'discriminator.source'},
-        'loss_disc_target_real': {'discriminator.target'},
-        'loss_disc_target_fake': {'discriminator.target'},
-    }
-    assert set(reach) == {name for name in losses if name.startswith('loss')}
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    # Give pseudo-labels a weight, whatever the share of confident pixels.
-    model.teacher.threshold = 0.0
-    losses = loss_of(model, batch())
-    for name, parts in reach.items():
-        gradients = torch.autograd.grad(losses[name], list(parameters.values()), retain_graph=True, allow_unused=True)
-        moved = {
-            p.removeprefix('segmentor.') for p, g in zip(parameters, gradients) if g is not None and g.abs().sum() > 0
-        }
-        assert {next(part for part in PARTS if p.startswith(part)) for p in moved} == parts, name
-
-
-PARTS = [f'{kind}.{domain}' for kind in ('backbone', 'decode_head', 'discriminator') for domain in ('source', 'target')]
-PARTS.append('neck')
-
-
-def test_every_trainable_parameter_gets_a_gradient_with_deeplab():
-    """Data-parallel training stops at one that does not: the neck's middle stages are not read, so they are frozen."""
-    model = build(resnet_config())
-    sum(value for name, value in loss_of(model, batch()).items() if name.startswith('loss')).backward()
-    assert not any(p.requires_grad for p in model.segmentor.neck.stages[1].parameters())
-    for name, parameter in model.named_parameters():
-        assert parameter.requires_grad == (parameter.grad is not None), name
-
-
 def test_batch_of_one_with_aspp():
     with pytest.raises(ConfigError, match=r'set train_dataloader\.batch_size to 2 or more'):
         loss_of(build(resnet_config()), batch(n=1))
-
-
-@pytest.mark.parametrize('teacher', ['decoder_only', 'single_target'])
-def test_teachers_get_no_gradient_and_are_saved(teacher):
-    model = build(config(self_training=dict(teacher=teacher)))
-    assert model.teacher is not None
-    sum(value for name, value in loss_of(model, batch()).items() if name.startswith('loss')).backward()
-    assert all(p.grad is None for p in model.teacher.parameters())
-    assert any(name.startswith('teacher.') for name in model.state_dict())
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 def test_single_target_teacher_averages_teacher_and_source_student():
@@ -227,13 +175,6 @@ def test_a_student_that_helps_to_teach_has_no_dropout_and_keeps_its_statistics()
     assert torch.equal(first.label, second.label)
     after = model.segmentor.decode_head['source'].state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-
-
-def test_target_labels_change_nothing():
-    plain, labelled = (loss_of(build(config()), batch(labelled_target=flag)) for flag in (False, True))
-    # The labels of the second batch come last from the generator, so that its images are the same.
-    for name, value in plain.items():
-        assert torch.equal(value, labelled[name]), name
 
 
 def test_domains_may_differ_in_size():
@@ -283,11 +224,6 @@ def test_two_class_lists_of_one_pair_may_differ_in_weights_only():
 def test_crop_too_small_for_the_discriminator():
     with pytest.raises(ConfigError, match='use crops of at least 96 px'):
         loss_of(build(config()), batch(size=80))
-
-
-def test_plain_batch_for_an_adapting_model():
-    with pytest.raises(ConfigError, match='use a DomainAdaptationDataset'):
-        loss_of(build(config()), batch()['source'])
 
 
 @pytest.mark.parametrize(
