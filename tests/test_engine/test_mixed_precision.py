@@ -2,20 +2,12 @@ import math
 
 import pytest
 import torch
-from mmengine.model import BaseModel
-from torch import nn
 
-from mmrs.engine.optimizers import AmpOptimWrapper, JointOptimWrapperConstructor, OptimWrapper
+from mmrs.engine.optimizers import AmpOptimWrapper, OptimWrapper
 from mmrs.models.necks.domain_disentangled import DomainUniversalModule
 from mmrs.models.parts import make_pseudo_label
 from mmrs.utils import ConfigError
-from tests.tiny_runs import (  # noqa: F401
-    quick_start,
-    write_adaptation_config,
-    write_clips,
-    write_config,
-    write_regression_config,
-)
+from tests.toy_gan import PARTS, ToyGAN, joint
 
 needs_fp16 = pytest.mark.skipif(
     not hasattr(torch.amp, 'GradScaler'), reason='float16 on a CPU needs the scaler of torch 2.3'
@@ -25,28 +17,11 @@ needs_fp16 = pytest.mark.skipif(
 SCALE = 256.0
 
 
-class ToyGAN(BaseModel):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.segmentor = nn.Linear(3, 2)
-        self.discriminator = nn.Linear(2, 1)
-        self.dtypes = []
-
-    def forward(self, x, factor=1.0, mode='loss'):
-        fake = self.segmentor(x)
-        self.dtypes.append(fake.dtype)
-        score = self.discriminator(fake.detach())
-        return dict(loss_seg=factor * fake.float().square().mean(), loss_disc=(score.float() - 1).square().mean())
-
-
-def joint(model, lr=0.1, **kwargs):
-    part = dict(optimizer=dict(type='SGD', lr=lr))
-    cfg = dict(type='AmpOptimWrapper', dtype='float16', segmentor=part, discriminator=dict(part))
-    cfg['loss_scale'] = dict(init_scale=SCALE)
-    for name, value in kwargs.items():
-        cfg[name] = {**cfg[name], **value} if name in ('segmentor', 'discriminator') else value
-    return JointOptimWrapperConstructor(cfg)(model)
+def half(model, lr=0.1, **options):
+    """The optimizers of mixed precision."""
+    parts = {name: dict(optimizer=dict(type='SGD', lr=lr), **options.pop(name, {})) for name in PARTS}
+    amp = dict(type='AmpOptimWrapper', dtype='float16', loss_scale=dict(init_scale=SCALE))
+    return joint(model, **parts, **{**amp, **options})
 
 
 def parameters(model):
@@ -59,30 +34,28 @@ def batch(seed=0, **kwargs):
 
 @needs_fp16
 def test_one_scaler_for_the_joint_step():
-    half, single = ToyGAN(), ToyGAN()
-    wrapper = joint(half)
-    plain = JointOptimWrapperConstructor(
-        {name: dict(optimizer=dict(type='SGD', lr=0.1)) for name in ('segmentor', 'discriminator')}
-    )(single)
-    start = parameters(half)
+    model, single = ToyGAN(), ToyGAN()
+    wrapper = half(model)
+    plain = joint(single, **{name: dict(optimizer=dict(type='SGD', lr=0.1)) for name in PARTS})
+    start = parameters(model)
     for seed in range(5):
-        half.train_step(batch(seed), wrapper)
+        model.train_step(batch(seed), wrapper)
         single.train_step(batch(seed), plain)
-    assert set(half.dtypes) == {torch.float16}
+    assert set(model.dtypes) == {torch.float16}
     assert set(single.dtypes) == {torch.float32}
     assert wrapper['segmentor'].loss_scaler is wrapper['discriminator'].loss_scaler
     assert wrapper.lead.loss_scaler.get_scale() == SCALE
     moved = (parameters(single) - start).norm()
-    assert (parameters(half) - parameters(single)).norm() < 0.01 * moved
+    assert (parameters(model) - parameters(single)).norm() < 0.01 * moved
 
 
 @needs_fp16
 @pytest.mark.parametrize('part', ['segmentor', 'discriminator'])
 def test_an_overflow_in_one_part_stops_all_and_is_no_failure(part):
     model = ToyGAN()
-    wrapper = joint(model)
+    wrapper = half(model)
     start = parameters(model)
-    hook = getattr(model, part).bias.register_hook(lambda gradient: gradient * math.inf)
+    hook = list(getattr(model, part).parameters())[-1].register_hook(lambda gradient: gradient * math.inf)
     model.train_step(batch(), wrapper)
     assert torch.equal(parameters(model), start)
     assert wrapper.lead.loss_scaler.get_scale() == SCALE / 2
@@ -96,7 +69,7 @@ def test_an_overflow_in_one_part_stops_all_and_is_no_failure(part):
 @needs_fp16
 def test_a_bad_loss_is_a_failure():
     model = ToyGAN()
-    wrapper = joint(model)
+    wrapper = half(model)
     start = parameters(model)
     model.train_step(batch(factor=math.nan), wrapper)
     assert torch.equal(parameters(model), start)
@@ -106,7 +79,7 @@ def test_a_bad_loss_is_a_failure():
 @needs_fp16
 def test_a_bad_loss_among_accumulated_ones_is_a_failure():
     model = ToyGAN()
-    wrapper = joint(model, accumulative_counts=2)
+    wrapper = half(model, accumulative_counts=2)
     model.train_step(batch(factor=math.nan), wrapper)
     model.train_step(batch(), wrapper)
     assert wrapper.rejected is not None
@@ -115,7 +88,7 @@ def test_a_bad_loss_among_accumulated_ones_is_a_failure():
 @needs_fp16
 def test_gradients_that_no_scale_helps_are_a_failure():
     model = ToyGAN()
-    wrapper = joint(model)
+    wrapper = half(model)
     model.discriminator.bias.register_hook(lambda gradient: gradient * math.inf)
     rejected = []
     for _ in range(10):
@@ -127,7 +100,7 @@ def test_gradients_that_no_scale_helps_are_a_failure():
 @needs_fp16
 def test_an_overflow_at_a_fixed_scale_is_a_failure():
     model = ToyGAN()
-    wrapper = joint(model, loss_scale=512.0)
+    wrapper = half(model, loss_scale=512.0)
     model.discriminator.bias.register_hook(lambda gradient: gradient * math.inf)
     model.train_step(batch(), wrapper)
     assert wrapper.rejected is model.discriminator.bias
@@ -137,7 +110,7 @@ def test_an_overflow_at_a_fixed_scale_is_a_failure():
 @needs_fp16
 def test_clipping_sees_gradients_without_the_scale():
     model = ToyGAN()
-    wrapper = joint(model, lr=1.0, segmentor=dict(clip_grad=dict(max_norm=1e-3)))
+    wrapper = half(model, lr=1.0, segmentor=dict(clip_grad=dict(max_norm=1e-3)))
     start = parameters(model.segmentor)
     model.train_step(batch(), wrapper)
     assert (parameters(model.segmentor) - start).norm().item() == pytest.approx(1e-3, rel=1e-3)
@@ -146,7 +119,7 @@ def test_clipping_sees_gradients_without_the_scale():
 @needs_fp16
 def test_accumulation_adds_scaled_gradients():
     halves, whole = ToyGAN(), ToyGAN()
-    wrapper, once = joint(halves, accumulative_counts=2), joint(whole)
+    wrapper, once = half(halves, accumulative_counts=2), half(whole)
     x = batch()['x']
     for part in x.split(4):
         halves.train_step(dict(x=part), wrapper)
@@ -157,23 +130,23 @@ def test_accumulation_adds_scaled_gradients():
 @needs_fp16
 def test_the_scale_goes_into_the_state_and_out_again():
     model = ToyGAN()
-    wrapper = joint(model, loss_scale=dict(init_scale=8.0, growth_interval=1))
+    wrapper = half(model, loss_scale=dict(init_scale=8.0, growth_interval=1))
     model.train_step(batch(), wrapper)
-    other = joint(ToyGAN(), loss_scale=dict(init_scale=8.0, growth_interval=1))
+    other = half(ToyGAN(), loss_scale=dict(init_scale=8.0, growth_interval=1))
     other.load_state_dict(wrapper.state_dict())
     assert other.lead.loss_scaler.get_scale() == 16.0
-    half = AmpOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=1.0), dtype='float16', loss_scale=4.0)
+    amp = AmpOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=1.0), dtype='float16', loss_scale=4.0)
     for state in (
         AmpOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=1.0), dtype='bfloat16').state_dict(),
         OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0)).state_dict(),
     ):
-        half.load_state_dict(state)
-        assert half.loss_scaler.get_scale() == 4.0
+        amp.load_state_dict(state)
+        assert amp.loss_scaler.get_scale() == 4.0
 
 
 def test_a_cpu_takes_bfloat16_without_a_scale():
     model = ToyGAN()
-    wrapper = joint(model, dtype=None)
+    wrapper = half(model, dtype=None)
     model.train_step(batch(), wrapper)
     assert model.dtypes == [torch.bfloat16]
     assert not wrapper.lead.loss_scaler.is_enabled()
@@ -182,7 +155,7 @@ def test_a_cpu_takes_bfloat16_without_a_scale():
 def test_float16_on_a_cpu_says_which_torch_it_needs(monkeypatch):
     monkeypatch.delattr(torch.amp, 'GradScaler', raising=False)
     with pytest.raises(ConfigError, match=r'torch 2\.3 or newer.*bfloat16'):
-        joint(ToyGAN())
+        half(ToyGAN())
 
 
 @pytest.mark.parametrize(
@@ -197,12 +170,11 @@ def test_float16_on_a_cpu_says_which_torch_it_needs(monkeypatch):
 def test_bad_settings(changes, message):
     part = dict(optimizer=dict(type='SGD', lr=0.1))
     if message is None:
-        parts = dict(segmentor=part, discriminator=dict(part, type='AmpOptimWrapper'))
         with pytest.raises(ConfigError, match=r'differ in precision.*full.*bfloat16'):
-            JointOptimWrapperConstructor(parts)(ToyGAN())
+            joint(ToyGAN(), segmentor=part, discriminator=dict(part, type='AmpOptimWrapper'))
         return
     with pytest.raises(ConfigError, match=message):
-        joint(ToyGAN(), **changes)
+        half(ToyGAN(), **changes)
 
 
 # What is computed from half precision --------------------------------------------------------------------------------
