@@ -80,14 +80,7 @@ train_cfg = dict(max_iters={most}, val_interval=100)
 """
 
 
-@pytest.fixture
-def logged(monkeypatch):
-    lines = []
-    monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda self, message, *_: lines.append(str(message)))
-    return lines
-
-
-def test_a_run_counts_on_when_it_is_resumed(tmp_path, logged, monkeypatch):
+def test_a_run_counts_on_when_it_is_resumed(tmp_path, warned, monkeypatch):
     # Discriminators that are always right.
     monkeypatch.setattr('mmrs.models.losses.GANLoss.boundary', property(lambda self: _AlwaysRight()))
     config = write_adaptation_config(tmp_path / 'config.py', write_clips(tmp_path / 'data'))
@@ -95,11 +88,11 @@ def test_a_run_counts_on_when_it_is_resumed(tmp_path, logged, monkeypatch):
     config.write_text(text + WATCH.format(iterations=4, most=3))
     runner = train(config, tmp_path / 'run', pretrained=False)
     assert runner.message_hub.get_info('discriminator_streaks') == dict(disc_accuracy_source=3, disc_accuracy_target=3)
-    assert not any('discriminator of the' in line for line in logged)
+    assert not any('discriminator of the' in line for line in warned)
     config.write_text(text + WATCH.format(iterations=4, most=5))
     train(config, tmp_path / 'run', pretrained=False, resume='auto')
-    assert len([line for line in logged if 'iteration 4: the discriminator of the' in line]) == 2
-    assert len([line for line in logged if 'the discriminator of the' in line]) == 2
+    assert len([line for line in warned if 'iteration 4: the discriminator of the' in line]) == 2
+    assert len([line for line in warned if 'the discriminator of the' in line]) == 2
 
 
 class _AlwaysRight:
@@ -112,7 +105,7 @@ class _AlwaysRight:
         return (score == score) if _AlwaysRight.calls % 2 else (score != score)
 
 
-def test_a_model_without_discriminators_is_left_alone(tmp_path, logged):
+def test_a_model_without_discriminators_is_left_alone(tmp_path, warned):
     config = write_config(tmp_path / 'config.py', write_clips(tmp_path / 'data'))
     config.write_text(
         config.read_text()
@@ -122,4 +115,4 @@ def test_a_model_without_discriminators_is_left_alone(tmp_path, logged):
     )
     runner = train(config, tmp_path / 'run', pretrained=False)
     assert runner.message_hub.get_info('discriminator_streaks') is None
-    assert not any('discriminator' in line for line in logged)
+    assert not any('discriminator' in line for line in warned)
