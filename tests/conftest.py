@@ -14,6 +14,15 @@ logging.raiseExceptions = False
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+#: Folders and files of which all tests are slow: they convert data sets, or are about processes.
+SLOW = {'test_preparation', 'test_dataset_converters.py', 'test_launch.py', 'test_kill.py', 'test_scripts.py'}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW.intersection(item.path.relative_to(REPOSITORY).parts):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope='session')
 def real_data() -> Path:

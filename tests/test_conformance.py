@@ -1,5 +1,6 @@
 """What every adaptation method does, whatever it learns by: each claim once, for all of `tests.conformance.METHODS`."""
 
+import fcntl
 import functools
 import json
 import math
@@ -348,12 +349,21 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(data, tmp_pat
 
 @pytest.fixture(scope='session')
 def shared(tmp_path_factory):
-    """A folder with what two processes have made of `SHARED` and `METHODS` together."""
-    folder = write_data(tmp_path_factory.mktemp('shared'))
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '-m']
-    own = dict(os.environ, PYTHONPATH=str(REPOSITORY), CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
-    done = subprocess.run([*command, 'tests.conformance', folder], env=own, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    """A folder with what two processes have made of `SHARED` and `METHODS` together, once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        base = base.parent
+    folder, finished = base / 'shared', base / 'shared' / 'finished'
+    with (base / 'shared.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.exists():
+            write_data(folder)
+            command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '-m']
+            own = dict(os.environ, PYTHONPATH=str(REPOSITORY), CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+            command += ['tests.conformance', str(folder)]
+            done = subprocess.run(command, env=own, cwd=folder, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-3000:]
+            finished.touch()
     return folder
 
 

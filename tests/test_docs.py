@@ -102,6 +102,7 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_command_of_the_worked_example_runs(workplace):
     commands = [line for language, text in blocks() if language == 'bash' for line in text.splitlines()]
     assert [command.split()[1] for command in commands] == [
@@ -126,6 +127,7 @@ def test_every_command_of_the_worked_example_runs(workplace):
     assert list((workplace / 'pictures').glob('*.png'))
 
 
+@pytest.mark.slow
 def test_the_class_of_the_worked_example(workplace):
     run('python arrays2geotiff.py downloads/csmask', workplace)
     code = (

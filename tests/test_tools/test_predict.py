@@ -53,6 +53,7 @@ def test_one_window_is_what_the_model_says_of_the_image(finished, raster, tmp_pa
     assert (inferencer.predict(image).labels < 255).all()
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_map_to_the_last_byte(finished, raster, tmp_path):
     options = ['--window', '64', '--batch-size', '3', '--extra', 'confidence', '--device', 'cpu']
     command = [str(finished.config), str(finished.checkpoint), str(raster), *options]
