@@ -14,9 +14,10 @@ from rasterio.transform import Affine
 from mmrs.datasets.image_warnings import describe_scale, translucent_share
 from mmrs.geo.grids import RasterGrid, place
 from mmrs.geo.masks import hidden_values, read_mask
-from mmrs.geo.rasters import image_bands, open_raster
-from mmrs.geo.statistics import Advance, chosen_bands, raster_windows, read_windows, value_type
+from mmrs.geo.rasters import chosen_bands, image_bands, open_raster
+from mmrs.geo.statistics import Advance, raster_windows, read_windows, value_type
 from mmrs.geo.statistics_bands import BandAccumulator, BandStatistics
+from mmrs.utils.errors import DataError
 
 # A file with more different values than this is no label map, and counting them would fill the memory.
 _MAX_VALUES = 1 << 16
@@ -67,7 +68,7 @@ class ImageFacts:
         """Sides of a pixel on the ground; empty where the file does not say."""
         try:
             return self.grid.pixel_metres() if is_georeferenced(self.grid) else ()
-        except ValueError:
+        except DataError:
             return ()
 
     @property
@@ -165,7 +166,7 @@ def _label(raster: DatasetReader, grid: RasterGrid, task: LabelTask, advance: Ad
         _count(hidden_values(raster, by_colour, values, covered), hidden)
         _count(values if covered is None else values[covered], counts)
         if len(counts) > _MAX_VALUES:
-            raise ValueError(f'holds more than {_MAX_VALUES} different values; is it a label map?')
+            raise DataError(f'holds more than {_MAX_VALUES} different values; is it a label map?')
         advance(values.size / (grid.width * grid.height))
     return LabelFacts('', grid, bands, by_colour, counts, hidden)
 

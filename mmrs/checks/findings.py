@@ -28,6 +28,7 @@ from mmrs.geo.labels import read_labels, training_indices
 from mmrs.geo.masks import find_hidden_class, hidden_class, packed, value_name
 from mmrs.geo.statistics import count_classes, map_files
 from mmrs.geo.statistics_bands import BandStatistics
+from mmrs.utils.errors import DataError
 
 # In pixels: from here on, labels are of another place rather than a little off.
 _OTHER_PLACE = 0.5
@@ -303,7 +304,7 @@ def _count_by_loading(own: CheckedSet, workers: int, progress: bool) -> np.ndarr
     def count(info: dict, _: Any) -> np.ndarray | str:
         try:
             return count_classes(read_labels, info, len(own.classes))
-        except (OSError, ValueError) as error:
+        except DataError as error:
             return str(error)
 
     problems = dict[str, str]()

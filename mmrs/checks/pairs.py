@@ -13,6 +13,7 @@ from mmrs.datasets.paired import PairedDataset
 from mmrs.geo.grids import RasterGrid
 from mmrs.geo.rasters import open_raster
 from mmrs.geo.statistics import Advance, map_files
+from mmrs.utils.errors import UnreadableError
 
 # In pixels: from here on, two images of one name are of other places rather than a little off.
 _OTHER_PLACE = 0.5
@@ -65,7 +66,7 @@ def _compare(files: tuple[str, str], _: Advance) -> tuple[str, tuple[str, ...]]:
         for path in files:
             with open_raster(path, quiet=True) as raster:
                 grids.append(RasterGrid.of(raster))
-    except OSError:  # a finding about that file
+    except UnreadableError:  # a finding about that file
         return '', ()
     first, second = grids
     if first.shape != second.shape:

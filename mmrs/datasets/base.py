@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
 from mmrs.datasets.samplers.rare_class import RareClassSampling
-from mmrs.datasets.transforms.arguments import require_text
+from mmrs.datasets.transforms.arguments import is_text, require_text
 from mmrs.datasets.transforms.eight_bit import guard_eight_bit
 from mmrs.datasets.transforms.loading import image_loader
 from mmrs.geo.classes import IGNORE_INDEX, Colour, load_classes
@@ -16,7 +16,7 @@ from mmrs.geo.headers import read_header
 from mmrs.geo.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.geo.statistics import class_statistics
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError, DataError, some
+from mmrs.utils.errors import ConfigError, DataError, require, require_file, some
 
 #: The lightest of the greys of classes without counterpart.
 _LIGHTEST_GREY = 192
@@ -51,11 +51,9 @@ class RemoteSensingDataset(BaseSegDataset):
         **kwargs: As in mmseg's `BaseSegDataset`. Where `data_prefix` has no `seg_map_path`, there are no labels.
 
     Raises:
-        FileNotFoundError: A folder, `ann_file`, `classes_file`, an image that `ann_file` lists, or the label map of an
-            image is missing.
-        DataError: `ann_file` is no text, or no image holds data.
-        ValueError: There are no images, or two of one name; `class_map` names a class that the data set lacks, or one
-            twice.
+        DataError: A folder, `ann_file`, `classes_file`, an image that `ann_file` lists, or the label map of an image is
+            missing; `ann_file` is no text; there are no images, two of one name, or none that holds data.
+        ConfigError: `class_map` names a class that the data set lacks, or one twice; or another argument cannot work.
     """
 
     def __init__(
@@ -74,14 +72,11 @@ class RemoteSensingDataset(BaseSegDataset):
             require_text(self, name, text)
         for name, texts in dict(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix).items():
             require_text(self, name, texts, several=True)
-        if kwargs.get('ignore_index', IGNORE_INDEX) != IGNORE_INDEX:
-            raise ConfigError(
-                f'{type(self).__name__}: ignore_index is {kwargs["ignore_index"]}, but pixels without label have '
-                f'{IGNORE_INDEX} here: leave it out'
-            )
+        own, ignored = type(self).__name__, kwargs.get('ignore_index', IGNORE_INDEX)
+        expected = f'{IGNORE_INDEX}, which pixels without label have here (leave it out),'
+        require(ignored == IGNORE_INDEX, f'{own}: ignore_index', ignored, expected)
         for name, mapping in dict(metainfo=metainfo, rare_class_sampling=rare_class_sampling).items():
-            if mapping is not None and not isinstance(mapping, Mapping):
-                raise ConfigError(f'{type(self).__name__}: {name} is {mapping!r}; dict(...) was expected')
+            require(mapping is None or isinstance(mapping, Mapping), f'{own}: {name}', mapping, 'dict(...)')
         require_text(self, 'metainfo.classes', (metainfo or {}).get('classes'), several=True)
         self._index_of_id: dict[int, int] | None = None
         # For masks in colours: an id of each colour's class, None if it is ignored; whether those of one band are such.
@@ -119,12 +114,12 @@ class RemoteSensingDataset(BaseSegDataset):
         named = [name for names in members.values() for name in names]
         unknown = sorted(set(named) - set(own))
         if unknown:
-            raise ValueError(
+            raise ConfigError(
                 f'class_map of {type(self).__name__} names {", ".join(unknown)}, which the data set does not have. Its '
                 f'classes are {", ".join(own) or "not known: give metainfo or classes_file"}.'
             )
         if twice := sorted({name for name in named if named.count(name) > 1}):
-            raise ValueError(f'class_map of {type(self).__name__} names {", ".join(twice)} twice.')
+            raise ConfigError(f'class_map of {type(self).__name__} names {", ".join(twice)} twice.')
         index_of = {old: index for index, names in enumerate(members.values()) for old in names}
         new_index = [index_of.get(name, IGNORE_INDEX) for name in own]
         absent = [new for new, names in members.items() if not names]
@@ -158,7 +153,7 @@ class RemoteSensingDataset(BaseSegDataset):
         """Counts the same classes in another order, in labels, names and palette; see `match_classes`.
 
         Raises:
-            ValueError: They are others.
+            ValueError: They are others, which `match_classes` has made sure of.
         """
         own, palette = list(self._metainfo['classes']), self._metainfo['palette']
         self._reindex(
@@ -177,16 +172,16 @@ class RemoteSensingDataset(BaseSegDataset):
         """What a `RareClassSampler` draws by; counts the pixels of all label maps the first time, which is cached.
 
         Raises:
-            ValueError: The data set has no `rare_class_sampling`, or no labels.
+            ConfigError: The data set has no `rare_class_sampling`, or no labels.
         """
         if self._rare_class_settings is None:
-            raise ValueError(
+            raise ConfigError(
                 f'{type(self).__name__} {self.data_root or ""} has no rare_class_sampling, which RareClassSampler '
                 'needs: set it to dict(), or take another sampler.'
             )
         if self._rare_classes is None:
             if 'seg_map_path' not in self.get_data_info(0):
-                raise ValueError(
+                raise ConfigError(
                     f'{type(self).__name__} {self.data_root or ""} has no labels to sample rare classes by.'
                 )
             counts = class_statistics(self)
@@ -201,7 +196,7 @@ class RemoteSensingDataset(BaseSegDataset):
             images = self._select(images)
         if not images:
             others = other_rasters(img_dir, self.img_suffix)
-            raise ValueError(
+            raise DataError(
                 f'No images for {type(self).__name__} in {img_dir}'
                 + (f' under the names in {self.ann_file}' if self.ann_file else '')
                 + f': files with suffix {", ".join(self.img_suffix)} were expected. '
@@ -214,10 +209,9 @@ class RemoteSensingDataset(BaseSegDataset):
         missing = [path for stem, path in images.items() if stem not in labels]
         if missing:
             others = other_rasters(ann_dir, self.seg_map_suffix)
-            shown = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
-            raise FileNotFoundError(
-                f'{len(missing)} of {len(images)} images in {img_dir} have no label map in {ann_dir}: {shown}. A label '
-                f"map has the image's name and one of the suffixes {', '.join(self.seg_map_suffix)}."
+            raise DataError(
+                f'{len(missing)} of {len(images)} images in {img_dir} have no label map in {ann_dir}: {some(missing)}. '
+                f"A label map has the image's name and one of the suffixes {', '.join(self.seg_map_suffix)}."
                 + (f' There are {others}: {_ADVICE.format("seg_map")}' if others else '')
             )
         return [
@@ -234,7 +228,7 @@ class RemoteSensingDataset(BaseSegDataset):
             try:
                 if not read_header(path, find_empty=True, bands=loader.bands).empty:
                     return
-            except (OSError, ValueError):  # said where the image is read
+            except DataError:  # said where the image is read
                 return
         raise DataError(
             f'None of the {len(paths)} images of {type(self).__name__} holds data in the bands that are read: '
@@ -243,18 +237,16 @@ class RemoteSensingDataset(BaseSegDataset):
 
     def _list(self, what: str, folder: str, suffixes: Sequence[str]) -> dict[str, str]:
         advice = _ADVICE.format('img' if what == 'images' else 'seg_map')
-        try:
-            return list_rasters(folder, suffixes, advice if set(RASTER_SUFFIXES) <= set(suffixes) else None)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
+        if not os.path.isdir(folder):
+            raise DataError(
                 f'The folder of the {what} for {type(self).__name__} is missing: {folder}. Convert the data set (see '
                 'docs/datasets.md) or correct data_root and data_prefix.'
-            ) from error
+            )
+        return list_rasters(folder, suffixes, advice if set(RASTER_SUFFIXES) <= set(suffixes) else None)
 
     def _select(self, images: dict[str, str]) -> dict[str, str]:
         """The images that `ann_file` lists, one name a line, with or without suffix."""
-        if not os.path.isfile(self.ann_file):
-            raise FileNotFoundError(f'{self.ann_file}: no such file; a list of image names was expected there')
+        require_file(self.ann_file, 'a list of image names')
         try:
             with open(self.ann_file, encoding='utf-8-sig') as file:
                 names = [line.strip() for line in file if line.strip()]
@@ -263,9 +255,9 @@ class RemoteSensingDataset(BaseSegDataset):
         stem_of = {**{path: stem for stem, path in images.items()}, **{stem: stem for stem in images}}
         missing = [name for name in names if name not in stem_of]
         if missing:
-            raise FileNotFoundError(
+            raise DataError(
                 f'{self.ann_file} lists {len(missing)} images that are not in {self.data_prefix["img_path"]}: '
-                + ', '.join(missing[:5])
+                f'{some(missing)}'
             )
         return {stem: images[stem] for stem in (stem_of[name] for name in names)}
 
@@ -288,16 +280,11 @@ class RemoteSensingDataset(BaseSegDataset):
 def _checked_class_map(class_map: Any) -> Mapping[str, str | Sequence[str] | None]:
     if isinstance(class_map, (list, tuple)) and all(isinstance(p, (list, tuple)) and len(p) == 2 for p in class_map):
         class_map = dict(class_map)
-    if not isinstance(class_map, Mapping) or not class_map:
-        raise ConfigError(f'class_map is {class_map!r}; dict(new_class=own_class or list of them, ...) was expected')
+    is_map = isinstance(class_map, Mapping) and bool(class_map)
+    require(is_map, 'class_map', class_map, 'dict(new_class=own_class or list of them, ...)')
+    expected = "the name of one of the data set's classes, a list of names, or None for a class without counterpart"
     for new, old in class_map.items():
-        names = [old] if isinstance(old, str) else old
-        valid = isinstance(names, Sequence) and names and all(isinstance(name, str) for name in names)
-        if old is not None and not valid:
-            raise ConfigError(
-                f"class_map: {new} is {old!r}; the name of one of the data set's classes, a list of names, or None for "
-                'a class without counterpart was expected'
-            )
+        require(old is None or is_text(old, several=True), f'class_map: {new}', old, expected)
     if all(old is None for old in class_map.values()):
         raise ConfigError(f'class_map has no counterpart for any of {", ".join(class_map)}; at least one was expected')
     return class_map

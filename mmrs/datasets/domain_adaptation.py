@@ -5,6 +5,7 @@ from mmengine.dataset import BaseDataset
 
 from mmrs.datasets.two_domains import TwoDomainDataset, without_labels
 from mmrs.registry import DATASETS
+from mmrs.utils.errors import ConfigError
 
 
 @DATASETS.register_module()
@@ -21,7 +22,8 @@ class DomainAdaptationDataset(TwoDomainDataset):
         target: The unlabelled data set, or its configuration; its pipeline must not load annotations.
 
     Raises:
-        ValueError: One of them has no images, the target has labels, or the names of their classes differ.
+        DataError: One of them has no images.
+        ConfigError: The target has labels, or the names of their classes differ.
     """
 
     def __init__(self, source: dict | BaseDataset, target: dict | BaseDataset) -> None:
@@ -29,7 +31,7 @@ class DomainAdaptationDataset(TwoDomainDataset):
 
     def _check_files(self) -> None:
         if 'seg_map_path' in self.target.get_data_info(0):
-            raise ValueError(
+            raise ConfigError(
                 f'The target data set {type(self.target).__name__} lists label maps, but adaptation must not see any. '
                 'Pass its configuration instead of the object, or leave seg_map_path out of its data_prefix.'
             )
@@ -41,14 +43,14 @@ class DomainAdaptationDataset(TwoDomainDataset):
         """One pair.
 
         Raises:
-            ValueError: The target's pipeline loads annotations.
+            ConfigError: The target's pipeline loads annotations.
         """
         if not self._fully_initialized:
             self.full_init()
         source = self.source[index]
         target = self.target[np.random.randint(len(self.target))]  # noqa: NPY002 (seeded anew for each sample)
         if 'gt_sem_seg' in target['data_samples']:
-            raise ValueError(
+            raise ConfigError(
                 f'The pipeline of the target data set {type(self.target).__name__} yields gt_sem_seg, but adaptation '
                 'must not see target labels. Remove the transform that loads annotations.'
             )

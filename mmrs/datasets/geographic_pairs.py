@@ -21,7 +21,7 @@ from mmrs.geo.grids import describe_bounds, describe_crs, write_crs
 from mmrs.geo.headers import RasterHeader, read_headers
 from mmrs.geo.rasters import open_raster
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError, DataError
+from mmrs.utils.errors import ConfigError, DataError, require_number
 
 
 @DATASETS.register_module()
@@ -44,8 +44,7 @@ class GeographicPairedDataset(PairedDataset):
     Raises:
         DataError: A raster has no CRS or no transform, or lies where a CRS jumps; or no target raster covers enough of
             a source window.
-        ConfigError: A setting that cannot be used here.
-        ValueError: What `PairedDataset` raises.
+        ConfigError: A setting that cannot be used here; and what `PairedDataset` raises.
     """
 
     def __init__(
@@ -55,8 +54,7 @@ class GeographicPairedDataset(PairedDataset):
         pipeline: Sequence[dict | Callable] = (),
         min_overlap: float = 0.5,
     ) -> None:
-        if not (isinstance(min_overlap, (int, float)) and 0 < min_overlap <= 1):
-            raise ConfigError(f'min_overlap is {min_overlap!r}; a share of a window, above 0 and up to 1, was expected')
+        require_number('min_overlap', min_overlap, above=0, at_most=1)
         self.min_overlap = min_overlap
         self._area: PairedArea | None = None
         super().__init__(source, target, pipeline)
@@ -285,7 +283,7 @@ def _require_place(header: RasterHeader) -> None:
 def _footprint(header: RasterHeader, crs: CRS) -> shapely.Polygon:
     try:
         return footprint(header.grid, crs)
-    except ValueError as error:
+    except DataError as error:
         raise DataError(f'{header.path}: {error}.') from error
 
 

@@ -11,9 +11,8 @@ from rasterio.windows import Window
 
 from mmrs.datasets.class_names import is_wrapper, with_inner
 from mmrs.datasets.transforms.loading import image_loader
-from mmrs.geo.rasters import open_raster, scale_and_offset
-from mmrs.geo.statistics import chosen_bands
-from mmrs.utils.errors import some
+from mmrs.geo.rasters import chosen_bands, open_raster, scale_and_offset
+from mmrs.utils.errors import DataError, some
 
 #: Images of each data set that are looked at; a data set is mostly of one kind.
 FILES = 4
@@ -86,7 +85,7 @@ def _look(paths: Sequence[str], bands: Sequence[int] | None) -> tuple[list[str],
                 if translucent_share(raster, numbers, [middle]) > MOST_TRANSLUCENT:
                     alpha.append(path)
                 scales.setdefault(describe_scale(raster, numbers), []).append(path)
-        except (OSError, ValueError):  # said where the image is read
+        except DataError:  # said where the image is read
             continue
     return alpha, scales
 

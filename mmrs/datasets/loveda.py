@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.submission_format import SubmissionFormat
 from mmrs.registry import DATASETS
+from mmrs.utils.errors import DataError
 
 
 @DATASETS.register_module()
@@ -99,5 +100,5 @@ class LoveDADataset(RemoteSensingDataset):
                     'the labels of the test set are not public. Take seg_map_path out of data_prefix; '
                     'tools/test.py --format-only writes a submission for the test server'
                 )
-            raise FileNotFoundError(f'The folder of the {what} of LoveDA is missing: {folder}; {advice}')
+            raise DataError(f'The folder of the {what} of LoveDA is missing: {folder}; {advice}')
         return super()._list(what, folder, suffixes)

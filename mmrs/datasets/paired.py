@@ -31,7 +31,7 @@ from mmrs.datasets.transforms.packing import PackRasterInputs
 from mmrs.datasets.two_domains import TwoDomainDataset, without_labels
 from mmrs.registry import DATASETS
 from mmrs.utils import random_states
-from mmrs.utils.errors import ConfigError, some
+from mmrs.utils.errors import ConfigError, DataError, some
 
 # What these make of an image is the same each time. A transform that is not here may draw.
 _DETERMINISTIC = (LoadRasterImage, Resize, ResizeToMultiple, Pad, CLAHE, AdjustGamma, RGB2Gray)
@@ -65,8 +65,7 @@ class PairedDataset(TwoDomainDataset):
         allow_unpaired: Leave out images without a counterpart, and say how many, instead of raising an error.
 
     Raises:
-        FileNotFoundError: An image has no counterpart.
-        ValueError: There are no pairs, the images of one differ in size, or what `TwoDomainDataset` raises.
+        DataError: An image has no counterpart, or there are no pairs; and what `TwoDomainDataset` raises.
         ConfigError: A pipeline or data set that cannot be used here.
     """
 
@@ -91,7 +90,7 @@ class PairedDataset(TwoDomainDataset):
         self._check_configuration()
         for name, part in (('source', self.source), ('target', self.target)):
             if 'seg_map_path' in part.get_data_info(0):
-                raise ValueError(
+                raise ConfigError(
                     f'The {name} data set {type(part).__name__} lists label maps, but pairs are used without. Pass its '
                     'configuration instead of the object, or leave seg_map_path out of its data_prefix.'
                 )
@@ -142,7 +141,7 @@ class PairedDataset(TwoDomainDataset):
             self.unpaired[name] = sorted(set(here) - set(names[other]))
             if self.unpaired[name] and not (self.allow_unpaired and pairs):
                 leave_out = ', list those to use in ann_file, or leave out the others with allow_unpaired=True'
-                raise FileNotFoundError(
+                raise DataError(
                     f'{len(self.unpaired[name])} of {len(here)} {name} images in {folders[name]} have no counterpart '
                     f'of the same name in {folders[other]}: {some(self.unpaired[name])}. Add or rename files'
                     f'{leave_out if pairs else ""}. GeoTIFFs under other names are paired by place: '
@@ -179,15 +178,15 @@ class PairedDataset(TwoDomainDataset):
         if 'window' not in source:
             return
         if source['grid_shape'] != target['grid_shape']:
-            raise ValueError(_sizes_differ(source, source['grid_shape'], target, target['grid_shape']))
+            raise _sizes_differ(source, source['grid_shape'], target, target['grid_shape'])
         target['window'] = source['window']
 
     def __getitem__(self, index: int) -> dict:
         """One pair.
 
         Raises:
-            OSError: A file is missing or cannot be read.
-            ValueError: The images differ in size, or in training nothing with data was found.
+            UnreadableError: A file is missing or cannot be read.
+            DataError: The images differ in size, or in training nothing with data was found.
             ConfigError: A transform of the common pipeline draws differently for the two images.
         """
         if not self._fully_initialized:
@@ -196,7 +195,7 @@ class PairedDataset(TwoDomainDataset):
             if (sample := self._sample(index)) is not None:
                 return sample
             index = np.random.randint(len(self))  # noqa: NPY002 (the generator that MMEngine seeds and itself uses here)
-        raise ValueError(f'{type(self).__name__}: {_TRIES} pairs in a row have no pixel with data in both images.')
+        raise DataError(f'{type(self).__name__}: {_TRIES} pairs in a row have no pixel with data in both images.')
 
     def _sample(self, index: int) -> dict | None:
         """A packed pair; None where a transform cannot make any, or in training, where no pixel has data in both."""
@@ -209,7 +208,7 @@ class PairedDataset(TwoDomainDataset):
         self._place_target(source, info['target'])
         target = self.target.pipeline(info['target'])
         if source['img'].shape[:2] != target['img'].shape[:2]:
-            raise ValueError(_sizes_differ(source, source['img'].shape, target, target['img'].shape))
+            raise _sizes_differ(source, source['img'].shape, target, target['img'].shape)
         for results in (source, target):
             if 'valid_map' not in results:
                 # Without labels, nothing else tells pixels that a transform has filled.
@@ -331,8 +330,8 @@ def _names(dataset: RemoteSensingDataset) -> list[str]:
     return names
 
 
-def _sizes_differ(source: Mapping, shape: Sequence[int], target: Mapping, other: Sequence[int]) -> str:
-    return (
+def _sizes_differ(source: Mapping, shape: Sequence[int], target: Mapping, other: Sequence[int]) -> DataError:
+    return DataError(
         f'The source image {source["img_path"]} has {shape[1]} x {shape[0]} pixels (width x height), but its '
         f'counterpart {target["img_path"]} has {other[1]} x {other[0]}. They must be of one size; GeoTIFFs on other '
         'grids are warped onto the source by GeographicPairedDataset.'

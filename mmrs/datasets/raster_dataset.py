@@ -1,7 +1,6 @@
 """Data sets of whole GeoTIFFs."""
 
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from mmrs.geo.vector_labels import VectorLabels
 from mmrs.geo.vectors import VECTOR_SUFFIXES, is_vector
 from mmrs.geo.windows import Window, Windows, jittered, partition, training_windows
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError, DataError, some
+from mmrs.utils.errors import ConfigError, DataError, require_number, some
 
 # Width in pixels of a raster from which on it matters whether the file is stored by rows or by tiles.
 _WIDE = 4096
@@ -54,10 +53,10 @@ class RasterDataset(RemoteSensingDataset):
         **kwargs: As in `RemoteSensingDataset`. `ann_file` and `img_suffix` are about rasters, `indices` about windows.
 
     Raises:
-        FileNotFoundError: As `RemoteSensingDataset`.
-        OSError: A file cannot be read.
-        ValueError: The rasters differ in bands or type; labels do not fit their image, its CRS or the classes; or the
-            size of a pixel in metres is needed and unknown. The message names the file.
+        UnreadableError: A file cannot be read.
+        DataError: As `RemoteSensingDataset`; the rasters differ in bands or type; labels do not fit their image, its
+            CRS or the classes; or the size of a pixel in metres is needed and unknown. The message names the file.
+        ConfigError: An argument cannot work.
     """
 
     def __init__(
@@ -75,8 +74,8 @@ class RasterDataset(RemoteSensingDataset):
         data_root: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if gsd is not None and not (isinstance(gsd, (int, float)) and 0 < gsd < math.inf):
-            raise ConfigError(f'gsd is {gsd!r}; metres per pixel, a number above 0, were expected')
+        if gsd is not None:
+            require_number('gsd', gsd, above=0, unit='metres per pixel')
         try:
             self._windows = None if windows is None else Windows(**windows)
         except TypeError as error:
@@ -151,22 +150,22 @@ class RasterDataset(RemoteSensingDataset):
         first = images[0]
         for image in images:
             if wanted is None and image.bands != first.bands:
-                raise ValueError(
+                raise DataError(
                     f'{first.path} has {first.bands} bands, but {image.path} has {image.bands} (alpha not counted). '
                     'Choose bands that all have: LoadRasterImage(bands=...).'
                 )
             if wanted is not None and max(wanted) > max(image.count, image.bands):
-                raise ValueError(
+                raise DataError(
                     f'{image.path} has {image.bands} bands, numbered from 1; bands {list(wanted)} were asked for.'
                 )
             if image.dtype != first.dtype and not loader.apply_scale:
-                raise ValueError(
+                raise DataError(
                     f'{first.path} has values of type {first.dtype}, but {image.path} of {image.dtype}: the same '
                     'number would mean different things. Convert one (`rio convert --dtype`), or make two data sets.'
                 )
 
     def _check_labels(self, images: Sequence[RasterHeader], labels: Sequence[str | None]) -> dict[str, RasterHeader]:
-        """Raises ValueError for labels that do not fit; returns the headers of those that are rasters."""
+        """Raises DataError for labels that do not fit; returns the headers of those that are rasters."""
         pairs = [(image, path) for image, path in zip(images, labels) if path is not None]
         vectors = [(image, path) for image, path in pairs if is_vector(path)]
         rasters = [(image, path) for image, path in pairs if not is_vector(path)]
@@ -293,6 +292,6 @@ class _OneForAll(dict):
 def _pixel_metres(image: RasterHeader) -> tuple[float, float]:
     try:
         return image.grid.pixel_metres()
-    except ValueError as error:
+    except DataError as error:
         advice = f' {write_crs(image.path)}.' if image.grid.crs is None else ''
-        raise ValueError(f'{image.path}: {error}, which gsd and windows in metres need.{advice}') from error
+        raise DataError(f'{image.path}: {error}, which gsd and windows in metres need.{advice}') from error

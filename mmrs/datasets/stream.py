@@ -16,7 +16,7 @@ from mmengine.dist import get_dist_info
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmrs.registry import DATA_SAMPLERS, DATASETS
-from mmrs.utils.errors import DataError, describe
+from mmrs.utils.errors import DataError, UnusableError, describe
 from mmrs.utils.random_states import seeded
 
 __all__ = ['Draw', 'SampleStream', 'SplitUnreadable', 'StreamedDataset', 'stream_of', 'streamed']
@@ -94,8 +94,8 @@ class SampleStream(Sampler):
 class StreamedDataset(Dataset):
     """A data set that is asked for by :class:`Draw`.
 
-    An item is the sample, and messages about samples that could not be read (`OSError`, `DataError`) and in whose place
-    it was drawn.
+    An item is the sample, and messages about samples that could not be read (`UnusableError` or `OSError`) and
+    in whose place it was drawn.
 
     Args:
         dataset: Config of the data set, or the data set.
@@ -129,7 +129,7 @@ class StreamedDataset(Dataset):
                 index = np.random.randint(len(self)) if attempt else draw.index  # noqa: NPY002
                 try:
                     return self.dataset[index], failures
-                except (OSError, DataError) as error:
+                except (OSError, UnusableError) as error:
                     failures.append(describe(error))
         raise DataError(
             f'{ATTEMPTS} samples in a row could not be read; the last one: {failures[-1]}. Are the disk and the data '

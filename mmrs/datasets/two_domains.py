@@ -7,6 +7,7 @@ from torch.utils.data import Dataset
 
 from mmrs.datasets.class_names import class_names, difference, same_names
 from mmrs.registry import DATASETS
+from mmrs.utils.errors import ConfigError, DataError, UserError
 
 
 class TwoDomainDataset(Dataset):
@@ -17,8 +18,8 @@ class TwoDomainDataset(Dataset):
         target: The same.
 
     Raises:
-        OSError: A file or folder is missing or cannot be read.
-        ValueError: One of them has no images, or both name classes and the names differ.
+        DataError: A file or folder is missing or cannot be read, or one of them has no images.
+        ConfigError: One of them cannot be built, or both name classes and the names differ.
     """
 
     def __init__(self, source: dict | BaseDataset, target: dict | BaseDataset) -> None:
@@ -39,7 +40,7 @@ class TwoDomainDataset(Dataset):
             except (OSError, ValueError) as error:
                 raise _about(name, error) from error
             if len(part) == 0:
-                raise ValueError(f'The {name} data set {type(part).__name__} has no images.')
+                raise DataError(f'The {name} data set {type(part).__name__} has no images.')
         self._check_files()
         self._fully_initialized = True
 
@@ -50,7 +51,7 @@ class TwoDomainDataset(Dataset):
         # In any order: no label of a target is read.
         source, target = class_names(self.source), class_names(self.target)
         if source and target and not same_names(source, target):
-            raise ValueError(
+            raise ConfigError(
                 f'Source and target differ in their classes: {", ".join(source)} and {", ".join(target)} '
                 f'({difference(source, target)}). Adaptation needs the same classes; adapt the metainfo or the '
                 'classes_file of one, or map them with class_map.'
@@ -87,6 +88,6 @@ def _build(dataset: dict | BaseDataset, name: str) -> BaseDataset:
 
 
 def _about(name: str, error: Exception) -> Exception:
-    """The same error, with the domain's name in front; of a kind that is made from a message alone."""
-    kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(error, kind))
+    """The same error with the domain's name in front; the configuration's fault if another package raised it."""
+    kind = type(error) if isinstance(error, UserError) else ConfigError
     return kind(f'The {name} data set: {error}')

@@ -47,8 +47,8 @@ def read_aligned_image(
         at its centre. Pixels of the image without data take no part in the interpolation.
 
     Raises:
-        OSError: A file is missing or cannot be read.
-        ValueError: The image lacks one of the bands.
+        UnreadableError: A file is missing or cannot be read.
+        DataError: The image lacks one of the bands.
     """
     path, grid_path = os.fspath(path), os.fspath(grid_path)
     with shared_raster(grid_path) as raster:

@@ -51,8 +51,8 @@ def read_aligned_labels(
         label raster covers with data, or None where it has no say in that.
 
     Raises:
-        OSError: A file is missing or cannot be read.
-        ValueError: The label raster has several bands that are no colours, or cannot belong to the image.
+        UnreadableError: A file is missing or cannot be read.
+        DataError: The label raster has several bands that are no colours, or cannot belong to the image.
     """
     path, img_path = os.fspath(path), os.fspath(img_path)
     with reading(path):

@@ -1,6 +1,5 @@
 """Tables of classes: names, ids and colours of a data set, as a YAML file."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from mmrs.utils.errors import ConfigError, require, require_file
 
 IGNORE_INDEX = 255
 
@@ -149,16 +150,15 @@ def read_yaml(path: str | Path) -> Any:
     """Reads a YAML file of plain values; no tag in it makes an object of anything else.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not YAML.
+        DataError: There is no such file.
+        ConfigError: It is not YAML.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'{path}: no such file; a table of classes (YAML) was expected there')
-    with open(path, encoding='utf-8') as file:
-        try:
+    require_file(path, 'a table of classes (YAML)')
+    try:
+        with open(path, encoding='utf-8') as file:
             return yaml.load(file, _PlainLoader)
-        except Exception as error:  # tags such as !!int raise whatever their text leads to
-            raise ValueError(f'{path} is not YAML: {error or type(error).__name__}') from error
+    except Exception as error:  # tags such as !!int raise whatever their text leads to
+        raise ConfigError(f'{path} is not YAML: {error or type(error).__name__}') from error
 
 
 def load_classes(path: str | Path) -> ClassTable:
@@ -170,8 +170,8 @@ def load_classes(path: str | Path) -> ClassTable:
             alone.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not such a table; the message names the entry.
+        DataError: There is no such file.
+        ConfigError: The file is not such a table; the message names the entry.
     """
     return parse_classes(read_yaml(path), where=str(path))
 
@@ -179,61 +179,55 @@ def load_classes(path: str | Path) -> ClassTable:
 def parse_classes(content: Any, where: str) -> ClassTable:
     """Makes a table of the parsed YAML; `where` is the name of its file for messages."""
     entries = content.get('classes') if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f'{where} has no list `classes`. Expected: classes: [{{name: road, id: 0}}, ...]')
-    table = ClassTable(tuple(_parse_class(entry, f'{where}: class {i + 1}') for i, entry in enumerate(entries)))
-    if not table.names:
-        raise ValueError(f'{where}: every class is ignored; at least one must count.')
-    if len(table.names) >= IGNORE_INDEX - 1:
-        raise ValueError(f'{where}: {len(table.names)} classes; at most {IGNORE_INDEX - 2} fit into 8-bit label maps.')
-    _require_unique(where, 'name', [c.name for c in table.classes])
-    _require_unique(where, 'id', [value for c in table.classes for value in c.ids if not c.ignore])
-    _require_unique(where, 'color', [to_hex(colour) for c in table.classes for colour in c.colours])
-    counting, ignored = ({v for c in table.classes if c.ignore is flag for v in c.ids} for flag in (False, True))
-    if counting & ignored:
-        raise ValueError(f'{where}: id {min(counting & ignored)} belongs to a class and to an ignored one.')
-    if len({bool(c.ids) for c in table.classes if not c.ignore}) > 1:
-        raise ValueError(f'{where}: some classes have an `id` and some have none. Give one to all of them, or to none.')
+    listed = isinstance(entries, list) and entries
+    _check(listed, where, 'no list `classes` is there; [{name: road, id: 0}, ...] was expected')
+    table = ClassTable(tuple(_parse_class(entry, f'{where}: class {i + 1}') for i, entry in enumerate(entries or ())))
+    number = len(table.names)
+    _check(number, where, 'every class is ignored; at least one must count')
+    _check(number < IGNORE_INDEX - 1, where, f'{number} classes; at most {IGNORE_INDEX - 2} fit into 8-bit label maps')
+    counting, ignored = ([v for c in table.classes if c.ignore is flag for v in c.ids] for flag in (False, True))
+    named: dict[str, list[Any]] = dict(
+        name=[c.name for c in table.classes],
+        id=counting,
+        color=[to_hex(colour) for c in table.classes for colour in c.colours],
+    )
+    for what, values in named.items():
+        twice = sorted({str(value) for value in values if values.count(value) > 1})
+        _check(not twice, where, f'{what} {", ".join(twice)} appears twice')
+    both = {*counting} & {*ignored}
+    _check(not both, where, f'id {min(both, default=0)} belongs to a class and to an ignored one')
+    mixed = len({bool(c.ids) for c in table.classes if not c.ignore}) > 1
+    _check(not mixed, where, 'some classes have an `id` and some have none. Give one to all of them, or to none')
     return table
 
 
-def _require_unique(where: str, what: str, values: Sequence[Any]) -> None:
-    twice = sorted({str(value) for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f'{where}: {what} {", ".join(twice)} appears twice.')
+def _check(valid: object, where: str, wrong: str) -> None:
+    if not valid:
+        raise ConfigError(f'{where}: {wrong}')
 
 
 def _parse_class(entry: Any, where: str) -> LabelClass:
-    if not isinstance(entry, dict) or 'name' not in entry:
-        raise ValueError(f'{where} is {entry!r}; a mapping with a `name` was expected.')
-    if not isinstance(entry['name'], str) or not entry['name']:
-        raise ValueError(
-            f'{where}: name is {entry["name"]!r}; text was expected. Write names such as no or 1 in quotes.'
-        )
+    require(isinstance(entry, dict) and 'name' in entry, where, entry, 'a mapping with a `name`')
+    name = entry['name']
+    _require(isinstance(name, str) and name, where, 'name', name, 'text, in quotes where it looks like no or 1,')
     entry = {('color' if key == 'colour' else key): value for key, value in entry.items()}
-    where = f'{where} ({entry["name"]})'
-    unknown = set(entry) - {'name', 'id', 'color', 'ignore'}
-    if unknown:
-        raise ValueError(f'{where} has unknown keys {sorted(map(str, unknown))}; known are name, id, color, ignore.')
-    if not isinstance(entry.get('ignore', False), bool):
-        raise ValueError(f'{where}: ignore is {entry["ignore"]!r}; true or false was expected.')
-    ids = entry.get('id', [])
-    ids = ids if isinstance(ids, list) else [ids]
-    if not all(isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_ID for value in ids):
-        raise ValueError(
-            f'{where}: id is {entry["id"]!r}; a whole number or a list of them was expected, each below 2**53.'
-        )
-    return LabelClass(
-        name=entry['name'],
-        ids=tuple(ids),
-        colours=_parse_colours(entry['color'], where) if 'color' in entry else (),
-        ignore=entry.get('ignore', False),
-    )
+    where = f'{where} ({name})'
+    unknown = sorted(map(str, set(entry) - {'name', 'id', 'color', 'ignore'}))
+    _check(not unknown, where, f'the keys {unknown} are unknown; known are name, id, color, ignore')
+    ignore, ids = entry.get('ignore', False), entry.get('id', [])
+    _require(isinstance(ignore, bool), where, 'ignore', ignore, 'true or false')
+    values = ids if isinstance(ids, list) else [ids]
+    whole = all(isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_ID for value in values)
+    _require(whole, where, 'id', ids, 'a whole number below 2**53, or a list of them,')
+    colours = _parse_colours(entry['color'], where) if 'color' in entry else ()
+    return LabelClass(name, tuple(values), colours, ignore)
+
+
+def _require(valid: object, where: str, key: str, value: object, expected: str) -> None:
+    require(bool(valid), f'{where}: {key}', value, expected)
 
 
 def _parse_colours(value: Any, where: str) -> tuple[Colour, ...]:
-    if value is None:
-        raise ValueError(f"{where}: color is empty. YAML takes # for a comment; write it in quotes: '#3C1098'.")
     is_triple = isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) for v in value)
     values = [value] if is_triple or not isinstance(value, list) else value
     return tuple(_parse_colour(v, where) for v in values)
@@ -241,13 +235,10 @@ def _parse_colours(value: Any, where: str) -> tuple[Colour, ...]:
 
 def _parse_colour(value: Any, where: str) -> Colour:
     try:
-        if isinstance(value, str):
-            digits = value.lstrip('#')
-            rgb = tuple(bytes.fromhex(digits))
-        else:
-            rgb = tuple(value)
-        if len(rgb) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in rgb):
-            raise ValueError
+        rgb = tuple(bytes.fromhex(value.lstrip('#')) if isinstance(value, str) else value)
     except (TypeError, ValueError):
-        raise ValueError(f"{where}: color is {value!r}; '#RRGGBB' or [r, g, b] of 0 to 255 was expected.") from None
+        rgb = ()
+    # YAML takes a bare # for the beginning of a comment, and what is left is None.
+    known = len(rgb) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in rgb)
+    _require(known, where, 'color', value, "'#RRGGBB' (in quotes) or [r, g, b] of 0 to 255")
     return rgb[0], rgb[1], rgb[2]

@@ -6,6 +6,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from mmrs.geo.grids import RasterGrid, place
+from mmrs.utils.errors import DataError
 
 # Points along each side. In another CRS a side is an arc, and the chord between two points is off by 1/POINTS² of what
 # the chord of the whole side would be: for a tile of 10 km, 1/100 of a millimetre to a millimetre.
@@ -16,7 +17,7 @@ def boundary(grid: RasterGrid, crs: CRS | None) -> np.ndarray:
     """The edge of a grid in another CRS, `(N, 2)`; NaN where a point has no place there.
 
     Raises:
-        ValueError: The grid lies across the 180th meridian or on a pole, and that CRS counts in degrees.
+        DataError: The grid lies across the 180th meridian or on a pole, and that CRS counts in degrees.
     """
     steps = np.linspace(0, 1, _POINTS, endpoint=False)
     nil, one = np.zeros(_POINTS), np.ones(_POINTS)
@@ -30,7 +31,7 @@ def boundary(grid: RasterGrid, crs: CRS | None) -> np.ndarray:
             points = np.full_like(points, np.nan)
         points[~np.isfinite(points)] = np.nan
         if crs is not None and crs.is_geographic and np.ptp(points[0]) > 180:
-            raise ValueError(
+            raise DataError(
                 f'it lies across the 180th meridian or on a pole, where {crs.to_string()[:80]} jumps. Warp both sides '
                 'to one projected CRS (`rio warp --dst-crs EPSG:...`)'
             )
@@ -41,7 +42,7 @@ def footprint(grid: RasterGrid, crs: CRS | None) -> shapely.Polygon:
     """The area that a grid covers, in another CRS; empty where it has no place there.
 
     Raises:
-        ValueError: As `boundary` does.
+        DataError: As `boundary` does.
     """
     points = boundary(grid, crs)
     if not np.isfinite(points).all():

@@ -13,7 +13,7 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
 
-from mmrs.utils.errors import DataError
+from mmrs.utils.errors import DataError, UnusableError
 
 #: Two grids are one where no corner is further apart than this, in pixels. Writers of GeoTIFFs differ by rounding.
 TOLERANCE = 1e-3
@@ -45,10 +45,10 @@ class RasterGrid:
 
     @classmethod
     def of(cls, raster: DatasetReader) -> 'RasterGrid':
-        """The grid of an open raster; raises DataError where its pixels have a place but no area."""
+        """The grid of an open raster; raises UnusableError where its pixels have a place but no area."""
         determinant = raster.transform.determinant
         if raster.crs is not None and not 0 < abs(determinant) < math.inf:
-            raise DataError(
+            raise UnusableError(
                 f'{raster.name} has the transform {tuple(raster.transform)[:6]}, by which its pixels have no area. '
                 'Correct it: gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM FILE'
             )
@@ -104,7 +104,7 @@ class RasterGrid:
         more than 1 % as Web Mercator does, it is the length on the WGS84 ellipsoid.
 
         Raises:
-            ValueError: There is no CRS, or none that has to do with metres.
+            DataError: There is no CRS, or none that has to do with metres; the message does not name the raster.
         """
         right, down = np.hypot(*self.pixel_vectors(np.array([[self.width / 2, self.height / 2]]))[0]).tolist()
         return right, down
@@ -119,12 +119,12 @@ class RasterGrid:
             `(N, 2, 2)`, with one column for each of the two.
 
         Raises:
-            ValueError: There is no CRS, or none that has to do with metres.
+            DataError: As `pixel_metres` does.
         """
         if self.crs is None:
-            raise ValueError('it has no CRS, so that the size of its pixels in metres is unknown')
+            raise DataError('it has no CRS, so that the size of its pixels in metres is unknown')
         if self.transform.is_identity:
-            raise ValueError(
+            raise DataError(
                 'it has a CRS, but no transform (`rio edit-info --transform`, or a world file) that says how large its '
                 'pixels are'
             )
@@ -132,10 +132,11 @@ class RasterGrid:
         try:
             metre = 1.0 if self.crs.is_geographic else self.crs.linear_units_factor[1]
             middle = self._ground_vectors(np.array([[self.width / 2, self.height / 2]]))[0]
-            if not np.isfinite(middle).all():  # GDAL does not always raise
-                raise ValueError('the raster has no place on the ground')
+            reason = '' if np.isfinite(middle).all() else 'the raster has no place on the ground'
         except Exception as error:  # GDAL's own errors are of no public kind
-            raise ValueError(f'the size of its pixels in metres cannot be told from its CRS: {error}') from error
+            reason = str(error)
+        if reason:
+            raise DataError(f'the size of its pixels in metres cannot be told from its CRS: {reason}')
         if not self.crs.is_geographic:
             nominal = metre * np.array([[a, b], [d, e]])
             if all(same_gsd(map_, true) for map_, true in zip(np.hypot(*nominal), np.hypot(*middle))):
@@ -190,23 +191,23 @@ def overlap(first: Bounds, second: Bounds) -> bool:
 
 
 def check_labels_fit(image_path: str, image: RasterGrid, label_path: str, labels: RasterGrid) -> None:
-    """Raises ValueError where a label raster cannot belong to an image: CRS on one side only, or another place."""
+    """Raises DataError where a label raster cannot belong to an image: CRS on one side only, or another place."""
     sides = [(image_path, image.crs), (label_path, labels.crs)]
     if (image.crs is None) != (labels.crs is None):
         (without, _), (path, crs) = sorted(sides, key=lambda side: side[1] is not None)
-        raise ValueError(
+        raise DataError(
             f'{without} has no CRS, but {path} has {describe_crs(crs)}. {write_crs(without)}, or leave it out of both.'
         )
     if image.crs is None:
         if image.shape != labels.shape:
-            raise ValueError(
+            raise DataError(
                 f'The image {image_path} has {image.width} x {image.height} pixels (width x height), but its label '
                 f'map {label_path} has {labels.width} x {labels.height}. Without CRS they must be of one size.'
             )
         return
     extent = labels.bounds_in(image.crs)
     if not overlap(image.bounds, extent):
-        raise ValueError(
+        raise DataError(
             f'The label map {label_path} lies outside its image {image_path}: it covers {describe_bounds(extent)}, the '
             f'image {describe_bounds(image.bounds)} ({describe_crs(image.crs)}). Pair the right files, or correct the '
             'CRS of one.'

@@ -50,7 +50,7 @@ class RasterHeader:
         """Width and height of a pixel in metres, where they are known."""
         try:
             return self.grid.pixel_metres()
-        except ValueError:
+        except DataError:
             return None
 
 
@@ -64,7 +64,7 @@ def read_headers(paths: Sequence[str], find_empty: bool, bands: Sequence[int] | 
         bands: Numbers of the bands in which data counts, from 1; all by default.
 
     Raises:
-        OSError: A file is missing, cannot be read, or ends before its pixels do.
+        UnreadableError: A file is missing, cannot be read, or ends before its pixels do.
     """
     with ThreadPoolExecutor(_THREADS) as threads:
         found = threads.map(lambda path: read_header(path, find_empty, bands), paths)

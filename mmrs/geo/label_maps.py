@@ -16,7 +16,7 @@ def open_classes(path: PathLike) -> tuple[list[str], list[Colour]]:
     """Class names and colours of a finished label map, in the order of its class indices.
 
     Raises:
-        OSError: The file is missing or cannot be read.
+        UnreadableError: The file is missing or cannot be read.
         DataError: It is no label map.
     """
     with open_raster(path, quiet=True) as raster:

@@ -10,6 +10,7 @@ from mmrs.geo.classes import IGNORE_INDEX, to_hex
 from mmrs.geo.masks import UNKNOWN, holds_colours, look_up, packed, read_mask, value_name
 from mmrs.geo.rasters import image_bands, open_raster
 from mmrs.geo.vectors import burn_labels
+from mmrs.utils.errors import DataError, some
 
 
 def read_labels(sample: Mapping) -> np.ndarray:
@@ -19,8 +20,8 @@ def read_labels(sample: Mapping) -> np.ndarray:
         sample: What `LoadRasterAnnotations` requires.
 
     Raises:
-        OSError: A file is missing or cannot be read.
-        ValueError: The file has a wrong number of bands, another size or place than the image, or ids or colours that
+        UnreadableError: A file is missing or cannot be read.
+        DataError: The file has a wrong number of bands, another size or place than the image, or ids or colours that
             are no class.
     """
     return _burn(sample) if 'vector_labels' in sample else _read(sample)
@@ -44,7 +45,7 @@ def _read(results: Mapping) -> np.ndarray:
             (labels, covered), nodata = read_mask(mask, by_colour), mask.nodata
     if labels.shape != tuple(results.get('ori_shape', labels.shape)):
         (h, w), (label_h, label_w) = results['ori_shape'], labels.shape
-        raise ValueError(
+        raise DataError(
             f'The image {results["img_path"]} has {w} x {h} pixels (width x height), but its label map {path} has '
             f'{label_w} x {label_h}. They must be of one size.'
         )
@@ -56,7 +57,7 @@ def _read(results: Mapping) -> np.ndarray:
         indices[~covered] = IGNORE_INDEX
     unknown = indices == UNKNOWN
     if unknown.any():
-        raise ValueError((_unknown_colours if by_colour else _unknown_ids)(path, labels, unknown, results))
+        raise DataError((_unknown_colours if by_colour else _unknown_ids)(path, labels, unknown, results))
     return indices
 
 
@@ -78,7 +79,7 @@ def training_indices(results: Mapping) -> dict[Any, int]:
 
 def _unknown_colours(path: str, labels: np.ndarray, unknown: np.ndarray, results: Mapping) -> str:
     values = np.unique(labels[unknown])
-    found = ', '.join(value_name(value, True) for value in values[:8].tolist()) + (', ...' if len(values) > 8 else '')
+    found = some([value_name(value, True) for value in values[:9].tolist()], 8)
     return (
         f'{path}: colour {found} on {100 * unknown.mean():.3g} % of the pixels is no class of the data set. Expected: '
         f'{", ".join(map(to_hex, results["label_colours"]))}. Add it to the table of classes, with `ignore: true` for '
@@ -88,7 +89,7 @@ def _unknown_colours(path: str, labels: np.ndarray, unknown: np.ndarray, results
 
 def _unknown_ids(path: str, labels: np.ndarray, unknown: np.ndarray, results: Mapping) -> str:
     values = np.unique(labels[unknown])
-    found = ', '.join(str(value) for value in values[:8].tolist()) + (', ...' if len(values) > 8 else '')
+    found = some(list(map(str, values[:9].tolist())), 8)
     known = training_indices(results)
     classes = sorted(value for value, index in known.items() if index != IGNORE_INDEX)
     ignored = sorted(value for value, index in known.items() if index == IGNORE_INDEX)

@@ -23,7 +23,7 @@ from mmrs.geo.rasters import (
     shown_pixels,
     without_nodata,
 )
-from mmrs.utils.errors import DataError, some
+from mmrs.utils.errors import DataError, UnusableError, some
 
 #: Stands for "no class" in what `look_up` returns; a table of classes never reaches it.
 UNKNOWN = 254
@@ -72,14 +72,14 @@ class MaskColours:
         bands: Numbers of the bands: of grey or a palette one, otherwise red, green and blue.
 
     Raises:
-        DataError: The values are of a type, or the bands of a colour model, that masks do not have.
+        UnusableError: The values are of a type, or the bands of a colour model, that masks do not have.
     """
 
     def __init__(self, mask: DatasetReader) -> None:
         self._path, kinds, kind = mask.name, colour_kinds(mask), mask.dtypes[0]
         if kind not in ('uint8', 'uint16') or ColorInterp.cyan in kinds:
             found = kind if ColorInterp.cyan not in kinds else 'CMYK'
-            raise DataError(
+            raise UnusableError(
                 f'{mask.name} holds {found}; a mask in colours is RGB, grey or has a palette, of at most 16 unsigned '
                 'bits. If the values are ids, give the classes an `id` each.'
             )
@@ -111,10 +111,10 @@ class MaskColours:
         """Colours packed into whole numbers, `(H, W)`, int32, of the values `(C, H, W)` of `bands`.
 
         Raises:
-            DataError: Values of 16 bits up to 255, which may be colours of 8 bits, or ids.
+            UnusableError: Values of 16 bits up to 255, which may be colours of 8 bits, or ids.
         """
         if self._may_be_ids and ((planes > 0) & (planes < 256)).any():
-            raise DataError(
+            raise UnusableError(
                 f'{self._path} has 16 bits, but values from 1 to 255: by its bit depth they are black, which may not '
                 'be meant. If they are ids, give the classes an `id` each and no `color`; if they are colours, '
                 'write the mask with 8 bits (`rio convert --dtype uint8 IN.tif OUT.tif`).'

@@ -11,7 +11,7 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 
 from mmrs.geo.handles import file_state
-from mmrs.utils.errors import DataError
+from mmrs.utils.errors import UnusableError
 
 _TAG = 0x112
 
@@ -26,7 +26,7 @@ _TURN = (
 
 
 def require_upright(path: str, raster: DatasetReader) -> None:
-    """Raises DataError for an image whose EXIF orientation says that viewers turn or mirror it.
+    """Raises UnusableError for an image whose EXIF orientation says that viewers turn or mirror it.
 
     What is drawn on the turned image would not fit the stored one, which is what GDAL reads. A georeferenced file
     counts as it is stored: where its pixels lie is what its georeference says.
@@ -37,7 +37,7 @@ def require_upright(path: str, raster: DatasetReader) -> None:
     if 2 <= orientation <= 8:
         width, height = raster.width, raster.height
         shown = (height, width) if orientation >= 5 else (width, height)
-        raise DataError(
+        raise UnusableError(
             f'{path} is stored with {width} x {height} pixels (width x height), but its EXIF orientation is '
             f'{orientation}, with which viewers and labelling tools show {shown[0]} x {shown[1]} pixels, turned or '
             f'mirrored. Expected: 1. Turn the pixels of all such images and masks, in copies of the files: `{_TURN}`. '

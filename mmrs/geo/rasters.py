@@ -25,7 +25,7 @@ from scipy.sparse import csr_array
 from mmrs.geo.handles import bound_block_cache, file_state, handles
 from mmrs.geo.orientation import require_upright
 from mmrs.geo.resampling import resample, resampling_weights
-from mmrs.utils.errors import DataError
+from mmrs.utils.errors import DataError, OutputError, UnreadableError, UnusableError, require_folder
 
 PathLike = str | Path
 
@@ -51,6 +51,8 @@ _IMAGE_DRIVERS = ('GTiff', 'PNG', 'JPEG', 'JP2OpenJPEG', 'JP2KAK', 'JP2ECW', 'JP
 
 # A window of a resampled raster is made of strips, so that all of its own pixels are never in memory at once.
 _STRIP_BYTES = 64 * 2**20
+
+_RESTORE = 'Restore the file from its source'
 
 _PNG_END = b'IEND\xaeB`\x82'
 
@@ -78,9 +80,9 @@ def open_raster(path: PathLike, quiet: bool = False) -> Iterator[DatasetReader]:
         quiet: Whether a GeoTIFF without georeference is nothing to warn of; a PNG or JPEG never is.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        OSError: The file cannot be opened, holds no pixels or is cut, or a read inside the `with` block fails.
-        DataError: Its EXIF orientation says that what it shows is not what it stores.
+        UnreadableError: There is no such file; it cannot be opened, holds no pixels or is cut; or a read inside the
+            `with` block fails.
+        UnusableError: Its EXIF orientation says that what it shows is not what it stores.
     """
     path = os.fspath(path)
     with reading(path), open_unmanaged(path, quiet) as raster:
@@ -123,7 +125,7 @@ def reading(path: str) -> Iterator[None]:
     """Sets GDAL's options for a file, and raises what goes wrong with it as `open_raster` says."""
     options = dict(_OPTIONS)
     if not os.path.isfile(path) and os.path.exists(path):  # opening a pipe waits for ever
-        raise OSError(f'{path} cannot be read as an image: it is no file')
+        raise _unreadable(path, 'it is no file. An image was expected there')
     if path.lower().endswith('.png') and not path.startswith('/vsi') and not is_whole_png(path):
         # GDAL's fast way of reading a whole PNG fills what is missing from a cut file with zeros and says nothing; the
         # row by row way raises.
@@ -133,16 +135,21 @@ def reading(path: str) -> Iterator[None]:
             yield
     except (RasterioError, CPLE_BaseError, UnicodeDecodeError) as error:
         if not path.startswith('/vsi') and not os.path.exists(path):
-            raise FileNotFoundError(f'{path}: no such file') from error
-        reason = 'it has 0 bytes' if os.path.isfile(path) and not os.path.getsize(path) else _reason(error)
-        raise OSError(
-            f'{path} cannot be read as an image: {reason}. Restore the file from its source, or remove it '
-            'together with its counterpart (image or label map).'
+            raise UnreadableError(f'{path}: no such file') from error
+        # GDAL's own words are in the cause of rasterio's general "Read failed".
+        empty = os.path.isfile(path) and not os.path.getsize(path)
+        reason = 'it has 0 bytes' if empty else str(error.__cause__ or error).rstrip('.')
+        raise _unreadable(
+            path, f'{reason}. {_RESTORE}, or remove it with its counterpart (image or label map)'
         ) from error
 
 
+def _unreadable(path: str, reason: str) -> UnreadableError:
+    return UnreadableError(f'{path} cannot be read as an image: {reason}.')
+
+
 def require_last_block(path: str, raster: DatasetReader) -> None:
-    """Raises OSError for a GeoTIFF that was cut, or has lost the table of its blocks, without reading its pixels.
+    """Raises UnreadableError for a GeoTIFF that was cut, or has lost the table of its blocks; reads no pixels.
 
     Not all ways of reading notice the former. The latter is black to GDAL, for blocks without data need not be there; a
     file that leaves all of them out on purpose declares what no data is.
@@ -160,24 +167,19 @@ def require_last_block(path: str, raster: DatasetReader) -> None:
 
     last = end(down - 1, across - 1)
     if last is not None and length is not None and last > length:
-        raise OSError(
-            f'{path} cannot be read as an image: it is cut: it has {length} bytes, but its last block of pixels ends '
-            f'at byte {last}. Restore the file from its source.'
-        )
+        ends = f'it has {length} bytes, but its last block of pixels ends at byte {last}'
+        raise _unreadable(path, f'it is cut: {ends}. {_RESTORE}')
     if last is None:
         # The table of the blocks takes some bytes for each, with or without pixels.
         lost = length is not None and down * across > length
         if not lost and MaskFlags.all_valid in raster.mask_flag_enums[-1]:
             lost = all(end(row, column) is None for row in range(down) for column in range(across))
         if lost:
-            raise OSError(
-                f'{path} cannot be read as an image: its blocks of pixels are missing. Restore the file from its '
-                'source.'
-            )
+            raise _unreadable(path, f'its blocks of pixels are missing. {_RESTORE}')
 
 
 def require_all_blocks(raster: DatasetReader, length: int) -> None:
-    """Raises OSError for an open GeoTIFF that was just written if it lacks a block: GDAL does not always say so.
+    """Raises OutputError for an open GeoTIFF that was just written if it lacks a block: GDAL does not always say so.
 
     Args:
         raster: The file, or one of its overviews.
@@ -187,7 +189,7 @@ def require_all_blocks(raster: DatasetReader, length: int) -> None:
     for row, column in np.ndindex(*blocks):
         offset, size = (raster.get_tag_item(f'BLOCK_{key}_{column}_{row}', 'TIFF', 1) for key in ('OFFSET', 'SIZE'))
         if offset is None or size is None or int(offset) + int(size) > length:
-            raise OSError('it is not complete; the disk may be full')
+            raise OutputError('it is not complete; the disk may be full')
 
 
 def is_whole_png(path: PathLike) -> bool:
@@ -198,11 +200,6 @@ def is_whole_png(path: PathLike) -> bool:
             return file.read() == _PNG_END
     except OSError:  # also a file shorter than the mark; opening it says what is wrong
         return False
-
-
-def _reason(error: BaseException) -> str:
-    """GDAL's own words, which rasterio keeps in the cause of its general "Read failed"."""
-    return str(error.__cause__ or error).rstrip('.')
 
 
 def read_image(
@@ -234,11 +231,12 @@ def read_image(
         so that they are no black hole to a convolution.
 
     Raises:
-        OSError: The file is missing or cannot be read.
-        ValueError: It lacks one of the bands, or has a scale that is 0 or no number.
+        UnreadableError: The file is missing or cannot be read.
+        UnusableError: It has a scale that is 0 or no number, complex numbers, or more pixels than memory holds.
+        DataError: It lacks one of the bands.
     """
     with open_raster(path) if window is None else shared_raster(path) as raster:
-        numbers = _numbers(path, raster, bands)
+        numbers = list(chosen_bands(raster, bands))
         if window is None or grid_shape is None or tuple(grid_shape) == raster.shape:
             image, valid = _read_pixels(raster, numbers, window, apply_scale)
         else:
@@ -249,13 +247,17 @@ def read_image(
     return image, valid
 
 
-def _numbers(path: PathLike, raster: DatasetReader, bands: Sequence[int] | None) -> list[int]:
-    """Numbers of the bands to read; of a palette's colours, where there is one."""
+def chosen_bands(raster: DatasetReader, bands: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Numbers, from 1, of the bands that are read: `bands`, or all but transparency; a palette counts as three.
+
+    Raises:
+        DataError: The raster lacks one of `bands`.
+    """
     paletted = colour_kinds(raster)[0] == ColorInterp.palette
     count = 3 if paletted else raster.count
     if bands is not None and not all(1 <= band <= count for band in bands):
-        raise ValueError(f'{path} has {count} bands, numbered from 1; bands {list(bands)} were asked for.')
-    return list(bands or ([1, 2, 3] if paletted else image_bands(raster)))
+        raise DataError(f'{raster.name} has {count} bands, numbered from 1; bands {list(bands)} were asked for.')
+    return tuple(bands or ((1, 2, 3) if paletted else image_bands(raster)))
 
 
 def _read_pixels(
@@ -285,13 +287,13 @@ def scale_values(image: np.ndarray, raster: DatasetReader, numbers: Sequence[int
     """Multiplies values `(H, W, C)`, float32, by the scales of their bands and adds the offsets, in place.
 
     Raises:
-        DataError: A scale is 0, or one of the numbers is none.
+        UnusableError: A scale is 0, or one of the numbers is none.
     """
     tags = scale_and_offset(raster, numbers)
     if tags is None:
         return
     if not np.isfinite(tags).all() or not tags[0].all():
-        raise DataError(
+        raise UnusableError(
             f'{raster.name} gives scale {", ".join(map(str, tags[0]))} and offset {", ".join(map(str, tags[1]))}; '
             'numbers were expected, and no scale of 0. Correct its tags, or leave apply_scale out.'
         )
@@ -352,10 +354,10 @@ def _strips(
 
 
 def _require_memory(path: PathLike, shape: tuple[int, int], size: int) -> None:
-    """Raises DataError where the pixels, of `size` bytes each, would take most of this machine's memory."""
+    """Raises UnusableError where the pixels, of `size` bytes each, would take most of this machine's memory."""
     needed, present = prod(shape) * size, os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     if needed > present / 2:
-        raise DataError(
+        raise UnusableError(
             f'{path} says that it has {shape[1]} x {shape[0]} pixels (width x height): {needed / 1e9:.1f} GB, of '
             f'{present / 1e9:.1f} GB of memory. If that is true, read it by window, with '
             'RasterDataset(windows=dict(size=...)) or tools/predict.py; else restore the file from its source.'
@@ -441,7 +443,9 @@ def _part(
 ) -> tuple[dict[str, Any], tuple[int, int]]:
     """What makes rasterio read class ids in a window of a resampled raster, and rows and columns of the result."""
     if any(dtype.startswith('complex') for dtype in raster.dtypes):
-        raise DataError(f'{raster.name} has complex numbers ({raster.dtypes[0]}) as pixels. Make images of real ones.')
+        raise UnusableError(
+            f'{raster.name} has complex numbers ({raster.dtypes[0]}) as pixels. Make images of real ones.'
+        )
     if window is None:
         return {}, raster.shape
     x0, y0, x1, y1 = window
@@ -474,8 +478,8 @@ def read_label_map(
             file, and the nearest where it is finer.
 
     Raises:
-        OSError: The file is missing or cannot be read.
-        ValueError: It has several bands.
+        UnreadableError: The file is missing or cannot be read.
+        DataError: It has several bands.
     """
     with open_raster(path) if window is None else shared_raster(path) as raster:
         require_one_band(path, raster.count)
@@ -483,9 +487,9 @@ def read_label_map(
 
 
 def require_one_band(path: PathLike, count: int) -> None:
-    """Raises ValueError for a label map with several bands."""
+    """Raises DataError for a label map with several bands."""
     if count != 1:
-        raise ValueError(
+        raise DataError(
             f'{path} has {count} bands, but a label map has one band of class ids. Convert colour masks '
             'with tools/dataset_converters/color_masks.py first.'
         )
@@ -546,12 +550,10 @@ def list_rasters(
         The path of each one inside the folder, by that path without its suffix, sorted.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: Two files differ by their suffixes only.
+        DataError: There is no such folder, or two files differ by their suffixes only.
     """
     folder = os.fspath(folder)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f'{folder}: no such folder')
+    require_folder(folder, 'a folder of rasters')
     suffixes = tuple(suffix.lower() for suffix in suffixes)
     found: dict[str, str] = {}
     others = []
@@ -562,7 +564,7 @@ def list_rasters(
             continue
         stem = path[: -len(suffix)]
         if stem in found:
-            raise ValueError(
+            raise DataError(
                 f'{folder} holds both {found[stem]} and {path}, which differ by their suffixes only. Remove one of '
                 'them, or name the suffix to use.'
             )

@@ -22,8 +22,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from mmrs.geo.handles import scanning
 from mmrs.geo.labels import read_labels
 from mmrs.geo.rasters import (
+    chosen_bands,
     expand_palette,
-    image_bands,
     open_raster,
     scale_values,
     shown_pixels,
@@ -40,19 +40,6 @@ Advance = Callable[[float], None]
 # Every raster is read through the same windows whatever its own blocks are, so that the hash of its pixels does not
 # depend on how a file is organised. They are as high as the largest usual blocks.
 _WINDOW_HEIGHT, _WINDOW_WIDTH = 512, 2048
-
-
-def chosen_bands(raster: DatasetReader, bands: Sequence[int] | None = None) -> tuple[int, ...]:
-    """Numbers, from 1, of the bands that training reads: `bands`, or all but transparency; a palette counts as three.
-
-    Raises:
-        ValueError: The raster lacks one of `bands`.
-    """
-    paletted = raster.colorinterp[0] == ColorInterp.palette
-    count = 3 if paletted else raster.count
-    if bands is not None and not all(1 <= band <= count for band in bands):
-        raise ValueError(f'{raster.name} has {count} bands, numbered from 1; bands {list(bands)} were asked for.')
-    return tuple(bands or ((1, 2, 3) if paletted else image_bands(raster)))
 
 
 def raster_windows(raster: DatasetReader) -> Iterator[Window]:
@@ -197,9 +184,8 @@ def band_statistics(
         apply_scale: Whether the scale and offset that files give for their bands are applied.
 
     Raises:
-        OSError: A file is missing or cannot be read.
-        ValueError: A file lacks one of `bands`.
-        DataError: There are no images, or two of them have different numbers of bands.
+        UnreadableError: A file is missing or cannot be read.
+        DataError: There are no images, a file lacks one of `bands`, or two have different numbers of bands.
     """
     if isinstance(images, Sequence):
         paths = [str(path) for path in images]
@@ -274,8 +260,8 @@ def class_statistics(dataset: BaseDataset, workers: int = 0, cache: bool = True,
         Counts by training index, `(N, K)`, int64, in the data set's order. Ignored pixels count nowhere.
 
     Raises:
-        OSError: A file is missing or cannot be read.
-        ValueError: The data set has no labels or no classes, or a label map holds what is no class.
+        UnreadableError: A file is missing or cannot be read.
+        DataError: The data set has no labels or no classes, or a label map holds what is no class.
     """
     classes = dataset.metainfo.get('classes')
     if not classes:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
+from mmrs.utils.errors import UnreadableError
 from mmrs.utils.files import atomic_path
 
 # Part of every cache file's name: raised when what is stored changes its meaning.
@@ -30,12 +31,12 @@ def file_stamp(path: str | Path) -> Stamp:
     Files beside it that GDAL reads along, with a nodata value or a mask, count as parts of it.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        UnreadableError: There is no such file.
     """
     try:
         status = os.stat(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'{path}: no such file') from error
+    except OSError as error:
+        raise UnreadableError(f'{path}: {(error.strerror or str(error)).lower()}') from error
     beside = [os.stat(name) for name in (f'{path}.aux.xml', f'{path}.msk') if os.path.exists(name)]
     return sum(s.st_size for s in (status, *beside)), max(s.st_mtime_ns for s in (status, *beside))
 

@@ -10,7 +10,7 @@ from mmrs.geo.classes import IGNORE_INDEX
 from mmrs.geo.grids import describe_bounds, describe_crs, move_bounds, overlap, write_crs
 from mmrs.geo.headers import RasterHeader
 from mmrs.geo.vectors import VectorLayer, class_of, id_of, open_layer
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, DataError, require_one_of
 
 
 @dataclass(frozen=True)
@@ -42,29 +42,29 @@ class VectorLabels:
         index_of_name: Mapping[str, int],
         index_of_id: Mapping[int, int],
     ) -> None:
-        """Raises ValueError or OSError where images and the vector files of their labels cannot be used together."""
+        """Raises a `UserError` where images and the vector files of their labels cannot be used together."""
         if self.attribute is None and self.class_name is None:
             raise ConfigError(
                 f'{pairs[0][1]}: which class is a polygon of? Give label_attribute, the field that names it, or '
                 'label_class, the class of all.'
             )
         for option, name in (('label_class', self.class_name), ('label_background', self.background)):
-            if name is not None and name not in index_of_name:
-                raise ConfigError(f'{option} is {name!r}, which is no class; classes are {", ".join(index_of_name)}')
+            if name is not None:
+                require_one_of(option, name, index_of_name)
         by_value: dict[Any, int] = {**index_of_id, **index_of_name}
         for path in sorted({path for _, path in pairs}):
             values = Counter(self._open(path).values() if self.attribute is not None else ())
             unknown = [value for value in values if class_of(value, by_value) is None]
             if unknown:
                 found = ', '.join(f'{value!r} ({values[value]} polygons)' for value in unknown[:8])
-                raise ValueError(
+                raise DataError(
                     f'{path}: {self.attribute} is {found}, which is no class of the data set. Expected: '
                     f'{", ".join(index_of_name)}, or their ids as whole numbers, which text may hold without leading '
                     'zeros. Correct the field, or the classes.'
                 )
             for value in sorted(value for value in values if isinstance(value, str) and value in index_of_name):
                 if index_of_id.get(id_of(value), index_of_name[value]) != index_of_name[value]:
-                    raise ValueError(
+                    raise DataError(
                         f'{path}: {self.attribute} is the text {value!r} ({values[value]} polygons), which is the name '
                         'of one class and the id of another. Rename that class, or make the field one of whole numbers.'
                     )
@@ -75,7 +75,7 @@ class VectorLabels:
             layer = self._open(path)
             _, gap = describe_gap(layer.bounds, layer.crs, image.grid)
             why = guess_reason(layer.bounds, layer.crs, image.grid)
-            raise ValueError(
+            raise DataError(
                 f'The polygons of {path} lie outside the image {image.path}: they cover '
                 f'{describe_bounds(layer.bounds)} ({describe_crs(layer.crs)}, {layer.count} polygons), the image '
                 f'{describe_bounds(image.grid.bounds)} ({describe_crs(image.grid.crs)})'
@@ -90,7 +90,7 @@ class VectorLabels:
 
 def _meet(image: RasterHeader, layer: VectorLayer) -> bool:
     if image.grid.crs is None:
-        raise ValueError(
+        raise DataError(
             f'{image.path} has no CRS, so that the polygons of {layer.path} ({describe_crs(layer.crs)}) have no place '
             f'on it. {write_crs(image.path)}.'
         )

@@ -1,6 +1,5 @@
 """Labels that are drawn as polygons."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from rasterio.warp import transform
 
 from mmrs.geo.grids import Bounds, RasterGrid, move_bounds
 from mmrs.geo.handles import file_state, handles
+from mmrs.utils.errors import DataError, UnreadableError, require_file
 
 #: Suffixes of vector files.
 VECTOR_SUFFIXES = ('.gpkg', '.geojson', '.fgb', '.shp')
@@ -57,14 +57,13 @@ class VectorLayer:
         count: Number of polygons.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        OSError: It cannot be read.
-        ValueError: It has several layers and none is named, no such layer or field, no CRS, or no polygons.
+        UnreadableError: It cannot be read.
+        DataError: There is no such file; or it has several layers and none is named, no such layer or field, no CRS, or
+            no polygons.
     """
 
     def __init__(self, path: str, name: str | None = None, attribute: str | None = None, role: str = 'label') -> None:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f'{path}: no such file')
+        require_file(path, 'a vector file')
         self.path, self.attribute = path, attribute
         option = f'{role}_layer (--{role}-layer)'
         with _reading(path):
@@ -72,23 +71,23 @@ class VectorLayer:
             found = pyogrio.list_layers(path)
             layers = [name for name, kind in found if kind is not None] or found[:, 0].tolist()
             if name is None and len(layers) > 1:
-                raise ValueError(
+                raise DataError(
                     f'{path} has several layers, {", ".join(layers)}. Choose one by {option}, or put it into a file of '
                     'its own.'
                 )
             if name is not None and name not in layers:
-                raise ValueError(f'{path} has no layer {name!r}; it has {", ".join(layers)}. Correct {option}.')
+                raise DataError(f'{path} has no layer {name!r}; it has {", ".join(layers)}. Correct {option}.')
             self.name = name or layers[0]
             info = pyogrio.read_info(path, layer=self.name, force_feature_count=True)
         fields = list(info['fields'])
         self._of_truth = attribute is not None and dict(zip(fields, info['dtypes'])).get(attribute) == 'bool'
         if attribute is not None and attribute not in fields:
-            raise ValueError(
+            raise DataError(
                 f'{path}: the layer {self.name} has no field {attribute!r}; it has '
                 f'{", ".join(fields) or "none"}. Correct {role}_attribute.'
             )
         if info['crs'] is None:
-            raise ValueError(
+            raise DataError(
                 f'{path}: the layer {self.name} has no CRS, so that its place on an image is unknown. Set the one that '
                 'its coordinates are in: ogr2ogr -a_srs EPSG:CODE NEW.gpkg OLD'
             )
@@ -97,7 +96,7 @@ class VectorLayer:
         self.count: int = info['features']
         kind = info['geometry_type'] or 'no geometry'
         if 'Polygon' not in kind and kind not in ('Unknown', 'GeometryCollection'):
-            raise ValueError(
+            raise DataError(
                 f'{path}: the layer {self.name} holds {kind}; polygons were expected. Buffer its shapes first.'
             )
         self._all: Polygons | None = None
@@ -149,7 +148,7 @@ class VectorLayer:
         order = np.argsort(ids, kind='stable')
         order = order[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))[order]]
         for i in order[shapely.get_dimensions(shapes[order]) < 2]:  # layers of any type may hold some
-            raise ValueError(
+            raise DataError(
                 f'{self.path}: feature {ids[i]} is a {shapes[i].geom_type}; polygons were expected. Buffer it, or take '
                 'it out.'
             )
@@ -158,11 +157,11 @@ class VectorLayer:
 
 @contextmanager
 def _reading(path: str) -> Iterator[None]:
-    """Raises OSError for what goes wrong with a file; pyogrio's errors are RuntimeErrors."""
+    """Raises UnreadableError for what goes wrong with a file; pyogrio's errors are RuntimeErrors."""
     try:
         yield
     except (RuntimeError, shapely.errors.ShapelyError, RasterioError, CRSError, UnicodeDecodeError) as error:
-        raise OSError(
+        raise UnreadableError(
             f'{path} cannot be read as a vector file: {str(error).rstrip(".")}. Restore it from its source.'
         ) from error
 
@@ -221,8 +220,8 @@ def burn_labels(
         `(H, W)`, uint8.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is not such a layer, or a value is no class.
+        UnreadableError: The file cannot be read.
+        DataError: It is not such a layer, or a value is no class.
     """
     source = open_layer(path, layer, attribute)
     # A pixel on each side, for a straight edge in one CRS is slightly curved in another.
@@ -232,7 +231,7 @@ def burn_labels(
     indices = {value: class_of(value, index_of_value) for value in set(values)}
     unknown = [value for value, index in indices.items() if index is None]
     if unknown:
-        raise ValueError(f'{path}: {attribute} is {", ".join(sorted(map(repr, unknown)))}, which is no class.')
+        raise DataError(f'{path}: {attribute} is {", ".join(sorted(map(repr, unknown)))}, which is no class.')
     if not values:
         return np.full(grid.shape, background, np.uint8)
     if source.crs != grid.crs:

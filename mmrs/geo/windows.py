@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, require, require_number, require_one_of
 
 UNITS = ('pixel', 'metre')
 
@@ -35,13 +35,10 @@ class Windows:
     jitter: bool = True
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise ConfigError(f'windows: unit is {self.unit!r}; one of {", ".join(UNITS)} was expected')
+        require_one_of('windows: unit', self.unit, UNITS)
         for name, value in (('size', self.size), ('stride', self.size if self.stride is None else self.stride)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ConfigError(f'windows: {name} is {value!r}; a number above 0 was expected')
-            if self.unit == 'pixel' and value != int(value):
-                raise ConfigError(f'windows: {name} is {value} pixels; a whole number was expected')
+            require_number(f'windows: {name}', value, above=0)
+            require(self.unit != 'pixel' or value == int(value), f'windows: {name}', value, 'a whole number of pixels')
         if self.stride is not None and self.stride > self.size:
             raise ConfigError(
                 f'windows: stride {self.stride} is larger than size {self.size}, which leaves gaps between windows'

@@ -33,6 +33,8 @@ __all__ = [
     'DataError',
     'OutputError',
     'TrainingError',
+    'UnreadableError',
+    'UnusableError',
     'UserError',
     'describe',
     'is_user_error',
@@ -59,6 +61,14 @@ class ConfigError(UserError, ValueError):
 
 class DataError(UserError, ValueError):
     """A data-set file that is missing, unreadable or not what it should be."""
+
+
+class UnusableError(DataError):
+    """A file that cannot be used, where others can: in training, another sample takes its place."""
+
+
+class UnreadableError(UnusableError, OSError):
+    """A file that is missing, cut or otherwise not to be read."""
 
 
 class CheckpointError(UserError, RuntimeError):

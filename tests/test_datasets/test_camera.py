@@ -381,7 +381,7 @@ print(checksums())
 @pytest.mark.parametrize(
     ('config', 'message'),
     [
-        (dict(type='CameraChange', strength=-1), 'CameraChange: strength is -1; a number of 0 or more was expected'),
+        (dict(type='CameraChange', strength=-1), 'CameraChange: strength is -1; a number of at least 0'),
         (dict(type='CameraChange', seed=0.5), 'seed is 0.5; a whole number, or None, was expected'),
         (dict(type='CameraChange', white=0), 'white is 0; a number above 0 was expected'),
         (dict(type='ColourMatrix', matrix=[[1, 0], [1]]), r'matrix is \[\[1, 0\], \[1\]\]; rows of numbers'),
@@ -390,14 +390,14 @@ print(checksums())
         (dict(type='HueRotation', degrees=float('nan')), 'degrees is nan; a number was expected'),
         (dict(type='ChannelPermutation', order=(0, 1)), r'order is \(0, 1\); numbers of bands, counted from 1'),
         (dict(type='ChannelPermutation', order=[]), r'order is \[\]'),
-        (dict(type='GainGamma', gain=0.5), 'gain is 0.5; a number of 1 or more'),
+        (dict(type='GainGamma', gain=0.5), 'gain is 0.5; a number of at least 1'),
         (dict(type='GainGamma', gamma=[1, 0]), 'gamma is 0; a number above 0'),
         (dict(type='Contrast', factor=True), 'factor is True'),
-        (dict(type='Contrast', factor=1, grey=2), 'grey is 2; a number from 0 to 1'),
+        (dict(type='Contrast', factor=1, grey=2), 'grey is 2; .* at least 0 and of at most 1'),
         (dict(type='GaussianBlur', sigma=float('inf')), 'sigma is inf'),
-        (dict(type='JPEGCompression', quality=0), 'quality is 0; a whole number from 1 to 100'),
+        (dict(type='JPEGCompression', quality=0), 'quality is 0; a whole number of at least 1 and of at most 100'),
         (dict(type='JPEGCompression', quality=50.0), 'quality is 50.0'),
-        (dict(type='GroundSamplingDistance', factor=0.5), 'factor is 0.5; a number of 1 or more'),
+        (dict(type='GroundSamplingDistance', factor=0.5), 'factor is 0.5; a number of at least 1'),
     ],
 )
 def test_arguments_that_cannot_work(config, message):

@@ -10,6 +10,7 @@ from mmseg.structures import SegDataSample
 
 from mmrs.datasets import DomainAdaptationDataset
 from mmrs.registry import DATASETS
+from mmrs.utils.errors import DataError
 
 CLASSES = dict(classes=('a', 'b', 'c'))
 SOURCE_PIPELINE = [
@@ -185,7 +186,7 @@ def test_target_without_images(config, roots):
     ):
         DATASETS.build(config)
     shutil.rmtree(roots[1])
-    with pytest.raises(FileNotFoundError, match=r'The target data set: The folder of the images .* is missing'):
+    with pytest.raises(DataError, match=r'The target data set: The folder of the images .* is missing'):
         DATASETS.build(config)
 
 
@@ -193,7 +194,7 @@ def test_lazy_data_sets_are_checked_when_they_are_read(config, roots):
     shutil.rmtree(roots[1])
     lazy = dict(config, source=dict(config['source'], lazy_init=True), target=dict(config['target'], lazy_init=True))
     dataset = DATASETS.build(lazy)
-    with pytest.raises(FileNotFoundError, match=r'The target data set: The folder of the images'):
+    with pytest.raises(DataError, match=r'The target data set: The folder of the images'):
         dataset.full_init()
 
 

@@ -400,7 +400,7 @@ def test_a_raster_at_the_other_end_of_the_earth(tmp_path, scene, write):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(min_overlap=0), r'min_overlap is 0; a share of a window, above 0 and up to 1'),
+        (dict(min_overlap=0), r'min_overlap is 0; a number above 0 and of at most 1'),
         (dict(min_overlap=1.5), r'min_overlap is 1\.5'),
         (dict(target=dict(windows=dict(size=20))), 'the target has windows or gsd'),
         (dict(target=dict(gsd=2.0)), 'the target has windows or gsd'),

@@ -5,6 +5,7 @@ from mmseg.datasets.transforms import PhotoMetricDistortion
 
 from mmrs.datasets import LoadRasterAnnotations, LoadRasterImage
 from mmrs.registry import TRANSFORMS
+from mmrs.utils.errors import UnreadableError
 
 
 def load(image, labels, **results):
@@ -136,7 +137,7 @@ def test_no_label_path(image):
 def test_unreadable_label_map(tmp_path, write, image):
     labels = write(tmp_path / 'labels.png', np.zeros((20, 30), np.uint8))
     labels.write_bytes(labels.read_bytes()[:40])
-    with pytest.raises(OSError, match=r'labels\.png cannot be read'):
+    with pytest.raises(UnreadableError, match=r'labels\.png cannot be read'):
         load(image, labels)
 
 

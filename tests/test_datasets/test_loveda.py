@@ -6,6 +6,7 @@ from PIL import Image
 
 from mmrs.datasets.loveda import LoveDADataset
 from mmrs.registry import DATASETS
+from mmrs.utils.errors import DataError
 
 LOADING = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')]
 
@@ -90,7 +91,7 @@ def test_meant_subsets_and_complete_folders_give_no_warning(make_scene, said, tm
 def test_test_set_has_no_labels(make_scene):
     root = make_scene('Test/Urban', [5167], labels=False)
     assert 'seg_map_path' not in build(root, 'Test/Urban', labels=False)[0]
-    with pytest.raises(FileNotFoundError, match=r'Test/Urban/masks_png; the labels of the test set are not public'):
+    with pytest.raises(DataError, match=r'Test/Urban/masks_png; the labels of the test set are not public'):
         build(root, 'Test/Urban')
 
 
@@ -105,13 +106,11 @@ def test_both_scenes_of_the_test_set(make_scene):
 
 
 def test_missing_folder_and_missing_label_map(make_scene, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r'images of LoveDA is missing: .*Train/Rural.*download_dataset.py loveda'
-    ):
+    with pytest.raises(DataError, match=r'images of LoveDA is missing: .*Train/Rural.*download_dataset.py loveda'):
         build(tmp_path)
     root = make_scene('Train/Rural', [0, 1])
     (root / 'Train/Rural/masks_png/1.png').unlink()
-    with pytest.raises(FileNotFoundError, match=r'1 of 2 images in .*have no label map in .*masks_png: 1.png'):
+    with pytest.raises(DataError, match=r'1 of 2 images in .*have no label map in .*masks_png: 1.png'):
         build(root)
 
 

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmrs.datasets import PairedDataset, paired
 from mmrs.models import DomainAdaptationDataPreprocessor
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, DataError
 
 LOAD = [dict(type='LoadRasterImage')]
 CROP = dict(type='RandomCrop', crop_size=(24, 32))
@@ -260,14 +260,14 @@ def test_names_below_folders(root, write):
     assert len(dataset) == 3
     assert dataset[1]['target']['data_samples'].img_path.endswith('b/north/1_IRRG.tif')
     (root / 'b' / 'north').rename(root / 'b' / 'south')
-    with pytest.raises(FileNotFoundError, match=r'3 of 3 source images in .*/a have no counterpart .*north/0, north/1'):
+    with pytest.raises(DataError, match=r'3 of 3 source images in .*/a have no counterpart .*north/0, north/1'):
         DATASETS.build(settings)
 
 
 def test_images_without_counterpart(root, caplog):
     (root / 'b' / '1.tif').unlink()
     with pytest.raises(
-        FileNotFoundError, match=r'1 of 4 source images in .*/a have no counterpart of the same name in .*/b: 1\. Add'
+        DataError, match=r'1 of 4 source images in .*/a have no counterpart of the same name in .*/b: 1\. Add'
     ):
         DATASETS.build(config(root))
     (root / 'a' / '2.png').unlink()
@@ -275,11 +275,11 @@ def test_images_without_counterpart(root, caplog):
     assert dataset.unpaired == dict(source=['1'], target=['2'])
     assert [dataset[i]['target']['data_samples'].img_path[-5] for i in range(len(dataset))] == ['0', '3']
     (root / 'b' / '1.tif').write_bytes((root / 'b' / '0.tif').read_bytes())
-    with pytest.raises(FileNotFoundError, match=r'1 of 4 target images in .*/b have no counterpart .*/a: 2\. Add'):
+    with pytest.raises(DataError, match=r'1 of 4 target images in .*/b have no counterpart .*/a: 2\. Add'):
         DATASETS.build(config(root))
     for path in (root / 'b').iterdir():
         path.rename(path.with_name(f'x{path.name}'))
-    with pytest.raises(FileNotFoundError, match=r'3 of 3 source images .* paired by place: GeographicPairedDataset'):
+    with pytest.raises(DataError, match=r'3 of 3 source images .* paired by place: GeographicPairedDataset'):
         DATASETS.build(config(root, allow_unpaired=True))
 
 

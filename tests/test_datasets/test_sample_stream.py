@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from mmrs.datasets import stream
 from mmrs.datasets.stream import ATTEMPTS, Draw, SampleStream, SplitUnreadable, StreamedDataset, stream_of, streamed
 from mmrs.utils import random_states
-from mmrs.utils.errors import ConfigError, DataError
+from mmrs.utils.errors import ConfigError, DataError, UnusableError
 
 SIZE = 7
 
@@ -135,7 +135,7 @@ def test_a_plain_loader_has_no_stream():
 # Samples that cannot be read ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('error', [OSError, DataError])
+@pytest.mark.parametrize('error', [OSError, UnusableError])
 def test_another_sample_takes_the_place(error):
     dataset = StreamedDataset(Numbers(bad=(2, 3), error=error))
     found = [dataset[Draw(1, position, 2)] for position in range(200)]
@@ -152,9 +152,10 @@ def test_another_sample_takes_the_place(error):
     assert dataset[Draw(1, 3, 4)] == whole[Draw(1, 3, 4)]
 
 
-def test_mistakes_of_a_configuration_are_not_replaced():
-    with pytest.raises(ConfigError, match='is cut'):
-        StreamedDataset(Numbers(bad=(2,), error=ConfigError))[Draw(0, 0, 2)]
+@pytest.mark.parametrize('error', [ConfigError, DataError])
+def test_mistakes_of_a_configuration_or_data_set_are_not_replaced(error):
+    with pytest.raises(error, match='is cut'):
+        StreamedDataset(Numbers(bad=(2,), error=error))[Draw(0, 0, 2)]
 
 
 def test_a_disk_that_is_gone():

@@ -6,6 +6,7 @@ from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
 from mmrs.geo.aligned_images import read_aligned_image
+from mmrs.utils.errors import DataError
 
 UTM = 'EPSG:32633'
 GRID = Affine(0.5, 0, 400000, 0, -0.5, 5800000)
@@ -216,5 +217,5 @@ def test_errors_name_the_file(tmp_path, write, grid_path):
     path = write(tmp_path / 'i.tif', np.ones((5, 5, 2), np.uint8), crs=UTM, transform=turned(4e5, 5.8e6, 10, 1))
     with pytest.raises(ValueError, match=r'i\.tif has 2 bands, numbered from 1; bands \[3\] were asked for'):
         read_aligned_image(path, grid_path, (3,), WHOLE, SHAPE)
-    with pytest.raises(FileNotFoundError, match=r'gone\.tif: no such file'):
+    with pytest.raises(DataError, match=r'gone\.tif: no such file'):
         read_aligned_image(tmp_path / 'gone.tif', grid_path, None, WHOLE, SHAPE)

@@ -6,6 +6,7 @@ from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
 from mmrs.geo.aligned_labels import read_aligned_labels, window_grid
+from mmrs.utils.errors import UnreadableError
 
 UTM = 'EPSG:32633'
 IMAGE = Affine(0.5, 0, 400000, 0, -0.5, 5800000)
@@ -146,9 +147,9 @@ def test_cut_labels_are_an_error(tmp_path, write, rng, image):
     path = write(tmp_path / 'l.tif', rng.integers(0, 9, (500, 500)).astype(np.uint8), crs=UTM, compress='deflate')
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     same = write(tmp_path / 'i.tif', np.zeros((500, 500, 1), np.uint8), crs=UTM)
-    with pytest.raises(OSError, match=r'l\.tif (cannot be read|is cut)'):
+    with pytest.raises(UnreadableError, match=r'l\.tif (cannot be read|is cut)'):
         read_aligned_labels(path, same, (0, 480, 20, 500), (500, 500))
-    with pytest.raises(OSError, match=r'l\.tif (cannot be read|is cut)'):
+    with pytest.raises(UnreadableError, match=r'l\.tif (cannot be read|is cut)'):
         read_aligned_labels(path, same, (0, 220, 20, 250), (250, 250))
 
 

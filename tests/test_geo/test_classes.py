@@ -3,6 +3,7 @@ import yaml
 
 from mmrs.geo.classes import load_classes, parse_classes
 from mmrs.preparation.converters.recipe import load_recipe
+from mmrs.utils.errors import DataError
 
 TABLE = """
 classes:
@@ -65,12 +66,12 @@ def test_masks_are_by_colour_where_all_classes_have_colours_and_none_an_id(by_co
 @pytest.mark.parametrize(
     ('classes', 'message'),
     [
-        ('[]', 'has no list `classes`'),
+        ('[]', 'no list `classes`'),
         ('[road]', "class 1 is 'road'; a mapping with a `name`"),
         ('[{name: a, color: #3C1098}]', 'is not YAML'),
-        ('[{name: no}]', 'class 1: name is False; text was expected'),
-        ('\n  - name: a\n    color: #3C1098', r'class 1 \(a\): color is empty. YAML takes # for a comment'),
-        ('[{name: a, color: "#3C10"}]', r"class 1 \(a\): color is '#3C10'; '#RRGGBB' or"),
+        ('[{name: no}]', 'class 1: name is False; text'),
+        ('\n  - name: a\n    color: #3C1098', r'class 1 \(a\): color is None; .#RRGGBB. .in quotes.'),
+        ('[{name: a, color: "#3C10"}]', r"class 1 \(a\): color is '#3C10'; '#RRGGBB'"),
         ('[{name: a, color: [1, 2, 256]}]', r'color is \[1, 2, 256\]'),
         ('[{name: a, id: 1.5}]', 'id is 1.5; a whole number'),
         ('[{name: a, id: true}]', 'id is True; a whole number'),
@@ -78,7 +79,7 @@ def test_masks_are_by_colour_where_all_classes_have_colours_and_none_an_id(by_co
         ('[{name: a, id: 1, id: 2}]', "is not YAML: line 1 has the key 'id' again"),
         ('[{name: a}]\nclasses: [{name: b}]', "is not YAML: line 2 has the key 'classes' again"),
         ('[{name: a, ignore: 1}]', 'ignore is 1; true or false'),
-        ('[{name: a, colours: 1}]', r"unknown keys \['colours'\]; known are name, id, color, ignore"),
+        ('[{name: a, colours: 1}]', r"keys \['colours'\] are unknown; known are name, id, color, ignore"),
         ('[{name: a}, {name: a}]', 'name a appears twice'),
         ('[{name: a, id: 1}, {name: b, id: 1}]', 'id 1 appears twice'),
         ('[{name: a, id: 1}, {name: b, id: 1, ignore: true}]', 'id 1 belongs to a class and to an ignored one'),
@@ -98,7 +99,7 @@ def test_bad_tables(tmp_path, classes, message):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'none\.yaml: no such file; a table of classes'):
+    with pytest.raises(DataError, match=r'none\.yaml: no such file; a table of classes'):
         load_classes(tmp_path / 'none.yaml')
 
 
@@ -122,7 +123,7 @@ LAUGHS = 'a: &a [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
         ('classes: 2001-99-99', 'is not YAML: month must be in'),
         ('classes: !!bool maybe', 'is not YAML'),
         ('{[a]: b}', 'is not YAML'),
-        ('classes: [{1: a, x: b, name: c}]', 'unknown keys'),
+        ('classes: [{1: a, x: b, name: c}]', 'are unknown; known are name'),
         ('classes: ' + '1' * 10000, 'is not YAML'),
     ],
 )

@@ -23,7 +23,7 @@ from mmrs.geo.rasters import (
     read_label_map,
     require_all_blocks,
 )
-from mmrs.utils.errors import DataError
+from mmrs.utils.errors import DataError, OutputError, UnreadableError
 
 PALETTE = {0: (10, 20, 30), 1: (40, 50, 60), 2: (0, 0, 0)}
 
@@ -91,7 +91,7 @@ def test_image_without_any_data(tmp_path, write):
 def test_cut_file_is_an_error_and_not_black(tmp_path, write, rng, suffix):
     path = write(tmp_path / f'cut{suffix}', rng.integers(0, 256, (200, 200, 3), np.uint8))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(OSError, match=rf'cut{suffix} cannot be read as an image: .*Restore the file'):
+    with pytest.raises(UnreadableError, match=rf'cut{suffix} cannot be read as an image: .*Restore the file'):
         read_image(path)
 
 
@@ -104,19 +104,19 @@ def test_png_with_bytes_behind_its_end_is_read(tmp_path, write, rng):
 
 def test_no_image_and_no_file(tmp_path):
     (tmp_path / 'text.png').write_text('no image')
-    with pytest.raises(OSError, match=r'text\.png cannot be read as an image'):
+    with pytest.raises(UnreadableError, match=r'text\.png cannot be read as an image'):
         read_image(tmp_path / 'text.png')
-    with pytest.raises(FileNotFoundError, match=r'none\.png: no such file'):
+    with pytest.raises(DataError, match=r'none\.png: no such file'):
         read_image(tmp_path / 'none.png')
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.tif'])
 def test_a_pipe_and_an_empty_file(tmp_path, suffix):
     os.mkfifo(tmp_path / f'pipe{suffix}')
-    with pytest.raises(OSError, match=rf'pipe{suffix} cannot be read as an image: it is no file'):
+    with pytest.raises(UnreadableError, match=rf'pipe{suffix} cannot be read as an image: it is no file'):
         read_image(tmp_path / f'pipe{suffix}')
     (tmp_path / f'empty{suffix}').touch()
-    with pytest.raises(OSError, match=rf'empty{suffix} cannot be read as an image: it has 0 bytes'):
+    with pytest.raises(UnreadableError, match=rf'empty{suffix} cannot be read as an image: it has 0 bytes'):
         read_image(tmp_path / f'empty{suffix}')
 
 
@@ -153,7 +153,7 @@ def test_list_rasters(tmp_path):
     (tmp_path / 'b.tif').touch()
     with pytest.raises(ValueError, match=r'holds both b\.(png|tif) and b\.(png|tif), which differ by their suffixes'):
         list_rasters(tmp_path)
-    with pytest.raises(FileNotFoundError, match='nowhere: no such folder'):
+    with pytest.raises(DataError, match='nowhere: no such folder'):
         list_rasters(tmp_path / 'nowhere')
 
 
@@ -365,14 +365,16 @@ def test_nodata_of_a_palette_image(tmp_path, write, rng):
 def test_window_of_a_cut_file_is_an_error(tmp_path, write, rng, stored):
     path = write(tmp_path / 'cut.tif', rng.integers(0, 60000, (300, 300, 2), np.uint16), **stored)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
-    with pytest.raises(OSError, match=r'cut\.tif (is cut: it has \d+ bytes, but .* byte \d+|cannot be read).*Restore'):
+    with pytest.raises(
+        UnreadableError, match=r'cut\.tif (is cut: it has \d+ bytes, but .* byte \d+|cannot be read).*Restore'
+    ):
         read_image(path, None, (280, 280, 300, 300))
 
 
 def test_cut_png_is_no_black_window(tmp_path, write, rng):
     path = write(tmp_path / 'cut.png', rng.integers(0, 256, (200, 200, 3), np.uint8))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(OSError, match=r'cut\.png cannot be read'):
+    with pytest.raises(UnreadableError, match=r'cut\.png cannot be read'):
         read_image(path, None, (0, 0, 200, 200))
 
 
@@ -408,11 +410,11 @@ def test_blocks_of_a_file_that_was_just_written(tmp_path):
     length = path.stat().st_size
     with rasterio.open(path) as file:
         require_all_blocks(file, length)
-        with pytest.raises(OSError, match='not complete'):
+        with pytest.raises(OutputError, match='not complete'):
             require_all_blocks(file, length - 1)
     with rasterio.open(path, 'w', sparse_ok=True, **profile) as file:
         file.write(values[:, :256], window=((0, 256), (0, 700)))
-    with rasterio.open(path) as file, pytest.raises(OSError, match='not complete'):
+    with rasterio.open(path) as file, pytest.raises(OutputError, match='not complete'):
         require_all_blocks(file, path.stat().st_size)
 
 
@@ -434,7 +436,7 @@ def test_no_image_is_a_pointer_to_other_files_or_to_the_network(suffix, tmp_path
         path = tmp_path / f'image{suffix}'
         path.write_text(text)
         for read in (read_image, read_label_map, lambda path: read_image(path, window=(0, 0, 2, 2))):
-            with pytest.raises(OSError, match=rf'image{suffix} cannot be read as an image'):
+            with pytest.raises(UnreadableError, match=rf'image{suffix} cannot be read as an image'):
                 read(path)
     # Who names one by its own suffix wants one.
     (tmp_path / 'mosaic.vrt').write_text(virtual)
@@ -455,7 +457,7 @@ def test_pixels_of_a_virtual_raster_are_no_code(tmp_path, monkeypatch):
         "</PixelFunctionLanguage><PixelFunctionCode><![CDATA[\ndef f(*args, **kwargs):\n    open('"
         f"{tmp_path}/attacked', 'w')\n]]></PixelFunctionCode></VRTRasterBand></VRTDataset>"
     )
-    with pytest.raises(OSError, match='cannot be read as an image'):
+    with pytest.raises(UnreadableError, match='cannot be read as an image'):
         read_image(tmp_path / 'a.vrt')
     assert not (tmp_path / 'attacked').exists()
 
@@ -502,7 +504,9 @@ def test_a_geotiff_that_has_lost_the_table_of_its_blocks(tmp_path):
     path = tmp_path / 'a.tif'
     path.write_bytes(tiff(16, 16))
     for read in (read_image, read_label_map, lambda path: read_image(path, window=(0, 0, 4, 4))):
-        with pytest.raises(OSError, match=r'a\.tif cannot be read as an image: its blocks of pixels are missing'):
+        with pytest.raises(
+            UnreadableError, match=r'a\.tif cannot be read as an image: its blocks of pixels are missing'
+        ):
             read(path)
     profile = dict(driver='GTiff', width=16, height=16, count=1, dtype='uint8', nodata=0, SPARSE_OK=True)
     with rasterio.open(tmp_path / 'b.tif', 'w', **profile):
@@ -521,7 +525,7 @@ def test_errors_that_rasterio_lets_through(error, tmp_path, write, monkeypatch):
 
     path = write(tmp_path / 'a.tif', np.ones((8, 8, 1), np.uint8))
     monkeypatch.setattr('mmrs.geo.rasters.DatasetReader', fail)
-    with pytest.raises(OSError, match=r'a\.tif cannot be read as an image: .*no.*Restore the file'):
+    with pytest.raises(UnreadableError, match=r'a\.tif cannot be read as an image: .*no.*Restore the file'):
         read_image(path)
 
 

@@ -21,6 +21,7 @@ from mmrs.geo.statistics import (
 )
 from mmrs.geo.statistics_bands import BandStatistics, wasserstein_shift
 from mmrs.geo.statistics_cache import StatisticsCache, cache_folder, file_stamp
+from mmrs.utils.errors import UnreadableError
 
 
 @pytest.fixture(autouse=True)
@@ -272,7 +273,7 @@ def test_what_was_read_before_an_error_is_kept(tmp_path, write, rng, reads):
     paths = [write(tmp_path / f'{i}.tif', rng.integers(0, 256, (6, 7, 1), np.uint8)) for i in range(2)]
     bad = tmp_path / '2.tif'
     bad.write_bytes(b'no image')
-    with pytest.raises(OSError, match=r'2\.tif'):
+    with pytest.raises(UnreadableError, match=r'2\.tif'):
         band_statistics([*paths, bad], workers=0, progress=False)
     reads.clear()
     band_statistics(paths, workers=0, progress=False)

@@ -8,6 +8,7 @@ from rasterio.warp import transform as transform_points
 
 from mmrs.geo.grids import RasterGrid
 from mmrs.geo.vectors import VectorLayer, burn_labels
+from mmrs.utils.errors import DataError, UnreadableError
 
 UTM = CRS.from_epsg(32633)
 GRID = RasterGrid(UTM, Affine(0.5, 0, 400000, 0, -0.5, 5800000), 20, 16)
@@ -216,10 +217,10 @@ def test_bad_layers(tmp_path):
         bare = write_layer(tmp_path / 'b.gpkg', [square(0, 0, 2, 2)], crs=None)
     with pytest.raises(ValueError, match='the layer b has no CRS'):
         VectorLayer(bare)
-    with pytest.raises(FileNotFoundError, match=r'none\.gpkg: no such file'):
+    with pytest.raises(DataError, match=r'none\.gpkg: no such file'):
         VectorLayer(str(tmp_path / 'none.gpkg'))
     (tmp_path / 'text.gpkg').write_text('no layer')
-    with pytest.raises(OSError, match=r'text\.gpkg cannot be read as a vector file'):
+    with pytest.raises(UnreadableError, match=r'text\.gpkg cannot be read as a vector file'):
         VectorLayer(str(tmp_path / 'text.gpkg'))
 
 
@@ -236,5 +237,5 @@ def test_a_field_whose_name_is_no_text(tmp_path):
         b'{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"k\x80": 1}, "geometry": '
         b'{"type": "Polygon", "coordinates": [[[0, 0], [0, 1], [1, 1], [0, 0]]]}}]}'
     )
-    with pytest.raises(OSError, match=r'areas\.geojson cannot be read as a vector file: .*utf-8'):
+    with pytest.raises(UnreadableError, match=r'areas\.geojson cannot be read as a vector file: .*utf-8'):
         VectorLayer(str(path))

@@ -76,7 +76,7 @@ def test_metres():
         (dict(size=0), 'size is 0; a number above 0'),
         (dict(size='512'), "size is '512'; a number above 0"),
         (dict(size=float('inf')), 'size is inf; a number above 0'),
-        (dict(size=100.5), 'size is 100.5 pixels; a whole number'),
+        (dict(size=100.5), 'size is 100.5; a whole number of pixels'),
         (dict(size=64, stride=0), 'stride is 0; a number above 0'),
         (dict(size=64, stride=65), 'stride 65 is larger than size 64, which leaves gaps'),
         (dict(size=64, unit='feet'), "unit is 'feet'; one of pixel, metre"),

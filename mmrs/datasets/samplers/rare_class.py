@@ -9,7 +9,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.logging import print_log
 
 from mmrs.registry import DATA_SAMPLERS
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, require_number
 
 
 class RareClassSampling:
@@ -25,7 +25,7 @@ class RareClassSampling:
         min_pixels: How many pixels of a class an image needs to be drawn for it.
 
     Raises:
-        ValueError: No image has enough pixels of any class.
+        ConfigError: An argument cannot work, or no image has enough pixels of any class.
 
     Reference:
         Hoyer et al., DAFormer, arXiv 2111.14887, section 3.3.
@@ -34,12 +34,11 @@ class RareClassSampling:
     def __init__(
         self, counts: np.ndarray, classes: Sequence[str], temperature: float = 0.01, min_pixels: int = 3000
     ) -> None:
-        if temperature <= 0:
-            raise ValueError(f'rare_class_sampling: temperature is {temperature}; a number above 0 was expected.')
+        require_number('rare_class_sampling: temperature', temperature, above=0)
         eligible = counts >= max(min_pixels, 1)
         images = eligible.sum(axis=0)
         if not images.any():
-            raise ValueError(
+            raise ConfigError(
                 f'rare_class_sampling: no image has {min_pixels} pixels of a class; the most is '
                 f'{counts.max(initial=0)}. Set a smaller min_pixels.'
             )
@@ -69,7 +68,7 @@ class RareClassSampler(InfiniteSampler):
         **kwargs: As in `InfiniteSampler`.
 
     Raises:
-        ValueError: The data set has no `rare_class_sampling` or no labels, or is another one inside a wrapper.
+        ConfigError: The data set has no `rare_class_sampling` or no labels, or is another one inside a wrapper.
     """
 
     def __init__(self, dataset: Any, **kwargs: Any) -> None:

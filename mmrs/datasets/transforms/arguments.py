@@ -1,63 +1,45 @@
 """Checks of the arguments of transforms, and the random numbers that a seed stands for."""
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import require, require_number
 
 
-def require_number(owner: object, name: str, value: Any, low: float = 0, high: float = math.inf) -> float:
-    """The value of an argument as a float.
+def number(owner: object, name: str, value: Any, **bounds: Any) -> Any:
+    """The value of an argument as a float, with `whole` as it is.
 
-    Raises:
-        ConfigError: The value is no finite number from `low` to `high`.
-    """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not low <= value <= high:
-        limits = f'from {low:g} to {high:g}' if math.isfinite(high) else f'of {low:g} or more'
-        wanted = f'a number {limits}' if math.isfinite(low) else 'a number'
-        raise ConfigError(f'{type(owner).__name__}: {name} is {value!r}; {wanted} was expected')
-    return float(value)
-
-
-def require_positive(owner: object, name: str, value: Any) -> float:
-    """The value of an argument as a float.
+    Args:
+        owner: The transform whose argument it is.
+        name: Of the argument.
+        value: Its value.
+        **bounds: As of `mmrs.utils.errors.require_number`; 0 or more by default.
 
     Raises:
-        ConfigError: The value is no finite number above 0.
+        ConfigError: It is no number, or out of bounds.
     """
-    if require_number(owner, name, value) == 0:
-        raise ConfigError(f'{type(owner).__name__}: {name} is 0; a number above 0 was expected')
-    return float(value)
+    require_number(f'{type(owner).__name__}: {name}', value, **bounds or dict(at_least=0))
+    return value if bounds.get('whole') else float(value)
 
 
-def require_whole(owner: object, name: str, value: Any) -> int:
-    """The value itself.
-
-    Raises:
-        ConfigError: The value is no whole number above 0.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ConfigError(f'{type(owner).__name__}: {name} is {value!r}; a whole number above 0 was expected')
-    return value
+def is_text(value: Any, several: bool = False) -> bool:
+    """Whether a value is a text, or with `several` one or more of them."""
+    texts = [value] if isinstance(value, str) or not several else value
+    return isinstance(texts, Sequence) and bool(texts) and all(isinstance(text, str) for text in texts)
 
 
 def require_text(owner: object, name: str, value: Any, several: bool = False) -> None:
-    """Checks that a value is a text, with `several` a text or a list of texts, or None.
+    """Checks that an argument is a text, or with `several` one or more of them, or None.
 
     Raises:
-        ConfigError: The value is something else.
+        ConfigError: It is not.
     """
-    texts = [value] if isinstance(value, str) or not several else value
-    if value is None or (isinstance(texts, Sequence) and texts and all(isinstance(text, str) for text in texts)):
-        return
     wanted = 'a text, or a list of texts,' if several else 'a text'
-    raise ConfigError(f'{type(owner).__name__}: {name} is {value!r}; {wanted} was expected')
+    require(value is None or is_text(value, several), f'{type(owner).__name__}: {name}', value, wanted)
 
 
 def require_seed(owner: object, seed: Any) -> int | None:
@@ -66,8 +48,8 @@ def require_seed(owner: object, seed: Any) -> int | None:
     Raises:
         ConfigError: The seed is neither a whole number nor None.
     """
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise ConfigError(f'{type(owner).__name__}: seed is {seed!r}; a whole number, or None, was expected')
+    valid = seed is None or (isinstance(seed, int) and not isinstance(seed, bool))
+    require(valid, f'{type(owner).__name__}: seed', seed, 'a whole number, or None,')
     return seed
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from mmrs.datasets.transforms.arguments import generator, require_number, require_positive, require_seed
+from mmrs.datasets.transforms.arguments import generator, number, require_seed
 from mmrs.datasets.transforms.colour import hue_matrix, tone_curve
 from mmrs.datasets.transforms.image_quality import GaussianBlur
 from mmrs.datasets.transforms.radiometric import RadiometricChange
@@ -30,8 +30,8 @@ class CameraChange(RadiometricChange):
     """
 
     def __init__(self, strength: float = 1.0, white: float = 255.0, seed: int | None = 0) -> None:
-        self.strength = require_number(self, 'strength', strength)
-        self.white = require_positive(self, 'white', white)
+        self.strength = number(self, 'strength', strength)
+        self.white = number(self, 'white', white, above=0)
         self.seed = require_seed(self, seed)
 
     def change(self, image: np.ndarray, valid: np.ndarray | None, sample: dict) -> np.ndarray:

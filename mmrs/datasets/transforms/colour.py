@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmrs.datasets.transforms.arguments import generator, require_number, require_positive, require_seed
+from mmrs.datasets.transforms.arguments import generator, number, require_seed
 from mmrs.datasets.transforms.radiometric import RadiometricChange
 from mmrs.registry import TRANSFORMS
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, require
 
 
 @TRANSFORMS.register_module()
@@ -26,17 +26,17 @@ class ColourMatrix(RadiometricChange):
             self.matrix = np.array(matrix, np.float32)
         except (TypeError, ValueError):
             self.matrix = np.empty(0, np.float32)
-        if self.matrix.ndim != 2 or not np.isfinite(self.matrix).all():
-            raise ConfigError(f'ColourMatrix: matrix is {matrix!r}; rows of numbers, all of one length, were expected')
+        valid = self.matrix.ndim == 2 and bool(np.isfinite(self.matrix).all())
+        require(valid, 'ColourMatrix: matrix', matrix, 'rows of numbers, all of one length, were')
 
     def change(self, image: np.ndarray, valid: np.ndarray | None, sample: dict) -> np.ndarray:
         """The mixed bands.
 
         Raises:
-            ValueError: The matrix is for another number of bands.
+            ConfigError: The matrix is for another number of bands.
         """
         if image.shape[-1] != self.matrix.shape[1]:
-            raise ValueError(
+            raise ConfigError(
                 f'{_name(sample)} has {image.shape[-1]} bands, but the matrix of ColourMatrix has '
                 f'{self.matrix.shape[1]} weights in a row: give one for each band.'
             )
@@ -57,18 +57,18 @@ class HueRotation(RadiometricChange):
     """
 
     def __init__(self, degrees: float, seed: int | None = 0) -> None:
-        self.degrees = require_number(self, 'degrees', degrees, -math.inf)
+        self.degrees = number(self, 'degrees', degrees, at_least=None)
         self.seed = require_seed(self, seed)
 
     def change(self, image: np.ndarray, valid: np.ndarray | None, sample: dict) -> np.ndarray:
         """The turned colours.
 
         Raises:
-            ValueError: There are fewer than three bands.
+            ConfigError: There are fewer than three bands.
         """
         bands = image.shape[-1]
         if bands < 3:
-            raise ValueError(f'{_name(sample)} has {bands} bands, but HueRotation needs three or more.')
+            raise ConfigError(f'{_name(sample)} has {bands} bands, but HueRotation needs three or more.')
         return image @ hue_matrix(bands, self.degrees, generator(self, self.seed)).T.astype(np.float32)
 
 
@@ -100,21 +100,19 @@ class ChannelPermutation(BaseTransform):
     """
 
     def __init__(self, order: Sequence[int]) -> None:
-        if not (isinstance(order, Sequence) and order and all(isinstance(band, int) and band > 0 for band in order)):
-            raise ConfigError(
-                f'ChannelPermutation: order is {order!r}; numbers of bands, counted from 1, were expected'
-            )
+        valid = isinstance(order, Sequence) and order and all(isinstance(band, int) and band > 0 for band in order)
+        require(bool(valid), 'ChannelPermutation: order', order, 'numbers of bands, counted from 1, were')
         self.order = tuple(order)
 
     def transform(self, results: dict) -> dict:
         """Puts the bands of a sample into order.
 
         Raises:
-            ValueError: The image lacks one of the bands.
+            ConfigError: The image lacks one of the bands.
         """
         image = results['img']
         if max(self.order) > image.shape[-1]:
-            raise ValueError(
+            raise ConfigError(
                 f'{_name(results)} has {image.shape[-1]} bands, but the order of ChannelPermutation asks for band '
                 f'{max(self.order)}.'
             )
@@ -149,19 +147,19 @@ class GainGamma(RadiometricChange):
     ) -> None:
         self.gain = self._factors('gain', gain)
         self.gamma = self._factors('gamma', gamma)
-        self.white = require_positive(self, 'white', white)
+        self.white = number(self, 'white', white, above=0)
         self.seed = require_seed(self, seed)
 
     def _factors(self, name: str, value: Any) -> float | list[float]:
         if isinstance(value, (list, tuple)):
-            return [require_positive(self, name, factor) for factor in value]
-        return require_number(self, name, value, 1)
+            return [number(self, name, factor, above=0) for factor in value]
+        return number(self, name, value, at_least=1)
 
     def change(self, image: np.ndarray, valid: np.ndarray | None, sample: dict) -> np.ndarray:
         """The image behind the tone curves.
 
         Raises:
-            ValueError: There are gains or gammas for another number of bands.
+            ConfigError: There are gains or gammas for another number of bands.
         """
         rng = generator(self, self.seed)
         # Both are always drawn, so that the draws of gamma do not depend on whether gain uses its own.
@@ -175,7 +173,7 @@ class GainGamma(RadiometricChange):
         if isinstance(value, float):
             return value**drawn
         if len(value) != len(drawn):
-            raise ValueError(
+            raise ConfigError(
                 f'{_name(sample)} has {len(drawn)} bands, but GainGamma has {len(value)} values as {name}: give one '
                 'for each band.'
             )
@@ -200,9 +198,9 @@ class Contrast(RadiometricChange):
     """
 
     def __init__(self, factor: float, grey: float = 0.5, white: float = 255.0) -> None:
-        self.factor = require_number(self, 'factor', factor)
-        self.grey = require_number(self, 'grey', grey, 0, 1)
-        self.white = require_positive(self, 'white', white)
+        self.factor = number(self, 'factor', factor)
+        self.grey = number(self, 'grey', grey, at_least=0, at_most=1)
+        self.white = number(self, 'white', white, above=0)
 
     def change(self, image: np.ndarray, valid: np.ndarray | None, sample: dict) -> np.ndarray:
         """The stretched values."""

@@ -5,11 +5,10 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from mmrs.datasets.transforms.arguments import generator, require_number, require_positive, require_seed
+from mmrs.datasets.transforms.arguments import generator, number, require_seed
 from mmrs.datasets.transforms.bands import in_fours
 from mmrs.datasets.transforms.radiometric import RadiometricChange
 from mmrs.registry import TRANSFORMS
-from mmrs.utils.errors import ConfigError
 
 
 @TRANSFORMS.register_module()
@@ -21,7 +20,7 @@ class GaussianBlur(RadiometricChange):
     """
 
     def __init__(self, sigma: float) -> None:
-        self.sigma = require_number(self, 'sigma', sigma)
+        self.sigma = number(self, 'sigma', sigma)
 
     def change(self, image: np.ndarray, valid: np.ndarray | None, sample: dict) -> np.ndarray:
         """The blurred image."""
@@ -42,7 +41,7 @@ class GroundSamplingDistance(RadiometricChange):
     """
 
     def __init__(self, factor: float) -> None:
-        self.factor = require_number(self, 'factor', factor, 1)
+        self.factor = number(self, 'factor', factor, at_least=1)
 
     def change(self, image: np.ndarray, valid: np.ndarray | None, sample: dict) -> np.ndarray:
         """The coarser image, `(H, W, C)` as before."""
@@ -87,9 +86,9 @@ class SensorNoise(RadiometricChange):
     """
 
     def __init__(self, shot: float = 0.0, read: float = 0.0, white: float = 255.0, seed: int | None = 0) -> None:
-        self.shot = require_number(self, 'shot', shot)
-        self.read = require_number(self, 'read', read)
-        self.white = require_positive(self, 'white', white)
+        self.shot = number(self, 'shot', shot)
+        self.read = number(self, 'read', read)
+        self.white = number(self, 'white', white, above=0)
         self.seed = require_seed(self, seed)
 
     def change(self, image: np.ndarray, valid: np.ndarray | None, sample: dict) -> np.ndarray:
@@ -112,10 +111,8 @@ class JPEGCompression(RadiometricChange):
     """
 
     def __init__(self, quality: int, white: float = 255.0) -> None:
-        if not isinstance(quality, int) or isinstance(quality, bool) or not 1 <= quality <= 100:
-            raise ConfigError(f'JPEGCompression: quality is {quality!r}; a whole number from 1 to 100 was expected')
-        self.quality = quality
-        self.white = require_positive(self, 'white', white)
+        self.quality = number(self, 'quality', quality, whole=True, at_least=1, at_most=100)
+        self.white = number(self, 'white', white, above=0)
 
     def change(self, image: np.ndarray, valid: np.ndarray | None, sample: dict) -> np.ndarray:
         """The image behind the compression."""

@@ -10,7 +10,7 @@ from mmrs.geo.classes import IGNORE_INDEX
 from mmrs.geo.labels import read_labels
 from mmrs.geo.rasters import read_image
 from mmrs.registry import TRANSFORMS
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, require
 
 
 @TRANSFORMS.register_module()
@@ -34,10 +34,9 @@ class LoadRasterImage(BaseTransform):
     """
 
     def __init__(self, bands: Sequence[int] | None = None, apply_scale: bool = False) -> None:
-        if bands is not None and not (isinstance(bands, Sequence) and bands and all(isinstance(b, int) for b in bands)):
-            raise ConfigError(f'LoadRasterImage: bands is {bands!r}; a list of numbers, counted from 1, was expected')
-        if not isinstance(apply_scale, bool):
-            raise ConfigError(f'LoadRasterImage: apply_scale is {apply_scale!r}; True or False was expected')
+        valid = bands is None or (isinstance(bands, Sequence) and bands and all(isinstance(b, int) for b in bands))
+        require(bool(valid), 'LoadRasterImage: bands', bands, 'a list of numbers, counted from 1,')
+        require(isinstance(apply_scale, bool), 'LoadRasterImage: apply_scale', apply_scale, 'True or False')
         self.bands = None if bands is None else tuple(bands)
         self.apply_scale = apply_scale
 
@@ -45,8 +44,8 @@ class LoadRasterImage(BaseTransform):
         """Reads the image; None where it has no data at all and the data set skips such images.
 
         Raises:
-            OSError: The file is missing or cannot be read.
-            ValueError: A band is missing.
+            UnreadableError: The file is missing or cannot be read.
+            DataError: A band is missing.
         """
         path = results['img_path']
         if 'grid_path' in results:
@@ -99,12 +98,13 @@ class LoadRasterAnnotations(BaseTransform):
         """Reads the labels.
 
         Raises:
-            OSError: A file is missing or cannot be read.
-            ValueError: The sample has no label path, or the file has a wrong number of bands, another size or place
-                than the image, or ids or colours that are no class.
+            UnreadableError: A file is missing or cannot be read.
+            ConfigError: The sample has no label path.
+            DataError: The file has a wrong number of bands, another size or place than the image, or ids or colours
+                that are no class.
         """
         if results.get('seg_map_path') is None:
-            raise ValueError(
+            raise ConfigError(
                 f'{results.get("img_path", "The sample")} has no label path (seg_map_path). Remove '
                 f'{type(self).__name__} from the pipeline of an unlabelled data set, or add seg_map_path to its '
                 'data_prefix.'

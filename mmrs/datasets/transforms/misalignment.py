@@ -5,7 +5,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from scipy import fft, ndimage
 
-from mmrs.datasets.transforms.arguments import generator, require_number, require_positive, require_seed
+from mmrs.datasets.transforms.arguments import generator, number, require_seed
 from mmrs.datasets.transforms.bands import in_fours
 from mmrs.geo.classes import IGNORE_INDEX
 from mmrs.registry import TRANSFORMS
@@ -45,11 +45,11 @@ class Misalignment(BaseTransform):
         smoothness: float = 32.0,
         seed: int | None = 0,
     ) -> None:
-        self.shift = require_number(self, 'shift', shift)
-        self.rotation = require_number(self, 'rotation', rotation, 0, 180)
-        self.scale = require_number(self, 'scale', scale)
-        self.elastic = require_number(self, 'elastic', elastic)
-        self.smoothness = require_positive(self, 'smoothness', smoothness)
+        self.shift = number(self, 'shift', shift)
+        self.rotation = number(self, 'rotation', rotation, at_least=0, at_most=180)
+        self.scale = number(self, 'scale', scale)
+        self.elastic = number(self, 'elastic', elastic)
+        self.smoothness = number(self, 'smoothness', smoothness, above=0)
         self.seed = require_seed(self, seed)
         if self.smoothness < 2 * self.elastic:
             raise ConfigError(
@@ -79,7 +79,7 @@ class Misalignment(BaseTransform):
         """Moves the image and the maps of a sample.
 
         Raises:
-            ValueError: A map is not of the image's size.
+            ConfigError: A map is not of the image's size.
         """
         if not (self.shift or self.rotation or self.scale or self.elastic):
             return results
@@ -132,7 +132,7 @@ def _check_sizes(results: dict, fields: list[str]) -> None:
     for key in fields:
         if results[key].shape[:2] != (height, width):
             rows, columns = results[key].shape[:2]
-            raise ValueError(
+            raise ConfigError(
                 f'{results.get("img_path") or "The image"} has {width} x {height} pixels (width x height), but its '
                 f'{key} has {columns} x {rows}: put Misalignment before the transforms that change the size of only '
                 'one of them.'

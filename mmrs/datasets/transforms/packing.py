@@ -10,6 +10,7 @@ from mmseg.datasets.transforms import PackSegInputs
 
 from mmrs.datasets.transforms.arguments import require_text
 from mmrs.registry import TRANSFORMS
+from mmrs.utils.errors import ConfigError
 
 _META_KEYS = (
     'img_path', 'seg_map_path', 'ori_shape', 'img_shape', 'pad_shape', 'scale_factor', 'flip', 'flip_direction',
@@ -37,7 +38,7 @@ class PackRasterInputs(PackSegInputs):
         """Packs a sample.
 
         Raises:
-            ValueError: A transform changed the size of the image but not of its map.
+            ConfigError: A transform changed the size of the image but not of its map.
         """
         packed = super().transform(results)
         if 'valid_map' in results:
@@ -51,7 +52,7 @@ def _padded(valid: np.ndarray, shape: Sequence[int], is_padded: bool) -> np.ndar
     """The map with zeros at the right and bottom, where mmcv's `Pad` adds pixels to the image but not to this map."""
     bottom, right = shape[0] - valid.shape[0], shape[1] - valid.shape[1]
     if min(bottom, right) < 0 or (max(bottom, right) > 0 and not is_padded):
-        raise ValueError(
+        raise ConfigError(
             f'The image has {shape[1]} x {shape[0]} pixels (width x height), but the map of its pixels with data '
             f'(valid_map) has {valid.shape[1]} x {valid.shape[0]}: a transform of the pipeline changes the image and '
             'leaves seg_fields alone, as CenterCrop of mmcv does. Use one of mmseg instead.'

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 from mmseg.datasets.transforms import RandomCrop
 
-from mmrs.datasets.transforms.arguments import require_number, require_whole
+from mmrs.datasets.transforms.arguments import number
 from mmrs.registry import TRANSFORMS
 
 
@@ -30,10 +30,10 @@ class RareClassCrop(RandomCrop):
         self, crop_size: int | tuple[int, int], min_pixels: int = 1500, tries: int = 10, **kwargs: Any
     ) -> None:
         for side in crop_size if isinstance(crop_size, (list, tuple)) and len(crop_size) == 2 else (crop_size,):
-            require_whole(self, 'crop_size', side)
+            number(self, 'crop_size', side, whole=True, above=0)
         super().__init__(crop_size, **kwargs)
-        self.min_pixels = require_number(self, 'min_pixels', min_pixels)
-        self.tries = require_whole(self, 'tries', tries)
+        self.min_pixels = number(self, 'min_pixels', min_pixels)
+        self.tries = number(self, 'tries', tries, whole=True, above=0)
 
     def crop_bbox(self, results: dict) -> tuple[int, int, int, int]:
         """Top, bottom, left and right of the crop in pixels; bottom and right are outside."""
