@@ -12,14 +12,13 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
 
 from mmrs.apis.statistics import applies_scale, domain_leaves, loaded_bands, loading, without_labels
-from mmrs.checks.files import list_files
 from mmrs.checks.findings import CheckedSet
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.paired import PairedDataset
 from mmrs.datasets.raster_dataset import RasterDataset
 from mmrs.geo.classes import IGNORE_INDEX, ClassTable, load_classes
 from mmrs.geo.labels import training_indices
-from mmrs.geo.rasters import RASTER_SUFFIXES, other_rasters
+from mmrs.geo.rasters import CONVERT, RASTER_SUFFIXES, files_by_stem, other_rasters
 from mmrs.registry import DATASETS
 from mmrs.utils.config import check_types, look_up
 from mmrs.utils.errors import ConfigError, DataError
@@ -187,8 +186,13 @@ def _pairs(
     for folder in (image_folder, label_folder):
         if folder is not None and not os.path.isdir(folder):
             result.find('missing_folder', folder)
-    images = list_files(image_folder, image_suffixes)
-    labels = list_files(label_folder, label_suffixes) if label_folder is not None else {}
+    images, labels = (
+        {
+            stem: [os.path.join(folder, path) for path in paths]
+            for stem, paths in files_by_stem(folder, kinds)[0].items()
+        }
+        for folder, kinds in ((image_folder, image_suffixes), (label_folder or '', label_suffixes))
+    )
     for paths in [*images.values(), *labels.values()]:
         if len(paths) > 1:
             result.find('same_name', *paths)
@@ -272,6 +276,6 @@ def folder_sets(
         raise DataError(
             f'{path} holds no images with suffix {image_suffix or ", ".join(RASTER_SUFFIXES)}: a configuration (.py), '
             'a folder in the standard layout (img_dir, ann_dir) or a folder of images was expected'
-            + (f'. It has {others}: convert them (`rio convert IN OUT.tif`), or name their suffix' if others else '')
+            + (f'. It has {others}: {CONVERT}, or name their suffix' if others else '')
         )
     return sets

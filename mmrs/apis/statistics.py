@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from rich.table import Table
 
 from mmrs.datasets.transforms import LoadRasterImage
-from mmrs.geo.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
+from mmrs.geo.rasters import CONVERT, RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.geo.statistics import band_statistics
 from mmrs.geo.statistics_bands import BandStatistics
 from mmrs.registry import DATASETS, TRANSFORMS
@@ -181,7 +181,7 @@ def _images(path: Path) -> list[Path]:
         if folder.is_dir():
             path = folder
             break
-    advice = 'name them one by one, or convert them (`rio convert IN OUT.tif`)'
+    advice = f'name them one by one, or {CONVERT}'
     found = list_rasters(path, advice=advice)
     if not found:
         others = other_rasters(path)

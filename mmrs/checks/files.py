@@ -1,9 +1,7 @@
 """What single images and label maps hold, read to their end for a check."""
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +16,9 @@ from mmrs.geo.rasters import chosen_bands, image_bands, open_raster
 from mmrs.geo.statistics import Advance, raster_windows, read_windows, value_type
 from mmrs.geo.statistics_bands import BandAccumulator, BandStatistics
 from mmrs.utils.errors import DataError
+
+#: In pixels: from here on, two rasters are of different places rather than a little off.
+OTHER_PLACE = 0.5
 
 # A file with more different values than this is no label map, and counting them would fill the memory.
 _MAX_VALUES = 1 << 16
@@ -179,17 +180,3 @@ def _count(values: np.ndarray, into: Counter) -> None:
     else:
         found, number = np.unique(values, return_counts=True)
     into.update({value: count for value, count in zip(found.tolist(), number.tolist()) if value == value})
-
-
-def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, list[str]]:
-    """Paths of the files below a folder by their paths inside it without the suffix, sorted; several if they differ by
-    the suffix alone.
-    """
-    found: dict[str, list[str]] = {}
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for name in sorted(names):
-            suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
-            if suffix is not None and not name.startswith('.'):
-                path = os.path.join(parent, name)
-                found.setdefault(os.path.relpath(path, folder)[: -len(suffix)], []).append(path)
-    return dict(sorted(found.items()))

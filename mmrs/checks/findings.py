@@ -11,6 +11,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from mmrs.checks.files import (
+    OTHER_PLACE,
     ImageFacts,
     ImageTask,
     LabelFacts,
@@ -29,9 +30,6 @@ from mmrs.geo.masks import find_hidden_class, hidden_class, packed, value_name
 from mmrs.geo.statistics import count_classes, map_files
 from mmrs.geo.statistics_bands import BandStatistics
 from mmrs.utils.errors import DataError
-
-# In pixels: from here on, labels are of another place rather than a little off.
-_OTHER_PLACE = 0.5
 
 # Ranges of values that differ by such a factor are other units, not another light.
 _OTHER_UNITS = 10
@@ -276,7 +274,7 @@ def _check_grids(own: CheckedSet, image_path: str, image: ImageFacts, label_path
         if one.crs is not None and two.crs is not None and one.crs != two.crs:
             own.find('other_place', *files, found=f'label map in {two.crs}', expected=str(one.crs))
         elif offset > TOLERANCE:
-            kind = 'shifted_grid' if offset < _OTHER_PLACE else 'other_place'
+            kind = 'shifted_grid' if offset < OTHER_PLACE else 'other_place'
             own.find(kind, *files, found=f'corners {offset:.3g} pixels apart', expected=f'at most {TOLERANCE:g}')
         elif (one.crs is None) != (two.crs is None):
             own.find('crs_missing', *files, found=f'CRS of the image {one.crs}, of the label map {two.crs}')

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrs.checks.files import grid_offset, is_georeferenced
+from mmrs.checks.files import OTHER_PLACE, grid_offset, is_georeferenced
 from mmrs.checks.report import Finding
 from mmrs.datasets.geographic_pairs import GeographicPairedDataset
 from mmrs.datasets.paired import PairedDataset
@@ -14,9 +14,6 @@ from mmrs.geo.grids import RasterGrid
 from mmrs.geo.rasters import open_raster
 from mmrs.geo.statistics import Advance, map_files
 from mmrs.utils.errors import UnreadableError
-
-# In pixels: from here on, two images of one name are of other places rather than a little off.
-_OTHER_PLACE = 0.5
 
 
 def pair_summary(dataset: PairedDataset, name: str) -> dict[str, Any]:
@@ -76,6 +73,6 @@ def _compare(files: tuple[str, str], _: Advance) -> tuple[str, tuple[str, ...]]:
     if first.crs != second.crs:
         return 'pair_place', (f'target in {second.crs}', str(first.crs))
     offset = grid_offset(first, second)
-    if np.isfinite(offset) and offset <= _OTHER_PLACE:
+    if np.isfinite(offset) and offset <= OTHER_PLACE:
         return '', ()
-    return 'pair_place', (f'corners {offset:.3g} pixels apart', f'at most {_OTHER_PLACE}')
+    return 'pair_place', (f'corners {offset:.3g} pixels apart', f'at most {OTHER_PLACE}')

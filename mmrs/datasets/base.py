@@ -13,14 +13,14 @@ from mmrs.datasets.transforms.eight_bit import guard_eight_bit
 from mmrs.datasets.transforms.loading import image_loader
 from mmrs.geo.classes import IGNORE_INDEX, Colour, load_classes
 from mmrs.geo.headers import read_header
-from mmrs.geo.rasters import RASTER_SUFFIXES, list_rasters, other_rasters
+from mmrs.geo.rasters import CONVERT, RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.geo.statistics import class_statistics
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, DataError, require, require_file, some
 
 #: The lightest of the greys of classes without counterpart.
 _LIGHTEST_GREY = 192
-_ADVICE = 'convert them (`rio convert IN OUT.tif`), or name their suffix ({}_suffix).'
+_ADVICE = CONVERT + ', or name their suffix ({}_suffix).'
 
 
 @DATASETS.register_module()

@@ -1,6 +1,6 @@
 """What a look at a few images says about the way in which they are read, before they are trained on or predicted."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,9 @@ def image_warnings(dataset: Any) -> list[str]:
     """
     alpha: list[str] = []
     scales: dict[str, list[str]] = {}
-    for leaf in _leaves(dataset):
+    for leaf in with_inner(dataset):
+        if not isinstance(leaf, BaseDataset) or is_wrapper(leaf):
+            continue
         loader = image_loader(leaf.pipeline.transforms)
         if loader is None or not len(leaf):
             continue
@@ -66,11 +68,6 @@ def file_warnings(paths: Sequence[str], bands: Sequence[int] | None, apply_scale
             for text in _joined(found)
         ),
     ]
-
-
-def _leaves(dataset: Any) -> Iterator[BaseDataset]:
-    """The data sets inside any wrappers."""
-    return (part for part in with_inner(dataset) if isinstance(part, BaseDataset) and not is_wrapper(part))
 
 
 def _look(paths: Sequence[str], bands: Sequence[int] | None) -> tuple[list[str], dict[str, list[str]]]:

@@ -21,6 +21,7 @@ from mmrs.geo.rasters import (
     read_coverage,
     read_ids,
     shown_pixels,
+    where_all,
     without_nodata,
 )
 from mmrs.utils.errors import DataError, UnusableError, some
@@ -168,12 +169,8 @@ def read_mask(
         x0, y0, x1, y1 = window
         part['window'] = Window(x0, y0, x1 - x0, y1 - y0)
     planes = mask.read(colours.bands, **part)
-    shown = [
-        shown_pixels(mask, colours.bands, **part),
-        without_nodata(planes.transpose(1, 2, 0), mask, colours.bands),
-    ]
-    found = [pixels for pixels in shown if pixels is not None]
-    return colours.pack(planes), np.logical_and.reduce(found) if found else None
+    shown = shown_pixels(mask, colours.bands, **part)
+    return colours.pack(planes), where_all(shown, without_nodata(planes.transpose(1, 2, 0), mask, colours.bands))
 
 
 def hidden_values(mask: DatasetReader, by_colour: bool, values: np.ndarray, covered: np.ndarray | None) -> np.ndarray:

@@ -32,6 +32,9 @@ PathLike = str | Path
 #: Suffixes under which a folder is searched for images and label maps; compared without regard to case.
 RASTER_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.jp2')
 
+#: What to do about rasters of other formats, as the beginning or the end of a sentence.
+CONVERT = 'convert them (`rio convert IN OUT.tif`)'
+
 # Those of other formats of GDAL. What may be anything, or is mostly a table or the thumbnail of an image, is not here.
 _OTHER_SUFFIXES = (
     '.img', '.bil', '.bip', '.bsq', '.vrt', '.asc', '.grd', '.flt', '.dem', '.hgt', '.ecw', '.sid', '.j2k', '.jpf',
@@ -275,9 +278,9 @@ def _read_pixels(
     image = np.empty((*shape, len(numbers)), kind)
     # Straight into place: each further copy of a large window costs as much again, mostly for fresh memory.
     raster.read(numbers, out=image.transpose(2, 0, 1), **part)
-    valid = _both(shown_pixels(raster, numbers, **part), without_nodata(image, raster, numbers))
+    valid = where_all(shown_pixels(raster, numbers, **part), without_nodata(image, raster, numbers))
     if kind != np.uint8 and not np.isfinite(image).all():
-        valid = _both(valid, np.isfinite(image).all(axis=-1))
+        valid = where_all(valid, np.isfinite(image).all(axis=-1))
     if apply_scale:
         scale_values(image, raster, numbers)
     return image, valid
@@ -389,7 +392,7 @@ def shown_pixels(raster: DatasetReader, numbers: Sequence[int], **part: Any) -> 
     if alpha is None or alpha in numbers:
         return shown
     # GDAL itself takes no mask from an alpha band of signed or real numbers, nor from one beside a nodata value.
-    return _both(shown, raster.read(alpha, **part) > 0)
+    return where_all(shown, raster.read(alpha, **part) > 0)
 
 
 def image_bands(raster: DatasetReader) -> list[int]:
@@ -432,8 +435,10 @@ def without_nodata(image: np.ndarray, raster: DatasetReader, numbers: Sequence[i
     return ~(found.all(axis=-1) if unsigned else found.any(axis=-1))
 
 
-def _both(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
-    return first & second if first is not None and second is not None else second if first is None else first
+def where_all(*maps: np.ndarray | None) -> np.ndarray | None:
+    """Where all of some boolean maps hold; None stands for a map that holds everywhere."""
+    known = [own for own in maps if own is not None]
+    return np.logical_and.reduce(known) if known else None
 
 
 def _part(
@@ -554,32 +559,44 @@ def list_rasters(
     """
     folder = os.fspath(folder)
     require_folder(folder, 'a folder of rasters')
-    suffixes = tuple(suffix.lower() for suffix in suffixes)
-    found: dict[str, str] = {}
-    others = []
-    for path in _files_below(folder):
-        suffix = next((s for s in suffixes if path.lower().endswith(s)), None)
-        if suffix is None:
-            others.append(path)
-            continue
-        stem = path[: -len(suffix)]
-        if stem in found:
-            raise DataError(
-                f'{folder} holds both {found[stem]} and {path}, which differ by their suffixes only. Remove one of '
-                'them, or name the suffix to use.'
-            )
-        found[stem] = path
+    found, others = files_by_stem(folder, suffixes)
+    twice = next((paths for paths in found.values() if len(paths) > 1), None)
+    if twice:
+        raise DataError(
+            f'{folder} holds both {twice[0]} and {twice[1]}, which differ by their suffixes only. Remove one of them, '
+            'or name the suffix to use.'
+        )
     if found and advice and (left_out := _describe_rasters(folder, others)):
         print_log(f'{folder}: {left_out} left out; {advice}', logger='current', level=logging.WARNING)
-    return dict(sorted(found.items()))
+    return {stem: path for stem, (path,) in found.items()}
 
 
-def _files_below(folder: str) -> Iterator[str]:
-    """Paths inside a folder. A dot in front marks what belongs to a tool, such as what a converter has not finished."""
+def files_by_stem(folder: str, suffixes: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The files in a folder and below it.
+
+    A dot in front of a name marks what belongs to a tool, such as what a converter has not finished.
+
+    Args:
+        folder: The folder.
+        suffixes: Ends of the names of the files that are wanted, compared without regard to case.
+
+    Returns:
+        The paths inside the folder of those that are wanted, by that path without its suffix, sorted; several where
+        they differ by the suffix alone. And the paths of all others.
+    """
+    found: dict[str, list[str]] = {}
+    others = []
     for parent, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            if not name.startswith('.'):
-                yield os.path.relpath(os.path.join(parent, name), folder)
+        for name in sorted(names):
+            if name.startswith('.'):
+                continue
+            path = os.path.relpath(os.path.join(parent, name), folder)
+            suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
+            if suffix is None:
+                others.append(path)
+            else:
+                found.setdefault(path[: -len(suffix)], []).append(path)
+    return dict(sorted(found.items())), others
 
 
 def other_rasters(folder: str | os.PathLike, suffixes: Sequence[str] = RASTER_SUFFIXES) -> str:
@@ -592,9 +609,8 @@ def other_rasters(folder: str | os.PathLike, suffixes: Sequence[str] = RASTER_SU
     Returns:
         Empty if there are none.
     """
-    known = tuple(suffix.lower() for suffix in suffixes)
-    others = [path for path in _files_below(os.fspath(folder)) if not path.lower().endswith(known)]
-    return _describe_rasters(os.fspath(folder), others)
+    folder = os.fspath(folder)
+    return _describe_rasters(folder, files_by_stem(folder, suffixes)[1])
 
 
 def _describe_rasters(folder: str, paths: Sequence[str]) -> str:

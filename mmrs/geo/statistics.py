@@ -16,8 +16,6 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmrs.geo.handles import scanning
 from mmrs.geo.labels import read_labels
@@ -27,11 +25,13 @@ from mmrs.geo.rasters import (
     open_raster,
     scale_values,
     shown_pixels,
+    where_all,
     without_nodata,
 )
 from mmrs.geo.statistics_bands import BandAccumulator, BandStatistics
 from mmrs.geo.statistics_cache import Stamp, StatisticsCache, file_stamp
 from mmrs.utils.errors import DataError
+from mmrs.utils.progress import progress_bar
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
@@ -71,13 +71,11 @@ def read_windows(
             planes = colours.transpose(2, 0, 1)[[band - 1 for band in bands]]
         else:
             planes = raster.read(list(bands), window=window)
-        conditions = [shown_pixels(raster, [1] if paletted else bands, window=window)]
-        if not paletted:
-            conditions.append(without_nodata(planes.transpose(1, 2, 0), raster, bands))
-        if planes.dtype.kind == 'f':
-            conditions.append(np.isfinite(planes).all(axis=0))
-        met = [condition for condition in conditions if condition is not None]
-        valid = np.logical_and.reduce(met) if met else None
+        valid = where_all(
+            shown_pixels(raster, [1] if paletted else bands, window=window),
+            None if paletted else without_nodata(planes.transpose(1, 2, 0), raster, bands),
+            np.isfinite(planes).all(axis=0) if planes.dtype.kind == 'f' else None,
+        )
         if apply_scale and not paletted:
             planes = planes.astype(np.float32)
             scale_values(planes.transpose(1, 2, 0), raster, bands)
@@ -119,14 +117,7 @@ def map_files(
     Yields:
         The results in the order of the items.
     """
-    columns = (TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    bar = Progress(
-        *columns,
-        TextColumn('left'),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not (progress and is_main_process()),
-    )
+    bar = progress_bar(percent=True, disable=not (progress and is_main_process()))
 
     def run(pair: tuple[Item, int]) -> Result:
         item, size = pair
@@ -200,35 +191,42 @@ def band_statistics(
         settings['apply_scale'] = True
     store = StatisticsCache('bands', root, settings, cache)
     keys, stamps = [store.key(path) for path in paths], [file_stamp(path) for path in paths]
-    found = [store.get(key, stamp) for key, stamp in zip(keys, stamps)]
-    parts = [None if arrays is None else _unpack(arrays) for arrays in found]
-    missing = [i for i, part in enumerate(parts) if part is None]
-    sizes = [stamps[i][0] for i in missing]
+
+    def read(i: int, advance: Advance) -> dict[str, np.ndarray]:
+        return _pack(measure(paths[i], bands, advance, apply_scale))
+
     threads = default_workers() if workers is None else workers
-    measuring = map_files(
-        lambda i, advance: measure(paths[i], bands, advance, apply_scale),
-        missing,
-        sizes,
-        threads,
-        'Band statistics',
-        progress,
-    )
-    try:
-        with closing(measuring):
-            for i, part in zip(missing, measuring):
-                store.put(keys[i], stamps[i], _pack(part))
-                parts[i] = part
-    finally:
-        store.save()  # what was read before an error or Ctrl-C need not be read again
-    known = [(path, part) for path, part in zip(paths, parts) if part is not None]
-    first_path, first = known[0]
-    for path, part in known:
-        if len(part.count) != len(first.count):
+    parts = [_unpack(arrays) for arrays in _kept(store, keys, stamps, read, threads, 'Band statistics', progress)]
+    for path, part in zip(paths, parts):
+        if len(part.count) != len(parts[0].count):
             raise DataError(
-                f'{path} has {len(part.count)} bands, but {first_path} has {len(first.count)}. All images of a '
+                f'{path} has {len(part.count)} bands, but {paths[0]} has {len(parts[0].count)}. All images of a '
                 'data set must have the same bands; choose those that all of them have by their numbers.'
             )
-    return BandStatistics.merge([part for _, part in known])
+    return BandStatistics.merge(parts)
+
+
+def _kept(
+    store: StatisticsCache,
+    keys: Sequence[str],
+    stamps: Sequence[Stamp],
+    read: Callable[[int, Advance], dict[str, np.ndarray]],
+    workers: int,
+    description: str,
+    progress: bool,
+) -> list[dict[str, np.ndarray]]:
+    """The arrays of each key: what the cache has, and otherwise what `read` returns for its index."""
+    found = {i: arrays for i, key in enumerate(keys) if (arrays := store.get(key, stamps[i])) is not None}
+    missing = [i for i in range(len(keys)) if i not in found]
+    reading = map_files(read, missing, [stamps[i][0] for i in missing], workers, description, progress)
+    try:
+        with closing(reading):
+            for i, arrays in zip(missing, reading):
+                store.put(keys[i], stamps[i], arrays)
+                found[i] = arrays
+    finally:
+        store.save()  # what was read before an error or Ctrl-C need not be read again
+    return [found[i] for i in range(len(keys))]
 
 
 def _pack(statistics: BandStatistics) -> dict[str, np.ndarray]:
@@ -284,29 +282,11 @@ def class_statistics(dataset: BaseDataset, workers: int = 0, cache: bool = True,
     keys = [_label_key(store, info) for info in infos]
     stamp_of = {path: file_stamp(path) for path in {path for info in infos for path in _label_files(info)}}
     stamps = [_sum([stamp_of[path] for path in _label_files(info)]) for info in infos]
-    found = [store.get(key, stamp) for key, stamp in zip(keys, stamps)]
-    result = np.zeros((len(infos), len(classes)), np.int64)
-    for row, arrays in zip(result, found):
-        if arrays is not None:
-            row[:] = arrays['counts']
-    missing = [i for i, arrays in enumerate(found) if arrays is None]
-    sizes = [stamps[i][0] for i in missing]
-    counting = map_files(
-        lambda i, _: count_classes(read, infos[i], len(classes)),
-        missing,
-        sizes,
-        workers,
-        'Class statistics',
-        progress,
-    )
-    try:
-        with closing(counting):
-            for i, counts in zip(missing, counting):
-                result[i] = counts
-                store.put(keys[i], stamps[i], dict(counts=counts))
-    finally:
-        store.save()
-    return result
+
+    def count(i: int, _: Advance) -> dict[str, np.ndarray]:
+        return dict(counts=count_classes(read, infos[i], len(classes)))
+
+    return np.stack([own['counts'] for own in _kept(store, keys, stamps, count, workers, 'Class statistics', progress)])
 
 
 def count_classes(read: Callable[[dict], np.ndarray], info: dict, number: int) -> np.ndarray:

@@ -142,14 +142,14 @@ def _exact_moments(values: Sequence[np.ndarray], counts: Sequence[np.ndarray]) -
     """Moments of bands whose values are counted."""
     columns: list[tuple] = []
     for own_values, own_counts in zip(values, counts):
-        # Python's whole numbers: squares of 16-bit values overflow int64 from some 10^9 pixels on.
-        pairs = list(zip(map(int, own_values), own_counts.tolist()))
-        number = sum(n for _, n in pairs)
+        number = int(own_counts.sum())
         if not number:
             columns.append(_NO_PIXEL)
             continue
-        first, second = sum(v * n for v, n in pairs), sum(v * v * n for v, n in pairs)
-        columns.append((number, first / number, (number * second - first**2) / number, pairs[0][0], pairs[-1][0]))
+        # Python's whole numbers: squares of 16-bit values overflow int64 from some 10^9 pixels on.
+        v, n = own_values.astype(np.int64).astype(object), own_counts.astype(object)
+        first, second = v @ n, (v * v) @ n
+        columns.append((number, first / number, (number * second - first**2) / number, v[0], v[-1]))
     return np.array(columns, np.float64).T
 
 

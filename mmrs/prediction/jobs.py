@@ -15,6 +15,7 @@ from rasterio.enums import ColorInterp
 from mmrs.geo.grids import Bounds, RasterGrid, same_gsd, write_crs
 from mmrs.geo.handles import file_state
 from mmrs.geo.rasters import (
+    CONVERT,
     RASTER_SUFFIXES,
     image_bands,
     list_rasters,
@@ -34,7 +35,7 @@ MAP_SUFFIXES = ('.tif', '.tiff')
 
 # Folders are searched for these.
 _SUFFIXES = (*RASTER_SUFFIXES, '.vrt')
-_ADVICE = 'name them one by one, or convert them (`rio convert IN OUT.tif`)'
+_ADVICE = f'name them one by one, or {CONVERT}'
 
 #: A window has no fewer pixels of the raster on a side than this, where the model's resolution is finer.
 SMALLEST_WINDOW = 8

@@ -3,21 +3,30 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 __all__ = ['progress_bar']
 
 
-def progress_bar(**options: Any) -> Progress:
+def progress_bar(percent: bool = False, **options: Any) -> Progress:
     """A bar on stderr: what is done, how much of it, the time so far and the time left.
 
     Args:
+        percent: Show the share that is done, for totals that mean nothing to a reader.
         **options: Of rich's `Progress`.
     """
     return Progress(
         TextColumn('{task.description}'),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn() if percent else MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn('left'),
         TimeRemainingColumn(),
