@@ -10,7 +10,7 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 
 from mmrs.datasets.image_warnings import describe_scale, translucent_share
-from mmrs.geo.grids import RasterGrid, place
+from mmrs.geo.grids import RasterGrid
 from mmrs.geo.masks import hidden_values, read_mask
 from mmrs.geo.rasters import chosen_bands, image_bands, open_raster
 from mmrs.geo.statistics import Advance, raster_windows, read_windows, value_type
@@ -24,20 +24,6 @@ OTHER_PLACE = 0.5
 _MAX_VALUES = 1 << 16
 
 _NO_GRID = RasterGrid(None, Affine.identity(), 0, 0)
-
-
-def is_georeferenced(grid: RasterGrid) -> bool:
-    """Whether a file says where its pixels lie."""
-    return grid.transform != Affine.identity()
-
-
-def grid_offset(first: RasterGrid, second: RasterGrid) -> float:
-    """How far apart the corners of two grids of one size and CRS are, in pixels, at most."""
-    offsets = []
-    for corner in ((0, 0), (first.width, 0), (0, first.height), (first.width, first.height)):
-        moved = place(~first.transform, *place(second.transform, *corner))
-        offsets += [abs(a - b) for a, b in zip(corner, moved)]
-    return max(offsets)
 
 
 @dataclass(frozen=True)
@@ -68,7 +54,7 @@ class ImageFacts:
     def pixel_metres(self) -> tuple[float, ...]:
         """Sides of a pixel on the ground; empty where the file does not say."""
         try:
-            return self.grid.pixel_metres() if is_georeferenced(self.grid) else ()
+            return self.grid.pixel_metres() if self.grid.is_georeferenced else ()
         except DataError:
             return ()
 

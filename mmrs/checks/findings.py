@@ -16,8 +16,6 @@ from mmrs.checks.files import (
     ImageTask,
     LabelFacts,
     LabelTask,
-    grid_offset,
-    is_georeferenced,
     read_facts,
 )
 from mmrs.checks.report import Finding, Group, Report
@@ -203,7 +201,7 @@ def _check_images(own: CheckedSet, images: Mapping[str, ImageFacts]) -> None:
 
 
 def _check_crs(own: CheckedSet, path: str, grid: RasterGrid) -> None:
-    if grid.crs is None and is_georeferenced(grid) and crs_beside(path) is not None:
+    if grid.crs is None and grid.is_georeferenced and crs_beside(path) is not None:
         own.find('crs_beside', path, found=write_crs(path))
 
 
@@ -269,8 +267,8 @@ def _check_grids(own: CheckedSet, image_path: str, image: ImageFacts, label_path
     if one.shape != two.shape:
         texts = [f'{grid.width} x {grid.height}' for grid in (one, two)]
         own.find('size_mismatch', *files, found=f'label map {texts[1]} pixels (width x height)', expected=texts[0])
-    elif is_georeferenced(one) and is_georeferenced(two):
-        offset = grid_offset(one, two)
+    elif one.is_georeferenced and two.is_georeferenced:
+        offset = one.offset(two)
         if one.crs is not None and two.crs is not None and one.crs != two.crs:
             own.find('other_place', *files, found=f'label map in {two.crs}', expected=str(one.crs))
         elif offset > TOLERANCE:
@@ -278,8 +276,8 @@ def _check_grids(own: CheckedSet, image_path: str, image: ImageFacts, label_path
             own.find(kind, *files, found=f'corners {offset:.3g} pixels apart', expected=f'at most {TOLERANCE:g}')
         elif (one.crs is None) != (two.crs is None):
             own.find('crs_missing', *files, found=f'CRS of the image {one.crs}, of the label map {two.crs}')
-    elif is_georeferenced(one) != is_georeferenced(two):
-        bare = label_path if is_georeferenced(one) else image_path
+    elif one.is_georeferenced != two.is_georeferenced:
+        bare = label_path if one.is_georeferenced else image_path
         # A PNG has no place for it, and that is how label maps usually come.
         if bare.lower().endswith(('.tif', '.tiff')):
             own.find('crs_missing', *files, found=f'{os.path.basename(bare)} has no georeference')

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrs.checks.files import OTHER_PLACE, grid_offset, is_georeferenced
+from mmrs.checks.files import OTHER_PLACE
 from mmrs.checks.report import Finding
 from mmrs.datasets.geographic_pairs import GeographicPairedDataset
 from mmrs.datasets.paired import PairedDataset
@@ -68,11 +68,11 @@ def _compare(files: tuple[str, str], _: Advance) -> tuple[str, tuple[str, ...]]:
     first, second = grids
     if first.shape != second.shape:
         return 'pair_size', tuple(f'{grid.width} x {grid.height} pixels (width x height)' for grid in (second, first))
-    if not (is_georeferenced(first) and is_georeferenced(second)) or None in (first.crs, second.crs):
+    if not (first.is_georeferenced and second.is_georeferenced) or None in (first.crs, second.crs):
         return '', ()
     if first.crs != second.crs:
         return 'pair_place', (f'target in {second.crs}', str(first.crs))
-    offset = grid_offset(first, second)
+    offset = first.offset(second)
     if np.isfinite(offset) and offset <= OTHER_PLACE:
         return '', ()
     return 'pair_place', (f'corners {offset:.3g} pixels apart', f'at most {OTHER_PLACE}')

@@ -45,6 +45,8 @@ class RemoteSensingDataset(BaseSegDataset):
             stands for a class that has no counterpart in this data set: it keeps its index and gets a grey; an
             evaluation counts its predictions as errors of the labelled classes and leaves it out of the means. It may
             also be a list of pairs, which a written configuration has: MMEngine sorts the keys of a dict.
+        reduce_zero_label: Whether 0 in the label maps is ignored and 1 is the first class. By default what the class
+            says, `ZERO_IS_IGNORED`.
         rare_class_sampling: Settings of `RareClassSampling`, for a loader with a `RareClassSampler`.
         img_suffix: Suffix or suffixes of the images. By default everything that GDAL commonly reads.
         seg_map_suffix: The same for the label maps.
@@ -56,6 +58,9 @@ class RemoteSensingDataset(BaseSegDataset):
         ConfigError: `class_map` names a class that the data set lacks, or one twice; or another argument cannot work.
     """
 
+    #: Whether 0 in the label maps stands for no class, which is the default of `reduce_zero_label`.
+    ZERO_IS_IGNORED = False
+
     def __init__(
         self,
         *,
@@ -66,6 +71,7 @@ class RemoteSensingDataset(BaseSegDataset):
         seg_map_suffix: str | Sequence[str] | None = None,
         metainfo: dict | None = None,
         data_root: str | None = None,
+        reduce_zero_label: bool | None = None,
         **kwargs: Any,
     ) -> None:
         for name, text in dict(classes_file=classes_file, data_root=data_root, ann_file=kwargs.get('ann_file')).items():
@@ -100,6 +106,7 @@ class RemoteSensingDataset(BaseSegDataset):
             seg_map_suffix=_as_tuple(seg_map_suffix),
             metainfo=metainfo,
             data_root=data_root,
+            reduce_zero_label=self.ZERO_IS_IGNORED if reduce_zero_label is None else reduce_zero_label,
             **kwargs,
         )
         guard_eight_bit(self.pipeline)

@@ -10,7 +10,6 @@ import numpy as np
 import shapely
 from mmengine.logging import print_log
 from rasterio.crs import CRS
-from rasterio.transform import Affine
 from shapely.affinity import translate
 
 from mmrs.datasets.paired import PairedDataset
@@ -257,7 +256,7 @@ def _measure(
 
 def _require_place(header: RasterHeader) -> None:
     """Raises DataError for a raster that does not say where it lies."""
-    if header.grid.crs is not None and header.grid.transform != Affine.identity():
+    if header.grid.crs is not None and header.grid.is_georeferenced:
         if header.pixel_metres is None:
             raise DataError(
                 f'{header.path} has the CRS {describe_crs(header.grid.crs)}, which cannot be converted to metres; one '

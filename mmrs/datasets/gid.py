@@ -1,7 +1,5 @@
 """GID-5, the Gaofen Image Dataset with five classes."""
 
-from typing import Any
-
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.registry import DATASETS
 
@@ -13,10 +11,8 @@ class GIDDataset(RemoteSensingDataset):
     Label maps hold 1 to 5; 0, everything that is none of the classes, is ignored.
     """
 
+    ZERO_IS_IGNORED = True
     METAINFO = dict(
         classes=('built_up', 'farmland', 'forest', 'meadow', 'water'),
         palette=[[255, 0, 0], [0, 255, 0], [0, 255, 255], [255, 255, 0], [0, 0, 255]],
     )
-
-    def __init__(self, *, reduce_zero_label: bool = True, **kwargs: Any) -> None:
-        super().__init__(reduce_zero_label=reduce_zero_label, **kwargs)

@@ -1,7 +1,5 @@
 """The ISPRS 2D semantic labelling data sets, Potsdam and Vaihingen."""
 
-from typing import Any
-
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.registry import DATASETS
 
@@ -9,13 +7,11 @@ from mmrs.registry import DATASETS
 class ISPRSDataset(RemoteSensingDataset):
     """What both ISPRS data sets share: six classes, 1 to 6 in the label maps, where 0 is the ignored boundary."""
 
+    ZERO_IS_IGNORED = True
     METAINFO = dict(
         classes=('impervious_surface', 'building', 'low_vegetation', 'tree', 'car', 'clutter'),
         palette=[[255, 255, 255], [0, 0, 255], [0, 255, 255], [0, 255, 0], [255, 255, 0], [255, 0, 0]],
     )
-
-    def __init__(self, *, reduce_zero_label: bool = True, **kwargs: Any) -> None:
-        super().__init__(reduce_zero_label=reduce_zero_label, **kwargs)
 
 
 @DATASETS.register_module()

@@ -1,7 +1,5 @@
 """LandCoverNet, Sentinel-2 chips with land cover."""
 
-from typing import Any
-
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.registry import DATASETS
 
@@ -13,6 +11,7 @@ class LandCoverNetDataset(RemoteSensingDataset):
     Label maps hold 1 to 7; 0, no data, is ignored.
     """
 
+    ZERO_IS_IGNORED = True
     METAINFO = dict(
         classes=(
             'water',
@@ -33,6 +32,3 @@ class LandCoverNetDataset(RemoteSensingDataset):
             [0, 255, 0],
         ],
     )
-
-    def __init__(self, *, reduce_zero_label: bool = True, **kwargs: Any) -> None:
-        super().__init__(reduce_zero_label=reduce_zero_label, **kwargs)

@@ -29,6 +29,7 @@ class LoveDADataset(RemoteSensingDataset):
     Paper: arXiv 2110.08733.
     """
 
+    ZERO_IS_IGNORED = True
     METAINFO = dict(
         classes=('background', 'building', 'road', 'water', 'barren', 'forest', 'agriculture'),
         palette=[
@@ -63,14 +64,11 @@ class LoveDADataset(RemoteSensingDataset):
     def __init__(
         self,
         *,
-        reduce_zero_label: bool = True,
         img_suffix: str | Sequence[str] | None = '.png',
         seg_map_suffix: str | Sequence[str] | None = '.png',
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            reduce_zero_label=reduce_zero_label, img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs
-        )
+        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Pairs images with label maps; raises what the base class does."""

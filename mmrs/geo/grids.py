@@ -88,10 +88,19 @@ class RasterGrid:
             return False
         if self.crs is None:
             return True
+        return self.crs == other.crs and self.offset(other) <= TOLERANCE
+
+    def offset(self, other: 'RasterGrid') -> float:
+        """How far apart the corners of two grids of one size and CRS are, in pixels of the first, at most."""
         own, others = (
             np.array([place(~self.transform, *corner) for corner in grid._corners()]) for grid in (self, other)
         )
-        return self.crs == other.crs and bool(np.abs(own - others).max() <= TOLERANCE)
+        return float(np.abs(own - others).max())
+
+    @property
+    def is_georeferenced(self) -> bool:
+        """Whether the file says where its pixels lie."""
+        return self.transform != Affine.identity()
 
     def bounds_in(self, crs: CRS) -> Bounds:
         """`bounds` in another CRS."""
