@@ -40,6 +40,12 @@ def _write(path: Path, array: np.ndarray, palette: dict | None = None, **profile
     return path
 
 
+def turned(x: float, y: float, degrees: float, size: float) -> Affine:
+    """Of a raster with this corner whose pixels of `size` metres are turned anticlockwise."""
+    cos, sin = np.cos(np.radians(degrees)) * size, np.sin(np.radians(degrees)) * size
+    return Affine(cos, sin, x, sin, -cos, y)
+
+
 @pytest.fixture(autouse=True)
 def scope() -> Iterator[None]:
     # As `default_scope` in a configuration does.

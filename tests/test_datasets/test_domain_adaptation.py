@@ -10,7 +10,7 @@ from mmseg.structures import SegDataSample
 
 from mmrs.datasets import DomainAdaptationDataset
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import DataError
+from mmrs.utils.errors import ConfigError, DataError
 
 CLASSES = dict(classes=('a', 'b', 'c'))
 SOURCE_PIPELINE = [
@@ -161,20 +161,20 @@ def test_label_path_is_dropped_through_wrappers(config):
 def test_target_data_set_with_labels_is_refused(config, roots):
     target = DATASETS.build(domain(roots[1], PLAIN))
     with pytest.raises(
-        ValueError, match=r'target data set RemoteSensingDataset lists label maps, but adaptation must not'
+        ConfigError, match=r'target data set RemoteSensingDataset lists label maps, but adaptation must not'
     ):
         DomainAdaptationDataset(source=config['source'], target=target)
 
 
 def test_target_pipeline_with_labels_is_refused(config):
-    with pytest.raises(ValueError, match=r'has no label path .*Remove LoadRasterAnnotations'):
+    with pytest.raises(ConfigError, match=r'has no label path .*Remove LoadRasterAnnotations'):
         DATASETS.build({**config, 'target': dict(config['target'], pipeline=SOURCE_PIPELINE)})[0]
 
     def invent_labels(results):
         return {**results, 'gt_seg_map': np.zeros(results['img'].shape[:2], np.uint8)}
 
     config['target']['pipeline'] = [TARGET_PIPELINE[0], invent_labels, TARGET_PIPELINE[-1]]
-    with pytest.raises(ValueError, match=r'yields gt_sem_seg, but adaptation must not see target labels'):
+    with pytest.raises(ConfigError, match=r'yields gt_sem_seg, but adaptation must not see target labels'):
         DATASETS.build(config)[0]
 
 
@@ -182,7 +182,7 @@ def test_target_without_images(config, roots):
     for path in (roots[1] / 'img_dir/train').iterdir():
         path.unlink()
     with pytest.raises(
-        ValueError, match=r'The target data set: No images for RemoteSensingDataset in .*target/img_dir/train'
+        DataError, match=r'The target data set: No images for RemoteSensingDataset in .*target/img_dir/train'
     ):
         DATASETS.build(config)
     shutil.rmtree(roots[1])
@@ -200,7 +200,7 @@ def test_lazy_data_sets_are_checked_when_they_are_read(config, roots):
 
 def test_classes_must_agree(config):
     config['target']['metainfo'] = dict(classes=('a', 'd', 'b'))
-    with pytest.raises(ValueError, match=r'differ in their classes: a, b, c and a, d, b \(c only in the first, d only'):
+    with pytest.raises(ConfigError, match=r'classes: a, b, c and a, d, b \(c only in the first, d only'):
         DATASETS.build(config)
     # No label of a target is read, so that the order of its classes means nothing.
     config['target']['metainfo'] = dict(classes=('a', 'c', 'b'))

@@ -15,6 +15,7 @@ from rasterio.warp import transform as transform_points
 from mmrs.datasets import GeographicPairedDataset
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, DataError
+from tests.small_files import turned
 
 UTM = 'EPSG:32633'
 LEFT, TOP = 400000, 5800000
@@ -24,11 +25,6 @@ LOAD = [dict(type='LoadRasterImage')]
 def field(x, y):
     """A smooth function of UTM coordinates; its slope is at most 4.1 per metre."""
     return 128 + 80 * np.sin((x - LEFT) / 25) + 40 * np.cos((y - TOP) / 31)
-
-
-def turned(x, y, degrees, size):
-    cos, sin = np.cos(np.radians(degrees)) * size, np.sin(np.radians(degrees)) * size
-    return Affine(cos, sin, x, sin, -cos, y)
 
 
 @pytest.fixture
@@ -285,20 +281,6 @@ def test_pixels_without_data_on_both_sides(source, scene):
     assert valid_of(second).sum() * 0.25 == pytest.approx(shown_area(transform, shape, crs) - 50 * 40 * 0.36, rel=0.01)
     assert (first['inputs'] - second['inputs']).abs().numpy()[0][both].max() < 4.1 * 0.5
     assert np.isfinite(second['inputs'].numpy()).all()
-
-
-def test_no_label_is_read(source, scene, rng):
-    crs, transform, shape = PLACES['degrees']
-    scene(source / 'b' / 't.tif', transform, shape, crs)
-    scene(source / 'labels' / 't.tif', transform, shape, crs)
-    settings = config(source)
-    for name in ('source', 'target'):
-        settings[name]['data_prefix']['seg_map_path'] = 'labels/t.tif'
-    seen = [sample['target']['inputs'].numpy().tobytes() for sample in DATASETS.build(settings)]
-    (source / 'labels' / 't.tif').write_bytes(rng.bytes(99))
-    assert [sample['target']['inputs'].numpy().tobytes() for sample in DATASETS.build(settings)] == seen
-    shutil.rmtree(source / 'labels')
-    assert [sample['target']['inputs'].numpy().tobytes() for sample in DATASETS.build(settings)] == seen
 
 
 def test_log_says_how_much_is_paired(source, scene):

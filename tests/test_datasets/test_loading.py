@@ -5,7 +5,7 @@ from mmseg.datasets.transforms import PhotoMetricDistortion
 
 from mmrs.datasets import LoadRasterAnnotations, LoadRasterImage
 from mmrs.registry import TRANSFORMS
-from mmrs.utils.errors import UnreadableError
+from mmrs.utils.errors import ConfigError, DataError, UnreadableError
 
 
 def load(image, labels, **results):
@@ -63,14 +63,14 @@ def test_pixels_without_data_are_ignored(tmp_path, write):
 )
 def test_ids_that_are_no_class(tmp_path, write, image, ids, kwargs, message):
     labels = write(tmp_path / 'labels.png', np.resize(np.array(ids, np.uint8), (20, 30)))
-    with pytest.raises(ValueError, match=rf'labels\.png: {message}'):
+    with pytest.raises(DataError, match=rf'labels\.png: {message}'):
         load(image, labels, **{'classes': ('a', 'b', 'c'), **kwargs})
 
 
 def test_size_mismatch(tmp_path, write, image):
     labels = write(tmp_path / 'labels.png', np.zeros((21, 30), np.uint8))
     with pytest.raises(
-        ValueError, match=r'image\.png has 30 x 20 pixels \(width x height\), .*labels\.png has 30 x 21\. They must be'
+        DataError, match=r'image\.png has 30 x 20 pixels \(width x height\), .*labels\.png has 30 x 21\. They must be'
     ):
         load(image, labels)
 
@@ -112,7 +112,7 @@ def test_unknown_id_in_a_window_names_the_file(tmp_path, write):
     image, labels = write(tmp_path / 'i.tif', np.zeros((30, 40, 2), np.uint8)), write(tmp_path / 'l.tif', ids)
     where = dict(classes=('a', 'b'), grid_shape=(30, 40))
     assert not load(image, labels, window=(0, 0, 20, 30), **where)['gt_seg_map'].any()
-    with pytest.raises(ValueError, match=r'l\.tif: label id 9 on 0\.25 % of the pixels is no class'):
+    with pytest.raises(DataError, match=r'l\.tif: label id 9 on 0\.25 % of the pixels is no class'):
         load(image, labels, window=(20, 10, 40, 30), **where)
 
 
@@ -130,7 +130,7 @@ def test_labels_may_be_loaded_behind_a_resize(tmp_path, write, image):
 
 
 def test_no_label_path(image):
-    with pytest.raises(ValueError, match=r'image\.png has no label path .*Remove LoadRasterAnnotations'):
+    with pytest.raises(ConfigError, match=r'image\.png has no label path .*Remove LoadRasterAnnotations'):
         LoadRasterAnnotations()(dict(img_path=str(image)))
 
 
@@ -162,6 +162,6 @@ def test_photometric_distortion_does_not_care_about_the_order_of_bands(rng):
 @pytest.mark.parametrize('bands', [3, (), 'RGB'])
 def test_wrong_bands(bands):
     with pytest.raises(
-        ValueError, match=r'LoadRasterImage: bands is .*; a list of numbers, counted from 1, was expected'
+        ConfigError, match=r'LoadRasterImage: bands is .*; a list of numbers, counted from 1, was expected'
     ):
         LoadRasterImage(bands)

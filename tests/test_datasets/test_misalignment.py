@@ -6,6 +6,7 @@ from scipy import ndimage
 
 from mmrs.datasets.transforms.misalignment import smooth_field
 from mmrs.registry import DATASETS, TRANSFORMS
+from mmrs.utils.errors import ConfigError
 
 
 def build(**arguments):
@@ -259,10 +260,10 @@ def test_in_a_pipeline(make_dataset):
     ],
 )
 def test_arguments_that_cannot_work(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         build(**arguments)
 
 
 def test_labels_of_another_size(image):
-    with pytest.raises(ValueError, match=r'tile.tif has 60 x 40 pixels .*, but its gt_seg_map has 30 x 20'):
+    with pytest.raises(ConfigError, match=r'tile.tif has 60 x 40 pixels .*, but its gt_seg_map has 30 x 20'):
         build(shift=4)(sample(image, gt_seg_map=np.zeros((20, 30), np.uint8)))

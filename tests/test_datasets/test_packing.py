@@ -6,6 +6,7 @@ from mmengine.runner import set_random_seed
 
 from mmrs.datasets.transforms import PackRasterInputs
 from mmrs.registry import TRANSFORMS
+from mmrs.utils.errors import ConfigError
 
 
 @pytest.fixture
@@ -90,5 +91,5 @@ def test_place_of_a_window_is_kept():
 
 
 def test_transform_that_leaves_the_map_alone(sample):
-    with pytest.raises(ValueError, match=r'has 20 x 10 pixels .*valid_map\) has 80 x 60: a transform of the pipeline'):
+    with pytest.raises(ConfigError, match=r'has 20 x 10 pixels .*valid_map\) has 80 x 60: a transform of the pipeline'):
         run(sample, dict(type='CenterCrop', crop_size=(20, 10)))

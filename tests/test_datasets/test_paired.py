@@ -246,7 +246,7 @@ def test_data_set_with_labels_is_refused(root):
     labelled = DATASETS.build(
         {**settings['target'], 'data_prefix': dict(img_path='b', seg_map_path='a')},
     )
-    with pytest.raises(ValueError, match=r'target data set RemoteSensingDataset lists label maps'):
+    with pytest.raises(ConfigError, match=r'target data set RemoteSensingDataset lists label maps'):
         PairedDataset(settings['source'], labelled)
 
 
@@ -293,7 +293,7 @@ def test_lists_choose_pairs(root):
 def test_sizes_differ(root, write):
     write(root / 'b' / '1.tif', coordinates((40, 51)))
     dataset = DATASETS.build(config(root))
-    with pytest.raises(ValueError, match=r'/a/1\.png has 50 x 40 pixels .* /.*b/1\.tif has 51 x 40\. .*Geographic'):
+    with pytest.raises(DataError, match=r'/a/1\.png has 50 x 40 pixels .* /.*b/1\.tif has 51 x 40\. .*Geographic'):
         dataset[1]
 
 
@@ -347,7 +347,7 @@ def test_both_images_are_moved_alike(root):
 
 def test_classes_need_to_agree_where_both_have_some(root):
     some, others = (dict(metainfo=dict(classes=names)) for names in (('x', 'y'), ('z', 'x')))
-    with pytest.raises(ValueError, match=r'differ in their classes: x, y and z, x \(y only in the first, z only in'):
+    with pytest.raises(ConfigError, match=r'differ in their classes: x, y and z, x \(y only in the first, z only in'):
         DATASETS.build(config(root, source=some, target=others))
     assert DATASETS.build(config(root, source=some)).metainfo['classes'] == ('x', 'y')
 
@@ -442,7 +442,7 @@ def test_rasters_of_other_size(root, write):
     settings = rasters(root, windows=dict(size=16))
     write(root / 'b' / '2.tif', coordinates((40, 48)))
     dataset = DATASETS.build(settings)
-    with pytest.raises(ValueError, match=r'a/2\.tif has 50 x 40 .* b/2\.tif has 48 x 40'.replace(' b', ' .*b')):
+    with pytest.raises(DataError, match=r'a/2\.tif has 50 x 40 .* b/2\.tif has 48 x 40'.replace(' b', ' .*b')):
         dataset[2 * 12]
 
 
@@ -461,7 +461,7 @@ def test_pairs_without_data_in_common_are_passed_over(root, write, monkeypatch):
         (root / 'b' / f'{i}.tif').unlink()
     dataset = DATASETS.build(config(root))
     monkeypatch.setattr(paired, '_TRIES', 9)
-    with pytest.raises(ValueError, match='9 pairs in a row have no pixel with data in both images'):
+    with pytest.raises(DataError, match='9 pairs in a row have no pixel with data in both images'):
         dataset[0]
     whole = dict(test_mode=True, metainfo=dict(classes=('x',)))
     sample = DATASETS.build(config(root, source=whole, target=whole))[0]

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from mmrs.datasets.domain_adaptation import DomainAdaptationDataset
 from mmrs.datasets.raster_dataset import RasterDataset
-from mmrs.utils.errors import DataError
+from mmrs.utils.errors import ConfigError, DataError, UserError
 
 UTM = 'EPSG:32633'
+KIND = dict(label_attribute='kind')
 LOAD = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations'), dict(type='PackRasterInputs')]
 
 
@@ -164,17 +165,19 @@ def test_windows_in_metres(root):
         (dict(windows={}), r'windows is {}; dict\(size=..., '),
         (dict(gsd='1 m'), "gsd is '1 m'; .* metres per pixel"),
         (dict(gsd=0), 'gsd is 0; .* metres per pixel'),
+        (dict(windows=dict(size=1.5)), r'windows: size is 1\.5; a whole number of pixels'),
+        (dict(pipeline=[*LOAD[:2], dict(type='PackSegInputs')]), 'ends with PackSegInputs, which loses the place'),
     ],
 )
 def test_wrong_settings(root, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         make(root, **settings)
 
 
 @pytest.mark.parametrize('settings', [dict(gsd=0.5), dict(windows=dict(size=8, unit='metre'))])
 def test_metres_without_crs(tmp_path, write, settings):
     write(tmp_path / 'images' / 'a.tif', counted((20, 20)), crs=None)
-    with pytest.raises(ValueError, match=r'a\.tif: it has no CRS, .*, which gsd and windows in metres need'):
+    with pytest.raises(DataError, match=r'a\.tif: it has no CRS, .*, which gsd and windows in metres need'):
         make(tmp_path, labels=None, **settings)
     assert len(make(tmp_path, labels=None)) == 1
 
@@ -215,10 +218,9 @@ def test_windows_without_data_may_stay(holed):
 
 def test_no_data_at_all(tmp_path, write):
     write(tmp_path / 'images' / 'none.tif', np.full((30, 30, 2), np.nan, np.float32), **placed())
-    with pytest.raises(ValueError, match=r'No raster of RasterDataset holds data: .*none\.tif'):
-        make(tmp_path, labels=None)
-    with pytest.raises(ValueError, match=r'No raster of RasterDataset holds data: .*none\.tif'):
-        make(tmp_path, labels=None, test_mode=True)
+    for test_mode in (False, True):
+        with pytest.raises(DataError, match=r'No raster of RasterDataset holds data: .*none\.tif'):
+            make(tmp_path, labels=None, test_mode=test_mode)
 
 
 # Labels as polygons.
@@ -246,21 +248,17 @@ def burnt(first, second, rest, shape=(50, 70)):
 @pytest.mark.parametrize(
     ('values', 'settings', 'expected'),
     [
-        (['even', 'odd'], dict(label_attribute='kind'), (0, 1, 255)),
-        ([1, 0], dict(label_attribute='kind'), (1, 0, 255)),
-        (['odd', 'odd'], dict(label_attribute='kind', label_background='even'), (1, 1, 0)),
+        (['even', 'odd'], KIND, (0, 1, 255)),
+        ([1, 0], KIND, (1, 0, 255)),
+        (['odd', 'odd'], dict(KIND, label_background='even'), (1, 1, 0)),
         (None, dict(label_class='odd'), (1, 1, 255)),
-        (['odd', 'even'], dict(label_attribute='kind', class_map=dict(one='odd')), (0, 255, 255)),
-        (['odd', 'even'], dict(label_attribute='kind', class_map=dict(none=None, one='odd')), (1, 255, 255)),
-        (
-            ['odd', 'odd'],
-            dict(label_attribute='kind', class_map=dict(x='odd', y='even'), label_background='even'),
-            (0, 0, 1),
-        ),
-        ([2, 1], dict(label_attribute='kind', reduce_zero_label=True), (1, 0, 255)),
-        (['1', ' 0'], dict(label_attribute='kind'), (1, 0, 255)),
-        (['2.0', '255'], dict(label_attribute='kind', reduce_zero_label=True), (1, 255, 255)),
-        ([True, False], dict(label_attribute='kind', metainfo=dict(classes=('false', 'true'))), (1, 0, 255)),
+        (['odd', 'even'], dict(KIND, class_map=dict(one='odd')), (0, 255, 255)),
+        (['odd', 'even'], dict(KIND, class_map=dict(none=None, one='odd')), (1, 255, 255)),
+        (['odd', 'odd'], dict(KIND, class_map=dict(x='odd', y='even'), label_background='even'), (0, 0, 1)),
+        ([2, 1], dict(KIND, reduce_zero_label=True), (1, 0, 255)),
+        (['1', ' 0'], KIND, (1, 0, 255)),
+        (['2.0', '255'], dict(KIND, reduce_zero_label=True), (1, 255, 255)),
+        ([True, False], dict(KIND, metainfo=dict(classes=('false', 'true'))), (1, 0, 255)),
     ],
 )
 def test_polygons(root, values, settings, expected):
@@ -306,7 +304,7 @@ def test_image_beyond_the_polygons_is_background_or_an_error(root):
     path = write_polygons(root / 'polygons' / 'a.gpkg')
     prefix = dict(img_path='images', seg_map_path=str(path))
     with pytest.raises(
-        ValueError,
+        DataError,
         match=r'polygons of .*a\.gpkg lie outside the image .*b\.tif: they cover x 400001 to 400015, y 5799995 to '
         r'5800000 \(EPSG:32633, 2 polygons\), the image x 400000 to 400015, y 5699980 to 5700000 \(EPSG:32633\)',
     ):
@@ -314,7 +312,7 @@ def test_image_beyond_the_polygons_is_background_or_an_error(root):
     dataset = make(root, data_prefix=prefix, label_class='odd', label_background='even')
     assert [int(dataset[i]['data_samples'].gt_sem_seg.data.sum()) for i in (0, 1)] == [4 * 8 + 10 * 10, 0]
     far = write_polygons(root / 'polygons' / 'far.gpkg', top=5600000.0)
-    with pytest.raises(ValueError, match='lie outside the image'):
+    with pytest.raises(DataError, match='lie outside the image'):
         make(
             root, data_prefix=dict(img_path='images', seg_map_path=str(far)), label_class='odd', label_background='even'
         )
@@ -323,26 +321,22 @@ def test_image_beyond_the_polygons_is_background_or_an_error(root):
 @pytest.mark.parametrize(
     ('values', 'settings', 'message'),
     [
-        (
-            ['odd', 'lake'],
-            dict(label_attribute='kind'),
-            r"kind is 'lake' \(1 polygons\), which is no class of the data",
-        ),
-        ([1, 5], dict(label_attribute='kind'), r'kind is 5 \(1 polygons\), .*Expected: even, odd, or their ids'),
+        (['odd', 'lake'], KIND, r"kind is 'lake' \(1 polygons\), which is no class of the data"),
+        ([1, 5], KIND, r'kind is 5 \(1 polygons\), .*Expected: even, odd, or their ids'),
         (None, dict(), 'which class is a polygon of\\? Give label_attribute'),
         (None, dict(label_class='lake'), "label_class is 'lake'; one of even, odd"),
         (None, dict(label_class='odd', label_background='sea'), "label_background is 'sea'; one of"),
         (['odd', 'odd'], dict(label_class='odd', label_attribute='kind'), 'exclude each other'),
         (['odd', 'odd'], dict(label_attribute='sort'), "no field 'sort'; it has kind"),
-        (['1', '01'], dict(label_attribute='kind'), r"kind is '01' \(1 polygons\).* without leading zeros"),
-        (['1', '1.5'], dict(label_attribute='kind'), r"kind is '1\.5' \(1 polygons\)"),
-        ([True, False], dict(label_attribute='kind'), r"kind is 'true' \(1 polygons\), 'false' \(1 polygons\)"),
-        (['0', '1'], dict(label_attribute='kind', metainfo=dict(classes=('0', '2', '1'))), "text '1' .* of another"),
+        (['1', '01'], KIND, r"kind is '01' \(1 polygons\).* without leading zeros"),
+        (['1', '1.5'], KIND, r"kind is '1\.5' \(1 polygons\)"),
+        ([True, False], KIND, r"kind is 'true' \(1 polygons\), 'false' \(1 polygons\)"),
+        (['0', '1'], dict(KIND, metainfo=dict(classes=('0', '2', '1'))), "text '1' .* of another"),
     ],
 )
 def test_polygons_that_are_no_labels(root, values, settings, message):
     path = write_polygons(root / 'polygons' / 'a.gpkg', values)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make(root, data_prefix=dict(img_path='images/a.tif', seg_map_path=str(path)), **settings)
 
 
@@ -351,7 +345,7 @@ def test_layer_without_any_polygon(root):
     path.parent.mkdir()
     pyogrio.raw.write(path, np.empty(0, object), [], [], crs=UTM, geometry_type='Polygon')
     prefix = dict(img_path='images/a.tif', seg_map_path=str(path))
-    with pytest.raises(ValueError, match=r'empty\.gpkg lie outside .* \(EPSG:32633, 0 polygons\)'):
+    with pytest.raises(DataError, match=r'empty\.gpkg lie outside .* \(EPSG:32633, 0 polygons\)'):
         make(root, data_prefix=prefix, label_class='odd')
 
 
@@ -367,7 +361,7 @@ def test_layer_without_any_polygon(root):
 )
 def test_rasters_that_differ(root, write, image, message):
     write(root / 'images' / 'sub' / 'b.tif', image, **placed(top=5700000.0))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         make(root)
 
 
@@ -376,7 +370,7 @@ def test_chosen_bands(root, write):
     pipeline = [dict(type='LoadRasterImage', bands=(2, 1)), *LOAD[1:]]
     dataset = make(root, pipeline=pipeline)
     np.testing.assert_array_equal(pixels(dataset[0]).transpose(1, 2, 0), counted((50, 70))[..., ::-1])
-    with pytest.raises(ValueError, match=r'a\.tif has 2 bands, numbered from 1; bands \[3\] were asked for'):
+    with pytest.raises(DataError, match=r'a\.tif has 2 bands, numbered from 1; bands \[3\] were asked for'):
         make(root, pipeline=[dict(type='LoadRasterImage', bands=(3,)), *LOAD[1:]])
 
 
@@ -390,14 +384,8 @@ def test_chosen_bands(root, write):
 )
 def test_labels_that_do_not_fit(root, write, profile, shape, message):
     write(root / 'labels' / 'a.tif', np.zeros(shape, np.uint8), **profile)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         make(root, windows=dict(size=16))
-
-
-def test_missing_labels(root):
-    (root / 'labels' / 'a.tif').unlink()
-    with pytest.raises(DataError, match=r'1 of 2 images in .* have no label map in .*: a\.tif'):
-        make(root)
 
 
 @pytest.mark.parametrize('folder', ['images', 'labels'])
@@ -411,18 +399,6 @@ def test_cut_file_is_found_at_the_start(root, folder):
         rf'pixels ends at byte {length}',
     ):
         make(root)
-
-
-def test_pipeline_that_loses_the_window(root):
-    with pytest.raises(ValueError, match='ends with PackSegInputs, which loses the place of a window'):
-        make(root, pipeline=[*LOAD[:2], dict(type='PackSegInputs')])
-
-
-def test_settings(root):
-    with pytest.raises(ValueError, match=r'gsd is 0; .* metres per pixel'):
-        make(root, gsd=0)
-    with pytest.raises(ValueError, match=r'windows: size is 1\.5; a whole number of pixels'):
-        make(root, windows=dict(size=1.5))
 
 
 # In use.

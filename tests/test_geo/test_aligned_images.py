@@ -7,6 +7,7 @@ from rasterio.warp import transform as transform_points
 
 from mmrs.geo.aligned_images import read_aligned_image
 from mmrs.utils.errors import DataError
+from tests.small_files import turned
 
 UTM = 'EPSG:32633'
 GRID = Affine(0.5, 0, 400000, 0, -0.5, 5800000)
@@ -17,11 +18,6 @@ WHOLE = (0, 0, 80, 60)
 @pytest.fixture
 def grid_path(tmp_path, write):
     return write(tmp_path / 'grid.tif', np.zeros((*SHAPE, 1), np.uint8), crs=UTM, transform=GRID)
-
-
-def turned(x, y, degrees, size):
-    cos, sin = np.cos(np.radians(degrees)) * size, np.sin(np.radians(degrees)) * size
-    return Affine(cos, sin, x, sin, -cos, y)
 
 
 def centres(affine, shape, scale=(1, 1)):
@@ -215,7 +211,7 @@ def test_image_elsewhere_has_no_data(tmp_path, write, grid_path):
 
 def test_errors_name_the_file(tmp_path, write, grid_path):
     path = write(tmp_path / 'i.tif', np.ones((5, 5, 2), np.uint8), crs=UTM, transform=turned(4e5, 5.8e6, 10, 1))
-    with pytest.raises(ValueError, match=r'i\.tif has 2 bands, numbered from 1; bands \[3\] were asked for'):
+    with pytest.raises(DataError, match=r'i\.tif has 2 bands, numbered from 1; bands \[3\] were asked for'):
         read_aligned_image(path, grid_path, (3,), WHOLE, SHAPE)
     with pytest.raises(DataError, match=r'gone\.tif: no such file'):
         read_aligned_image(tmp_path / 'gone.tif', grid_path, None, WHOLE, SHAPE)

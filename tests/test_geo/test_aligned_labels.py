@@ -6,7 +6,8 @@ from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
 from mmrs.geo.aligned_labels import read_aligned_labels, window_grid
-from mmrs.utils.errors import UnreadableError
+from mmrs.utils.errors import DataError, UnreadableError
+from tests.small_files import turned
 
 UTM = 'EPSG:32633'
 IMAGE = Affine(0.5, 0, 400000, 0, -0.5, 5800000)
@@ -16,11 +17,6 @@ SHAPE = (60, 80)
 @pytest.fixture
 def image(tmp_path, write):
     return write(tmp_path / 'image.tif', np.zeros((*SHAPE, 1), np.uint8), crs=UTM, transform=IMAGE)
-
-
-def turned(x, y, degrees, size):
-    cos, sin = np.cos(np.radians(degrees)) * size, np.sin(np.radians(degrees)) * size
-    return Affine(cos, sin, x, sin, -cos, y)
 
 
 def centres(transform, shape):
@@ -136,10 +132,10 @@ def test_labels_that_cannot_belong_to_the_image(tmp_path, write, image):
         ('bare', dict(crs=None), r'bare\.tif has no CRS, but .*image\.tif has EPSG:32633'),
     ):
         path = write(tmp_path / f'{name}.tif', np.zeros(SHAPE, np.uint8), **profile)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(DataError, match=message):
             read_aligned_labels(path, image, (0, 0, 8, 6), SHAPE)
     colours = write(tmp_path / 'colours.tif', np.zeros((*SHAPE, 3), np.uint8), crs=UTM, transform=IMAGE)
-    with pytest.raises(ValueError, match=r'colours\.tif has 3 bands, but a label map has one'):
+    with pytest.raises(DataError, match=r'colours\.tif has 3 bands, but a label map has one'):
         read_aligned_labels(colours, image, (0, 0, 8, 6), SHAPE)
 
 

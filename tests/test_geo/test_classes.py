@@ -3,7 +3,7 @@ import yaml
 
 from mmrs.geo.classes import load_classes, parse_classes
 from mmrs.preparation.converters.recipe import load_recipe
-from mmrs.utils.errors import DataError
+from mmrs.utils.errors import ConfigError, DataError
 
 TABLE = """
 classes:
@@ -93,7 +93,7 @@ def test_masks_are_by_colour_where_all_classes_have_colours_and_none_an_id(by_co
 def test_bad_tables(tmp_path, classes, message):
     path = tmp_path / 'bad.yaml'
     path.write_text(f'classes: {classes}\n')
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         load_classes(path)
     assert 'bad.yaml' in str(caught.value)
 
@@ -132,7 +132,7 @@ def test_yaml_is_plain_data(text, message, tmp_path, monkeypatch):
     path = tmp_path / 'classes.yaml'
     path.write_text(text)
     for load in (load_classes, load_recipe):
-        with pytest.raises(ValueError, match=message) as raised:
+        with pytest.raises(ConfigError, match=message) as raised:
             load(path)
         assert len(str(raised.value)) < 2000
     assert not (tmp_path / 'attacked').exists()

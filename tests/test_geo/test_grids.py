@@ -11,14 +11,11 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from mmrs.geo.grids import RasterGrid, check_labels_fit, place, write_crs
+from mmrs.utils.errors import DataError
+from tests.small_files import turned
 
 UTM, DEGREES, MERCATOR, FEET = (CRS.from_epsg(code) for code in (32633, 4326, 3857, 2263))
 NORTH_UP = Affine(0.3, 0, 400000, 0, -0.3, 5800000)
-
-
-def turned(x, y, degrees, size):
-    cos, sin = np.cos(np.radians(degrees)) * size, np.sin(np.radians(degrees)) * size
-    return Affine(cos, sin, x, sin, -cos, y)
 
 
 def grid(transform, crs=UTM, shape=(100, 200)):
@@ -61,14 +58,14 @@ def test_pixels_in_feet():
 
 
 def test_unknown_size_of_pixels(monkeypatch):
-    with pytest.raises(ValueError, match='no CRS, so that the size of its pixels in metres is unknown'):
+    with pytest.raises(DataError, match='no CRS, so that the size of its pixels in metres is unknown'):
         grid(NORTH_UP, None).pixel_metres()
     nowhere = grid(Affine(1e9, 0, 1e12, 0, -1e9, 1e12))
-    with pytest.raises(ValueError, match='cannot be told from its CRS: '):
+    with pytest.raises(DataError, match='cannot be told from its CRS: '):
         nowhere.pixel_metres()
     # GDAL raises or returns infinities, as it likes.
     monkeypatch.setattr('mmrs.geo.grids.transform', lambda of, to, xs, ys: ([np.inf] * len(xs),) * 2)
-    with pytest.raises(ValueError, match='cannot be told from its CRS: the raster has no place on the ground'):
+    with pytest.raises(DataError, match='cannot be told from its CRS: the raster has no place on the ground'):
         nowhere.pixel_metres()
 
 
@@ -100,7 +97,7 @@ def test_same_grid(transform, crs, shape, same):
 def test_grids_without_crs_are_compared_by_size():
     assert grid(NORTH_UP, None).matches(grid(Affine.identity(), None))
     check_labels_fit('image.tif', grid(NORTH_UP, None), 'labels.tif', grid(Affine.identity(), None))
-    with pytest.raises(ValueError, match=r'image\.tif has 200 x 100 pixels .*labels\.tif has 9 x 100\. Without CRS'):
+    with pytest.raises(DataError, match=r'image\.tif has 200 x 100 pixels .*labels\.tif has 9 x 100\. Without CRS'):
         check_labels_fit('image.tif', grid(NORTH_UP, None), 'labels.tif', grid(NORTH_UP, None, (100, 9)))
 
 
@@ -109,20 +106,20 @@ def test_crs_on_one_side_only(swap):
     sides = [grid(NORTH_UP, None), grid(NORTH_UP)]
     image, labels = reversed(sides) if swap else sides
     without, with_ = ('labels', 'image') if swap else ('image', 'labels')
-    with pytest.raises(ValueError, match=rf'{without}\.tif has no CRS, but {with_}\.tif has EPSG:32633\. Write'):
+    with pytest.raises(DataError, match=rf'{without}\.tif has no CRS, but {with_}\.tif has EPSG:32633\. Write'):
         check_labels_fit('image.tif', image, 'labels.tif', labels)
 
 
 def test_labels_elsewhere():
     far = grid(Affine(0.3, 0, 400000, 0, -0.3, 5900000))
     with pytest.raises(
-        ValueError,
+        DataError,
         match=r'labels\.tif lies outside its image image\.tif: it covers x 400000 to 400060, y 5899970 to 5900000, '
         r'the image x 400000 to 400060, y 5799970 to 5800000 \(EPSG:32633\)',
     ):
         check_labels_fit('image.tif', grid(NORTH_UP), 'labels.tif', far)
     nowhere = grid(Affine(1e9, 0, 1e12, 0, -1e9, 1e12))
-    with pytest.raises(ValueError, match='it covers no place in this CRS, the image'):
+    with pytest.raises(DataError, match='it covers no place in this CRS, the image'):
         check_labels_fit('i', grid(Affine(1e-5, 0, 13.53, 0, -1e-5, 52.35), DEGREES), 'l', nowhere)
     # About the same place in degrees.
     check_labels_fit('i', grid(NORTH_UP), 'l', grid(Affine(1e-5, 0, 13.53, 0, -1e-5, 52.35), DEGREES, (1000, 1000)))

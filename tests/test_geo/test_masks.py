@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import rasterio
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
@@ -246,14 +245,6 @@ def test_every_reader_sees_the_same_classes(tmp_path, rng, name, by):
 
 BLACK_AND_WHITE = "classes:\n  - {name: black, color: '#000000'}\n  - {name: white, color: '#FFFFFF'}\n"
 TWO_IDS = 'classes:\n  - {name: black, id: 0}\n  - {name: white, id: 255}\n'
-
-
-@pytest.fixture
-def logged(caplog):
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def _hidden(folder, kind):

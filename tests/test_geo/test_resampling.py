@@ -64,20 +64,25 @@ def stored(tmp_path, write):
     return make
 
 
+def resampled(root, images, labels):
+    """The first sample of a data set whose pixels are those of `blocks`."""
+    return RasterDataset(
+        data_root=str(root),
+        data_prefix=dict(img_path=images, seg_map_path=labels),
+        metainfo=dict(classes=('x', 'y', 'z')),
+        gsd=0.05 * FACTOR,
+        test_mode=True,
+        pipeline=[dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations'), dict(type='PackRasterInputs')],
+    )[0]
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_data_set_at_a_ground_sampling_distance_takes_no_overviews(tmp_path, rng, fine, stored, kind):
     ids, coarse = fine
     image = rng.integers(0, 60000, (SIDE, SIDE, 2), np.uint16)
     stored('images/a.tif', kind, image)
     stored('labels/a.tif', kind, ids)
-    sample = RasterDataset(
-        data_root=str(tmp_path / kind),
-        data_prefix=dict(img_path='images', seg_map_path='labels'),
-        metainfo=dict(classes=('x', 'y', 'z')),
-        gsd=0.05 * FACTOR,
-        test_mode=True,
-        pipeline=[dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations'), dict(type='PackRasterInputs')],
-    )[0]
+    sample = resampled(tmp_path / kind, 'images', 'labels')
     found = sample['inputs'].numpy().transpose(1, 2, 0)
     np.testing.assert_allclose(found, blocks(image).mean(axis=2), rtol=1e-6)
     np.testing.assert_array_equal(sample['data_samples'].gt_sem_seg.data[0], coarse)
@@ -186,14 +191,7 @@ def test_labels_of_a_virtual_raster_come_from_no_overviews_either(tmp_path, writ
         f'<SrcRect xOff="0" yOff="0" xSize="{SIDE}" ySize="{SIDE}"/>'
         f'<DstRect xOff="0" yOff="0" xSize="{SIDE}" ySize="{SIDE}"/></SimpleSource></VRTRasterBand></VRTDataset>'
     )
-    sample = RasterDataset(
-        data_root=str(tmp_path),
-        data_prefix=dict(img_path='none/images', seg_map_path='labels.vrt'),
-        metainfo=dict(classes=('x', 'y', 'z')),
-        gsd=0.05 * FACTOR,
-        test_mode=True,
-        pipeline=[dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations'), dict(type='PackRasterInputs')],
-    )[0]
+    sample = resampled(tmp_path, 'none/images', 'labels.vrt')
     np.testing.assert_array_equal(sample['data_samples'].gt_sem_seg.data[0], coarse)
 
 

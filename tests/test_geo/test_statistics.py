@@ -21,7 +21,7 @@ from mmrs.geo.statistics import (
 )
 from mmrs.geo.statistics_bands import BandStatistics, wasserstein_shift
 from mmrs.geo.statistics_cache import StatisticsCache, cache_folder, file_stamp
-from mmrs.utils.errors import UnreadableError
+from mmrs.utils.errors import DataError, UnreadableError
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +145,7 @@ def test_bands_are_chosen_and_ordered(tmp_path, write, rng):
     image = rng.integers(0, 256, (10, 12, 4), np.uint8)
     path = write(tmp_path / 'a.tif', image)
     assert_agrees(band_statistics([path], (4, 2), cache=False, progress=False), [image[..., [3, 1]]])
-    with pytest.raises(ValueError, match=r'a\.tif has 4 bands, numbered from 1; bands \[5\]'):
+    with pytest.raises(DataError, match=r'a\.tif has 4 bands, numbered from 1; bands \[5\]'):
         band_statistics([path], (5,), cache=False, progress=False)
 
 
@@ -162,7 +162,7 @@ def test_mixed_types_are_merged(tmp_path, write, rng):
 def test_mixed_band_counts_name_both_files(tmp_path, write):
     three, four = (write(tmp_path / f'{n}.tif', np.zeros((4, 4, n), np.uint16)) for n in (3, 4))
     for _ in range(2):  # from the files, and from the cache
-        with pytest.raises(ValueError, match=r'4\.tif has 4 bands, but .*3\.tif has 3'):
+        with pytest.raises(DataError, match=r'4\.tif has 4 bands, but .*3\.tif has 3'):
             band_statistics([three, four], progress=False)
 
 
@@ -356,11 +356,11 @@ def test_class_counts_need_labels_and_classes(labels):
     bare = RemoteSensingDataset(
         data_root=str(labels), data_prefix=dict(img_path='img_dir/train'), metainfo=dict(classes=('a',)), pipeline=[]
     )
-    with pytest.raises(ValueError, match=r'x\.png has no label map to count'):
+    with pytest.raises(DataError, match=r'x\.png has no label map to count'):
         class_statistics(bare, progress=False)
-    with pytest.raises(ValueError, match='no classes'):
+    with pytest.raises(DataError, match='no classes'):
         class_statistics(_labelled(labels, metainfo=None), progress=False)
-    with pytest.raises(ValueError, match='label id 2 on 45'):
+    with pytest.raises(DataError, match='label id 2 on 45'):
         class_statistics(_labelled(labels, metainfo=dict(classes=('a', 'b'))), progress=False)
 
 

@@ -131,7 +131,7 @@ def test_ids_in_text(tmp_path, suffix):
     shapes = [square(2 * i, 0, 2 * i + 2, 1) for i in range(len(codes))]
     path = write_layer(tmp_path / f'l.{suffix}', shapes, np.array(codes, object))
     index = {523: 1, 111: 2, 312: 3, -4: 4, 0: 5, 52: 6, 'road': 7}
-    with pytest.raises(ValueError, match="class is '052', which is no class"):
+    with pytest.raises(DataError, match="class is '052', which is no class"):
         burn_labels(path, GRID, index, 255, attribute='class')
     labels = burn_labels(path, GRID, {**index, '052': 8}, 255, attribute='class')
     assert labels[0, ::2].tolist() == [1, 2, 3, 4, 5, 8, 7, 255, 255, 255]
@@ -145,7 +145,7 @@ def test_truth_values_are_no_ids(tmp_path, suffix, gap):
     path = write_layer(tmp_path / f'l.{suffix}', shapes, [True, False, False], **options)
     values = VectorLayer(path, attribute='class').values()
     assert sorted(map(str, values)) == sorted(['true', 'false', 'None' if gap else 'false'])
-    with pytest.raises(ValueError, match=r"'false'.*'true', which is no class"):
+    with pytest.raises(DataError, match=r"'false'.*'true', which is no class"):
         burn_labels(path, GRID, {0: 0, 1: 1, None: 255}, 255, attribute='class')
     labels = burn_labels(path, GRID, {'true': 3, 'false': 4, None: 5}, 255, attribute='class')
     assert [int((labels == index).sum()) for index in (3, 4, 5)] == [18, 20 + (not gap), int(gap)]
@@ -191,9 +191,9 @@ def test_layers(tmp_path):
     path = tmp_path / 'l.gpkg'
     write_layer(path, [square(0, 0, 2, 2)], layer='roofs')
     write_layer(path, [square(0, 0, 3, 3)], layer='parcels', append=True)
-    with pytest.raises(ValueError, match=r'several layers, roofs, parcels\. Choose one by label_layer'):
+    with pytest.raises(DataError, match=r'several layers, roofs, parcels\. Choose one by label_layer'):
         VectorLayer(str(path))
-    with pytest.raises(ValueError, match="no layer 'trees'; it has roofs, parcels"):
+    with pytest.raises(DataError, match="no layer 'trees'; it has roofs, parcels"):
         VectorLayer(str(path), 'trees')
     assert (burn_labels(str(path), GRID, {None: 1}, 0, layer='parcels') == 1).sum() == 9
 
@@ -206,16 +206,16 @@ def test_replaced_file_is_read_anew(tmp_path):
 
 def test_bad_layers(tmp_path):
     path = write_layer(tmp_path / 'l.gpkg', [square(0, 0, 2, 2)], ['lake'])
-    with pytest.raises(ValueError, match="the layer l has no field 'kind'; it has class"):
+    with pytest.raises(DataError, match="the layer l has no field 'kind'; it has class"):
         VectorLayer(path, attribute='kind')
-    with pytest.raises(ValueError, match=r"l\.gpkg: class is 'lake', which is no class"):
+    with pytest.raises(DataError, match=r"l\.gpkg: class is 'lake', which is no class"):
         burn_labels(path, GRID, INDEX, 255, attribute='class')
     points = write_layer(tmp_path / 'p.gpkg', [shapely.Point(400001, 5799999)], kind='Point')
-    with pytest.raises(ValueError, match='the layer p holds Point; polygons were expected'):
+    with pytest.raises(DataError, match='the layer p holds Point; polygons were expected'):
         VectorLayer(points)
     with pytest.warns(UserWarning, match='crs'):
         bare = write_layer(tmp_path / 'b.gpkg', [square(0, 0, 2, 2)], crs=None)
-    with pytest.raises(ValueError, match='the layer b has no CRS'):
+    with pytest.raises(DataError, match='the layer b has no CRS'):
         VectorLayer(bare)
     with pytest.raises(DataError, match=r'none\.gpkg: no such file'):
         VectorLayer(str(tmp_path / 'none.gpkg'))
@@ -227,7 +227,7 @@ def test_bad_layers(tmp_path):
 def test_lines_in_a_layer_of_any_type(tmp_path):
     shapes = [square(2, 3, 8, 6), shapely.LineString([(400001, 5799999), (400004, 5799995)])]
     path = write_layer(tmp_path / 'mixed.gpkg', shapes, ['building', 'road'], kind='Unknown')
-    with pytest.raises(ValueError, match=r'mixed\.gpkg: feature 2 is a LineString; polygons were expected'):
+    with pytest.raises(DataError, match=r'mixed\.gpkg: feature 2 is a LineString; polygons were expected'):
         burn_labels(path, GRID, INDEX, 255, attribute='class')
 
 

@@ -3,6 +3,7 @@ import pytest
 from mmengine.runner import set_random_seed
 
 from mmrs.geo.windows import Windows, jittered, partition, training_windows
+from mmrs.utils.errors import ConfigError
 
 
 def cover(windows, shape):
@@ -83,5 +84,5 @@ def test_metres():
     ],
 )
 def test_settings_that_make_no_windows(settings, message):
-    with pytest.raises(ValueError, match=f'windows: {message}'):
+    with pytest.raises(ConfigError, match=f'windows: {message}'):
         Windows(**settings)
