@@ -17,8 +17,8 @@ from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.paired import PairedDataset
 from mmrs.datasets.raster_dataset import RasterDataset
 from mmrs.geo.classes import IGNORE_INDEX, ClassTable, load_classes
+from mmrs.geo.folders import CONVERT, RASTER_SUFFIXES, files_by_stem, other_rasters
 from mmrs.geo.labels import training_indices
-from mmrs.geo.rasters import CONVERT, RASTER_SUFFIXES, files_by_stem, other_rasters
 from mmrs.registry import DATASETS
 from mmrs.utils.config import check_types, look_up
 from mmrs.utils.errors import ConfigError, DataError

@@ -18,9 +18,10 @@ from mmrs.evaluation.errors_map import BLOCK, RIGHT, WRONG, write_errors
 from mmrs.evaluation.iou_metric import confusion_matrix
 from mmrs.evaluation.raster_pair import RasterPair
 from mmrs.geo.classes import IGNORE_INDEX, load_classes
+from mmrs.geo.folders import RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.geo.grids import RasterGrid
 from mmrs.geo.handles import scanning
-from mmrs.geo.rasters import RASTER_SUFFIXES, PathLike, list_rasters, other_rasters
+from mmrs.geo.rasters import PathLike
 from mmrs.geo.vector_labels import VectorLabels
 from mmrs.geo.vectors import VECTOR_SUFFIXES, is_vector
 from mmrs.geo.windows import Window

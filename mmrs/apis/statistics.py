@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from rich.table import Table
 
 from mmrs.datasets.transforms import LoadRasterImage
-from mmrs.geo.rasters import CONVERT, RASTER_SUFFIXES, list_rasters, other_rasters
+from mmrs.geo.folders import CONVERT, RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.geo.statistics import band_statistics
 from mmrs.geo.statistics_bands import BandStatistics
 from mmrs.registry import DATASETS, TRANSFORMS

@@ -12,8 +12,8 @@ from mmrs.datasets.transforms.arguments import is_text, require_text
 from mmrs.datasets.transforms.eight_bit import guard_eight_bit
 from mmrs.datasets.transforms.loading import image_loader
 from mmrs.geo.classes import IGNORE_INDEX, Colour, load_classes
+from mmrs.geo.folders import CONVERT, RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.geo.headers import read_header
-from mmrs.geo.rasters import CONVERT, RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.geo.statistics import class_statistics
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, DataError, require, require_file, some

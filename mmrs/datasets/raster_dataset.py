@@ -12,11 +12,11 @@ from mmseg.datasets.transforms import PackSegInputs
 from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.transforms.loading import LoadRasterImage, image_loader
 from mmrs.geo.classes import IGNORE_INDEX, load_classes
+from mmrs.geo.folders import RASTER_SUFFIXES
 from mmrs.geo.grids import check_labels_fit, same_gsd, write_crs
 from mmrs.geo.headers import RasterHeader, read_headers
 from mmrs.geo.labels import training_indices
 from mmrs.geo.masks import find_hidden_class, holds_colours, nodata_is_class, not_resampled, packed
-from mmrs.geo.rasters import RASTER_SUFFIXES
 from mmrs.geo.vector_labels import VectorLabels
 from mmrs.geo.vectors import VECTOR_SUFFIXES, is_vector
 from mmrs.geo.windows import Window, Windows, jittered, partition, training_windows

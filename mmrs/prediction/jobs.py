@@ -12,17 +12,10 @@ from typing import Any
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
+from mmrs.geo.folders import CONVERT, RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.geo.grids import Bounds, RasterGrid, same_gsd, write_crs
 from mmrs.geo.handles import file_state
-from mmrs.geo.rasters import (
-    CONVERT,
-    RASTER_SUFFIXES,
-    image_bands,
-    list_rasters,
-    open_raster,
-    other_rasters,
-    require_last_block,
-)
+from mmrs.geo.rasters import image_bands, open_raster, require_last_block
 from mmrs.geo.vectors import VectorLayer
 from mmrs.prediction.area import open_area, parse_crs, wanted_area
 from mmrs.prediction.predictors import Predictor

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmrs.geo.classes import ClassTable, parse_classes, read_yaml
-from mmrs.geo.rasters import RASTER_SUFFIXES, other_rasters
+from mmrs.geo.folders import RASTER_SUFFIXES, other_rasters
 from mmrs.preparation.converters.splits import SPLIT_NAME, deal
 from mmrs.utils.errors import ConfigError, DataError, require, require_folder, require_number, require_one_of, some
 

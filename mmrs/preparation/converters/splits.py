@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from rich.console import Console
 
-from mmrs.geo.rasters import RASTER_SUFFIXES
+from mmrs.geo.folders import RASTER_SUFFIXES
 from mmrs.utils.errors import ConfigError, DataError, require_file, require_number, some
 
 #: Names of splits, which become names of folders.
