@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from mmrs.utils.errors import describe, is_user_error
+from mmrs.utils.errors import UserError, describe
 
 #: Seconds after which an example counts as hanging.
 PATIENCE = 20
@@ -41,8 +41,8 @@ def ours() -> Iterator[None]:
     signal.alarm(PATIENCE)
     try:
         yield
-    except Exception as error:
-        if not (is_user_error(error) and describe(error)):
+    except UserError as error:
+        if not describe(error):
             raise
     finally:
         signal.alarm(0)

@@ -21,7 +21,7 @@ from mmrs.checks.report import KINDS, SEVERITIES, Finding, Report
 from mmrs.geo.classes import load_classes
 from mmrs.geo.statistics import default_workers
 from mmrs.utils.config import load_config
-from mmrs.utils.errors import ConfigError, DataError
+from mmrs.utils.errors import ConfigError, DataError, require_number
 from mmrs.utils.files import write_json
 from mmrs.visualization.histograms import plot_domains
 
@@ -61,8 +61,8 @@ def check_dataset(
         ConfigError: The arguments do not fit together, or the configuration has no data sets.
         DataError: There is nothing to check.
     """
-    if sample is not None and sample < 1:
-        raise ConfigError(f'--sample is {sample}; at least 1 image was expected')
+    if sample is not None:
+        require_number('--sample', sample, at_least=1, whole=True)
     folders, config = [Path(path) for path in paths], None
     if any(path.suffix == '.py' for path in folders):
         if len(folders) > 1 or labels or classes or image_suffix or label_suffix:

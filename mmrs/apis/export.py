@@ -23,7 +23,7 @@ from mmrs.apis.statistics import leaves, loaded_bands
 from mmrs.models.binary import two_logits
 from mmrs.prediction.onnx_predictor import METADATA_KEY, OnnxPredictor, import_onnx_package
 from mmrs.prediction.predictors import TorchPredictor
-from mmrs.utils.errors import ConfigError, OutputError
+from mmrs.utils.errors import ConfigError, OutputError, require_number
 from mmrs.utils.files import atomic_path
 from mmrs.version import __version__
 
@@ -100,8 +100,7 @@ def export_onnx(
     """
     onnx = import_onnx_package('onnx')
     import_onnx_package('onnxruntime')
-    if not tolerance > 0:
-        raise ConfigError(f'tolerance is {tolerance}; a difference above 0 was expected')
+    require_number('tolerance', tolerance, above=0)
     with atomic_path(out, overwrite) as temporary:
         model = init_model(config, checkpoint, 'cpu', cfg_options, trust_checkpoint)
         predictor = TorchPredictor(model)

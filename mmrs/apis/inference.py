@@ -38,7 +38,7 @@ from mmrs.prediction.stream import Task, stream
 from mmrs.prediction.window_grid import WindowGrid
 from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import check_types, load_config, look_up, remove_pretrained
-from mmrs.utils.errors import CheckpointError, ConfigError, some
+from mmrs.utils.errors import CheckpointError, ConfigError, DataError, require_one_of, some
 from mmrs.version import __version__
 from mmrs.weights import (
     Match,
@@ -192,8 +192,7 @@ class SegInferencer:
         trust_checkpoint: bool = False,
     ) -> None:
         cfg = load_config(config, cfg_options)
-        if backend not in BACKENDS:
-            raise ConfigError(f'backend is {backend!r}; one of {", ".join(BACKENDS)} was expected')
+        require_one_of('backend', backend, BACKENDS)
         init_default_scope(cfg.get('default_scope', 'mmrs'))  # the steps of the pipeline need it too
         check_loaders(cfg)
         _join_processes()
@@ -254,8 +253,7 @@ class SegInferencer:
                 does not declare to be nodata.
 
         Raises:
-            OSError: The file is missing or cannot be read.
-            ValueError: The image is no such array, or has other bands than the model.
+            DataError: The file cannot be read, or the image is no such array or has other bands than the model.
         """
         if not isinstance(image, np.ndarray):
             image, known = read_image(
@@ -263,7 +261,7 @@ class SegInferencer:
             )
             valid = known if valid is None else valid if known is None else valid & known
         if image.ndim != 3 or 0 in image.shape or (valid is not None and valid.shape != image.shape[:2]):
-            raise ValueError(
+            raise DataError(
                 f'the image is an array of shape {image.shape}'
                 + (f' with valid pixels of shape {valid.shape}' if valid is not None else '')
                 + '; (H, W, C) was expected, and (H, W) for the valid pixels'

@@ -26,7 +26,7 @@ from mmrs.geo.vector_labels import VectorLabels
 from mmrs.geo.vectors import VECTOR_SUFFIXES, is_vector
 from mmrs.geo.windows import Window
 from mmrs.prediction.maps import EXTRA_LAYERS
-from mmrs.utils.errors import ConfigError, DataError, OutputError, describe, is_user_error, some
+from mmrs.utils.errors import ConfigError, DataError, OutputError, UserError, describe, require_number, some
 from mmrs.utils.files import new_directory
 from mmrs.utils.progress import progress_bar
 
@@ -149,8 +149,7 @@ def evaluate_rasters(
         DataError: No pair can be scored, or no pixel has a label.
         OutputError: The folder is not empty, or cannot be written.
     """
-    if not 0 <= erode <= LARGEST_RADIUS:
-        raise ConfigError(f'erode is {erode}; a radius in pixels, from 0 to {LARGEST_RADIUS}, was expected')
+    require_number('erode', erode, at_least=0, at_most=LARGEST_RADIUS, unit='pixels')
     if errors_map and out is None:
         raise ConfigError('a map of errors needs a folder: --out DIR')
     table = None if classes is None else load_classes(classes)
@@ -199,9 +198,9 @@ def _failures(report: RasterReport, name: str) -> Iterator[None]:
     """Notes what is wrong with a pair, so that the others can go on; wrong options and a full disk stop them all."""
     try:
         yield
-    except Exception as error:
-        if isinstance(error, (ConfigError, OutputError)) or not is_user_error(error):
-            raise
+    except (ConfigError, OutputError):
+        raise
+    except UserError as error:
         report.failed[name] = describe(error)
 
 

@@ -155,8 +155,7 @@ def domain_statistics(
     Raises:
         ConfigError: Configurations and folders are mixed, a folder is given twice, or a configuration has no training
             data set.
-        DataError: There are no images, or their numbers of bands differ.
-        OSError: A file or folder is missing or cannot be read.
+        DataError: There are no images, one cannot be read, or their numbers of bands differ.
     """
     if len(paths) == 1 and Path(paths[0]).suffix == '.py':
         config = load_config(paths[0])
@@ -244,8 +243,7 @@ def fill_statistics(config: Config) -> None:
 
     Raises:
         ConfigError: There is no training data set, or no source, to take them from.
-        DataError: The images have different bands, or one that is constant.
-        OSError: A file or folder is missing or cannot be read.
+        DataError: An image cannot be read, or they have different bands, or one that is constant.
     """
     preprocessor = (config.get('model') or {}).get('data_preprocessor') or {}
     wanted = [name for name in _SETTINGS if preprocessor.get(name) == 'auto']

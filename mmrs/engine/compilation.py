@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, require
 
 __all__ = ['compile_backbones']
 
@@ -31,8 +31,8 @@ def compile_backbones(model: nn.Module, options: bool | Mapping[str, Any] | None
     """
     if options is None or options is False:
         return []
-    if options is not True and not isinstance(options, Mapping):
-        raise ConfigError(f'compile is {options!r}; True, False or a dict of arguments of torch.compile is expected')
+    valid = options is True or isinstance(options, Mapping)
+    require(valid, 'compile', options, 'True, False or a dict of arguments of torch.compile')
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         if name.rpartition('.')[2] == 'backbone':
@@ -41,5 +41,5 @@ def compile_backbones(model: nn.Module, options: bool | Mapping[str, Any] | None
     for name, backbone in found.items():
         if any(getattr(part, 'recomputed', getattr(part, 'with_cp', False)) for part in backbone.modules()):
             raise ConfigError(f'compile and with_cp of model.{name} do not go together: set one of them to False')
-        backbone.forward = torch.compile(backbone.forward, **({} if options is True else options))
+        backbone.forward = torch.compile(backbone.forward, **(options if isinstance(options, Mapping) else {}))
     return list(found)

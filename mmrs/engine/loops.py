@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mmrs.datasets.stream import SplitUnreadable, stream_of, streamed
 from mmrs.registry import LOOPS
-from mmrs.utils.errors import ConfigError, DataError, some
+from mmrs.utils.errors import DataError, require_number, some
 
 __all__ = ['EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ValLoop']
 
@@ -45,10 +45,8 @@ class _StreamedLoop:
 
     def _begin(self, max_unreadable: float, **at_least_one: int) -> None:
         for key, value in at_least_one.items():
-            if value < 1:
-                raise ConfigError(f'train_cfg.{key} is {value}; at least 1 was expected')
-        if not 0 <= max_unreadable <= 1:
-            raise ConfigError(f'train_cfg.max_unreadable is {max_unreadable}; a share from 0 to 1 was expected')
+            require_number(f'train_cfg.{key}', value, at_least=1)
+        require_number('train_cfg.max_unreadable', max_unreadable, at_least=0, at_most=1)
         self.max_unreadable = max_unreadable
         self.stream = stream_of(self.dataloader)
 

@@ -30,7 +30,7 @@ from mmrs.models.adaptors import Adaptor
 from mmrs.registry import MODELS
 from mmrs.studies.release_step import ReleaseStep
 from mmrs.utils.config import check_types, load_config, remove_pretrained, walk
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, require_number
 
 __all__ = ['BenchmarkSettings', 'Measurement', 'benchmark', 'format_report', 'stock_config']
 
@@ -244,8 +244,7 @@ def benchmark(
         AssertionError: With the same weights the two forms predict different logits.
     """
     settings = settings.resolved()
-    if settings.iters < 1:
-        raise ConfigError(f'iters is {settings.iters}: at least 1 repetition is needed')
+    require_number('iters', settings.iters, at_least=1)
     if stock and against:
         raise ConfigError('the stock form and changed options are measured one at a time')
     forms = {'mmrs': settings}

@@ -20,7 +20,7 @@ from mmrs.prediction.jobs import MapSettings
 from mmrs.prediction.maker import MapMaker
 from mmrs.prediction.mapping import make_maps
 from mmrs.prediction.predictors import TorchPredictor
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import require_number
 
 __all__ = ['PredictionTimes', 'benchmark_prediction']
 
@@ -87,8 +87,7 @@ def benchmark_prediction(
     Raises:
         ConfigError: Something in the configuration or the sizes cannot work.
     """
-    if size < 1:
-        raise ConfigError(f'the raster has {size} pixels on a side; at least 1 is needed')
+    require_number('size', size, at_least=1, unit='pixels')
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

@@ -16,7 +16,7 @@ from rich.progress import track
 
 from mmrs.datasets.raster_dataset import RasterDataset
 from mmrs.geo.classes import ClassTable, LabelClass
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import require_number
 from mmrs.utils.files import atomic_path
 
 _TILE = 512
@@ -57,10 +57,10 @@ def measure_windows(path: str | Path, size: int = 512, number: int = 400, rounds
 
     Raises:
         ConfigError: A number below 1.
-        OSError: A file is missing or cannot be read.
+        DataError: A file is missing or cannot be read.
     """
-    if min(number, rounds) < 1:
-        raise ConfigError(f'{number} windows in {rounds} rounds: both must be at least 1')
+    require_number('number', number, at_least=1)
+    require_number('rounds', rounds, at_least=1)
     dataset = RasterDataset(
         data_prefix=dict(img_path=str(path)),
         windows=dict(size=size),

@@ -25,7 +25,7 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 
 import mmrs.registry
-from mmrs.utils.errors import ConfigError, is_user_error, lost_others
+from mmrs.utils.errors import ConfigError, UserError, lost_others
 
 __all__ = [
     'check_types',
@@ -369,7 +369,7 @@ def explain_error(error: BaseException, config: Config) -> ConfigError | None:
         name, _, kind = match.groups()
         keys = [f'{path}.{key}' if path else key for path, node in walk(config) for key in _type_keys(node, name)]
         return _unknown_type(config, keys, name, kind)
-    if (part := _being_built(error, config)) is None or is_user_error(error) or lost_others(error):
+    if (part := _being_built(error, config)) is None or isinstance(error, UserError) or lost_others(error):
         return None
     return ConfigError(
         f'{where_in(config)}{part} cannot be built: {type(error).__name__}: {textwrap.shorten(str(error), 300)}'

@@ -1,11 +1,8 @@
 """Errors that are meant for the person at the keyboard.
 
-A command-line tool prints such an error as ``error: ...`` and exits with status 2. Any other exception is a defect of
-the code and keeps its traceback. Messages name the file or configuration key, the value found, the value expected, and
-what to do.
-
-Functions that check their arguments may as well raise Python's own ValueError, TypeError or OSError: a tool treats one
-that a `raise` statement of this package raised in the same way.
+A command-line tool prints a :class:`UserError` as ``error: ...`` and exits with status 2. Any other exception is a
+defect of the code and keeps its traceback. Messages name the file or configuration key, the value found, the value
+expected, and what to do.
 """
 
 from __future__ import annotations
@@ -21,7 +18,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from mmrs.utils.ranks import rank_and_number
@@ -37,7 +33,6 @@ __all__ = [
     'UnusableError',
     'UserError',
     'describe',
-    'is_user_error',
     'lost_others',
     'report_errors',
     'require',
@@ -187,38 +182,15 @@ def some(names: Sequence[str], number: int = 5) -> str:
     return ', '.join(names[:number]) + (', ...' if len(names) > number else '')
 
 
-_FRAME = re.compile(r'File "([^"]+)", line \d+, in \S+\n\s+(.+)')
-_PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
-
-
-def _from_worker(error: BaseException) -> bool:
-    return str(error).startswith('Caught ') and 'Original Traceback' in str(error)
-
-
-def is_user_error(error: BaseException) -> bool:
-    """Whether an exception is addressed to the user: a :class:`UserError`, or a check of this package that failed."""
-    if isinstance(error, UserError):
-        return True
-    if not isinstance(error, (ValueError, TypeError, OSError)):
-        return False
-    if _from_worker(error):
-        frames = _FRAME.findall(str(error))
-        file, line = frames[-1] if frames else ('', '')
-    else:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        file, line = last.filename, last.line or ''
-    return os.path.abspath(file).startswith(_PACKAGE) and line.startswith('raise')
-
-
 def wants_traceback() -> bool:
     """Whether the environment asks for the traceback of every error."""
     return os.environ.get('MMRS_TRACEBACK') == '1'
 
 
 def describe(error: BaseException) -> str:
-    """The message of an error, without the traceback that a data-loader worker wraps around it."""
-    message = str(error)
-    if _from_worker(error):
+    """The message of an error, without the traceback that torch puts around it where a data-loader worker raised it."""
+    _, worker, message = str(error).rpartition('Original Traceback (most recent call last):')
+    if worker:  # torch raises it again by its class
         message = re.split(rf'^[\w.]*{type(error).__name__}: ', message, flags=re.MULTILINE)[-1]
     return message.strip()
 
@@ -275,7 +247,7 @@ def report_errors(main: Callable[..., int | None]) -> Callable[..., int]:
             return 130
         except Exception as error:
             rank, number = rank_and_number()
-            defect = wants_traceback() or not is_user_error(error)
+            defect = wants_traceback() or not isinstance(error, UserError)
             if number == 1:
                 if defect:
                     raise

@@ -87,7 +87,7 @@ def test_by_default_a_small_data_set_must_be_whole(config, clips, tmp_path, caps
 @pytest.mark.parametrize('share', ['-0.1', '1.5'])
 def test_a_share_that_is_none(config, tmp_path, capsys, share):
     assert run(config, tmp_path / 'run', f'train_cfg.max_unreadable={share}') == 2
-    assert f'train_cfg.max_unreadable is {share}; a share from 0 to 1' in capsys.readouterr().err
+    assert f'train_cfg.max_unreadable is {share}; a number of at least 0' in capsys.readouterr().err
 
 
 def test_labels_that_are_no_class_are_not_replaced(config, clips, tmp_path, capsys):
@@ -134,7 +134,7 @@ def test_a_folder_to_resume_from(config, tmp_path, capsys):
 @pytest.mark.parametrize('key', ['max_iters', 'val_interval'])
 def test_numbers_of_iterations(config, tmp_path, capsys, key):
     assert run(config, tmp_path / 'run', f'train_cfg.{key}=0') == 2
-    assert f'train_cfg.{key} is 0; at least 1 was expected' in capsys.readouterr().err
+    assert f'train_cfg.{key} is 0; a number of at least 1 was expected' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_float16_on_a_cpu_says_which_torch_it_needs(monkeypatch):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(dtype='float64'), 'dtype is float64'),
+        (dict(dtype='float64'), "dtype is 'float64'"),
         (dict(loss_scale='static'), "loss_scale is 'static'"),
         (dict(loss_scale=-1.0), r'loss_scale is -1\.0'),
         (dict(dtype='bfloat16', segmentor=dict(type='OptimWrapper', dtype=None)), None),

@@ -10,7 +10,7 @@ from rasterio.transform import from_origin
 
 from mmrs.apis import SegInferencer, init_model
 from mmrs.utils.config import load_config
-from mmrs.utils.errors import CheckpointError, ConfigError
+from mmrs.utils.errors import CheckpointError, ConfigError, DataError
 from tests.tiny_runs import REPOSITORY
 from tools import predict
 
@@ -206,7 +206,7 @@ def test_half_precision_hardly_changes_the_probabilities(finished, raster):
 
 def test_arrays_that_are_no_images(finished):
     inferencer = SegInferencer(finished.config, finished.checkpoint, device='cpu')
-    with pytest.raises(ValueError, match=r'\(H, W, C\) was expected'):
+    with pytest.raises(DataError, match=r'\(H, W, C\)'):
         inferencer.predict(np.zeros((20, 20), np.uint8))
     with pytest.raises(ValueError, match='trained on 3'):
         inferencer.predict(np.zeros((20, 20, 4), np.uint8))

@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 
 from mmrs.models.adaptors.base import DISC_ACCURACY
 from mmrs.registry import HOOKS
-from mmrs.utils import ConfigError
+from mmrs.utils.errors import require_number
 
 #: Where MMEngine's message hub keeps the state, in checkpoints too.
 STREAKS = 'discriminator_streaks'
@@ -29,10 +29,8 @@ class DiscriminatorWatchHook(Hook):
     """
 
     def __init__(self, margin: float = 0.01, iterations: int = 500) -> None:
-        if not 0 <= margin < 0.5:
-            raise ConfigError(f'margin is {margin}: expected a value in [0, 0.5)')
-        if iterations < 1:
-            raise ConfigError(f'iterations is {iterations}: expected at least 1')
+        require_number('margin', margin, at_least=0, below=0.5)
+        require_number('iterations', iterations, at_least=1)
         self.margin, self.iterations = margin, iterations
 
     def after_train_iter(

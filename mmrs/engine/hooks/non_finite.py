@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmrs.registry import HOOKS
-from mmrs.utils.errors import ConfigError, TrainingError
+from mmrs.utils.errors import TrainingError, require_number
 from mmrs.utils.wrappers import unwrapped
 
 #: Scalar of MMEngine's message hub that counts them. Checkpoints hold it.
@@ -43,8 +43,7 @@ class NonFiniteHook(Hook):
     """
 
     def __init__(self, max_skipped: int = 10) -> None:
-        if isinstance(max_skipped, bool) or not isinstance(max_skipped, int) or max_skipped < 0:
-            raise ConfigError(f'max_skipped is {max_skipped!r}; a whole number of at least 0 is expected')
+        require_number('max_skipped', max_skipped, at_least=0, whole=True)
         self.max_skipped = max_skipped
         self._batches: list[tuple[Any, dict[str, float]]] = []
 

@@ -23,7 +23,7 @@ from torch import nn
 from mmrs.datasets.stream import stream_of
 from mmrs.models.widths import failing_module
 from mmrs.registry import HOOKS
-from mmrs.utils.errors import ConfigError, OutputError, is_user_error, lost_others
+from mmrs.utils.errors import ConfigError, OutputError, UserError, lost_others
 from mmrs.utils.wrappers import unwrapped
 
 #: Name of the checkpoint that is written to see whether that works, and removed at once; as of an unfinished one.
@@ -124,8 +124,10 @@ def _explained(what: str, model: nn.Module) -> Iterator[None]:
     """Turn what goes wrong into one line."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        if is_user_error(error) or isinstance(error, OSError) or lost_others(error):
+        if lost_others(error):
             raise
         name, module, _ = failing_module(error, model)
         place = f' in {_failing_transform(error)}' if module is None else f' in model.{name} ({type(module).__name__})'
@@ -206,7 +208,7 @@ def _try_validation(runner: Any) -> Mapping[str, Any] | None:
         except Exception as error:
             # A metric of the user's own may need more samples than one, or all classes.
             own = [type(metric) for metric in _metrics(runner) if not type(metric).__module__.startswith('mmrs.')]
-            if not own or is_user_error(error) or lost_others(error):
+            if not own or isinstance(error, UserError) or lost_others(error):
                 raise
             runner.logger.warning(
                 f'preflight: {" or ".join(kind.__name__ for kind in own)} of val_evaluator cannot score a single '
@@ -242,12 +244,12 @@ def _try_saving(runner: Any) -> int:
         return 0
     path = Path(hook.out_dir) / TRIAL
     parts = dict(save_optimizer=hook.save_optimizer, save_param_scheduler=hook.save_param_scheduler)
-    try:
-        with _explained('saving a checkpoint', unwrapped(runner.model)):
+    with _explained('saving a checkpoint', unwrapped(runner.model)):
+        try:
             runner.save_checkpoint(str(path.parent), path.name, by_epoch=hook.by_epoch, **parts)
             return path.stat().st_size
-    except OSError as error:
-        raise OutputError(f'checkpoints in {path.parent} cannot be written: {error.strerror or error}') from error
-    finally:
-        with suppress(OSError):
-            os.remove(path)
+        except OSError as error:
+            raise OutputError(f'checkpoints in {path.parent} cannot be written: {error.strerror or error}') from error
+        finally:
+            with suppress(OSError):
+                os.remove(path)

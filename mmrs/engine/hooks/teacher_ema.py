@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmrs.registry import HOOKS
-from mmrs.utils import ConfigError
+from mmrs.utils.errors import require_number
 from mmrs.utils.wrappers import unwrapped
 
 
@@ -27,8 +27,7 @@ class TeacherEMAHook(Hook):
     """
 
     def __init__(self, decay: float = 0.999, copy_at_start: bool = True) -> None:
-        if not 0 <= decay < 1:
-            raise ConfigError(f'decay is {decay}: expected a value in [0, 1)')
+        require_number('decay', decay, at_least=0, below=1)
         self.decay = decay
         self.copy_at_start = copy_at_start
 

@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper as MMEngineOptimWrapper
 from torch import Tensor, nn
 
 from mmrs.registry import OPTIM_WRAPPERS
-from mmrs.utils import ConfigError
+from mmrs.utils.errors import ConfigError, require, require_one_of
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -172,21 +172,16 @@ class AmpOptimWrapper(OptimWrapper, MMEngineAmpOptimWrapper):
         MMEngineOptimWrapper.__init__(self, **kwargs)  # MMEngineAmpOptimWrapper's refuses CPUs
         device = get_device()
         name = str(dtype or ('bfloat16' if device == 'cpu' else 'float16')).removeprefix('torch.')
-        if name not in ('float16', 'bfloat16'):
-            raise ConfigError(f'optim_wrapper: dtype is {name}; float16 or bfloat16 is expected')
+        require_one_of('optim_wrapper: dtype', name, ('float16', 'bfloat16'))
         self.cast_dtype = getattr(torch, name)
         enabled = name == 'float16'
-        if loss_scale == 'dynamic':
-            options: dict[str, Any] = {}
-        elif isinstance(loss_scale, Mapping):
-            options = dict(loss_scale)
-        elif isinstance(loss_scale, (int, float)) and loss_scale > 0:
-            options = dict(init_scale=float(loss_scale))
+        if isinstance(loss_scale, (int, float)) and loss_scale > 0:
+            options: dict[str, Any] = dict(init_scale=float(loss_scale))
             self._scale_update_param = float(loss_scale) if enabled else None
         else:
-            raise ConfigError(
-                f"optim_wrapper: loss_scale is {loss_scale!r}; 'dynamic', a positive number or a dict is expected"
-            )
+            valid = loss_scale == 'dynamic' or isinstance(loss_scale, Mapping)
+            require(valid, 'optim_wrapper: loss_scale', loss_scale, "'dynamic', a positive number or a dict")
+            options = dict(loss_scale) if isinstance(loss_scale, Mapping) else {}
         if hasattr(torch.amp, 'GradScaler'):
             self.loss_scaler = torch.amp.GradScaler(device, enabled=enabled, **options)
         elif enabled and device == 'cpu':
