@@ -5,6 +5,7 @@ Import `quick_start` where such runs are made: it then holds for all tests of th
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,13 @@ def quick_start() -> Iterator[None]:
     """All tests of a file or folder start their runs quickly."""
     with started_quickly():
         yield
+
+
+def free_port() -> int:
+    """A TCP port of this machine that is free now."""
+    with socket.socket() as probe:
+        probe.bind(('', 0))
+        return probe.getsockname()[1]
 
 
 def write_clips(root: Path, train: int = 4, val: int = 2, size: int = 64, seed: int = 0) -> Path:

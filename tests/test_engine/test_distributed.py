@@ -17,11 +17,11 @@ from torch import nn
 from mmrs.apis import init_model
 from mmrs.engine.distributed import BatchNormSyncHook, launcher_environment
 from mmrs.utils import ConfigError
-from mmrs.utils.launch import free_port
 from mmrs.weights import read_checkpoint
 from tests import shared_metrics
 from tests.tiny_runs import (
     REPOSITORY,
+    free_port,
     quick_start,  # noqa: F401
     write_adaptation_config,
     write_clips,

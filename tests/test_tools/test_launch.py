@@ -1,5 +1,6 @@
-"""The launcher, on programs that start faster than a training does."""
+"""What the launcher adds to torchrun, on programs that start faster than a training does."""
 
+import logging
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import torch
 
 from mmrs.utils import DataError
 from mmrs.utils.errors import LOST_OTHERS, lost_others, report_errors
-from mmrs.utils.launch import free_port, main
+from mmrs.utils.launch import main
 from mmrs.utils.ranks import rank_and_number
 from tests.tiny_runs import REPOSITORY
 
@@ -76,59 +77,28 @@ def ended(pid: int) -> bool:
 
 
 def test_what_the_processes_know(start):
-    text = "say(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR')))"
-    assert run(start, text, 3) == (0, [f'{i} {i} 3 3 127.0.0.1' for i in range(3)], [])
-    nodes = ['--nnodes=2', '--node_rank=1', '--master_addr=node0']
-    assert run(start, text, 2, *nodes) == (0, ['2 0 4 2 node0', '3 1 4 2 node0'], [])
-    port = str(free_port())
-    text = "say(os.environ['MASTER_PORT'], int(os.environ['OMP_NUM_THREADS']) >= 1)"
-    assert run(start, text, 2, f'--master_port={port}') == (0, [f'{port} True'] * 2, [])
-    assert len(set(run(start, text)[1])) == 1
+    text = "say(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')), os.environ['OMP_NUM_THREADS'] > '0')"
+    assert run(start, text, 3) == (0, [f'{i} {i} 3 True' for i in range(3)], [])
 
 
 @pytest.mark.parametrize(
     ('death', 'status', 'message'),
     [
         ('os.kill(os.getpid(), signal.SIGKILL)', 137, 'was ended by SIGKILL, often by the kernel because memory ran'),
-        ('os.kill(os.getpid(), signal.SIGSEGV)', 139, 'was ended by SIGSEGV, a crash of compiled code'),
-        ('os.kill(os.getpid(), signal.SIGTERM)', 143, 'was ended by SIGTERM'),
         ('sys.exit(3)', 3, 'ended with exit status 3; what it printed is above'),
     ],
 )
-@pytest.mark.parametrize('number', [2, 3])
-def test_one_that_dies_ends_all(start, death, status, message, number):
-    found, out, err = run(
-        start, f'say(os.getpid())\nif rank == 1:\n    time.sleep(1)\n    {death}\ntime.sleep(60)', number
-    )
-    assert found == status
-    assert err == [f'error: rank 1 of {number} processes (host {socket.gethostname()}) {err[0].split(") ", 1)[1]}']
-    assert message in err[0]
-    assert len(out) == number
-    assert all(ended(int(pid)) for pid in out)
-
-
-def test_one_that_does_not_listen_is_killed(start):
+def test_one_that_dies_ends_all(start, death, status, message):
+    """The others too, if they do not listen."""
     deaf = 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay(os.getpid())\n'
-    text = f'if rank == 0:\n    time.sleep(1)\n    sys.exit(3)\n{deaf}time.sleep(60)'
     started = time.monotonic()
-    status, (pid,), _ = run(start, text)
-    assert status == 3
-    assert ended(int(pid))
-    assert time.monotonic() - started < 30
-
-
-def test_what_a_process_has_started_ends_with_it(start):
-    text = (
-        'if rank == 1:\n'
-        "    say(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid)\n"
-        '    os.kill(os.getpid(), signal.SIGKILL)\n'
-        'time.sleep(60)'
-    )
-    started = time.monotonic()
-    status, (pid,), _ = run(start, text)
-    assert status == 137
-    assert ended(int(pid))
-    assert time.monotonic() - started < 30
+    found, out, err = run(start, f'{deaf}if rank == 1:\n    time.sleep(1)\n    {death}\ntime.sleep(300)')
+    assert found == status
+    (line,) = err
+    assert line.startswith(f'error: rank 1 of 2 processes (host {socket.gethostname()}) {message}')
+    assert len(out) == 2
+    assert all(ended(int(pid)) for pid in out)
+    assert time.monotonic() - started < 150
 
 
 @pytest.mark.parametrize(
@@ -162,21 +132,22 @@ def test_the_end_of_the_terminal_stops_all_but_under_nohup(start, handler, statu
     assert launcher.returncode == status
 
 
-def test_mistakes(start, capsys):
+def test_mistakes(capsys, monkeypatch):
+    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+        monkeypatch.setenv(name, '1')
     with socket.socket() as taken:
         taken.bind(('', 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert main(['--nproc_per_node=1', f'--master_port={port}', 'x.py']) == 2
-    assert f'error: port {port} of this machine cannot be used (Address already in use)' in capsys.readouterr().err
-    for arguments, message in (
-        (['--nproc_per_node=0', 'x.py'], 'nproc_per_node is 0; at least 1'),
-        (['--nproc_per_node=1', '--nnodes=2', '--node_rank=2', 'x.py'], 'node_rank is 2; with 2 machines 0 to 1'),
-        (['--nproc_per_node=1'], 'there is no command'),
-    ):
-        with pytest.raises(SystemExit):
-            main(arguments)
-        assert message in capsys.readouterr().err
+        for arguments, message in (
+            ([f'--master_port={port}'], f'error: port {port} of 127.0.0.1 cannot be used'),
+            (['--nproc_per_node=0'], 'nproc_per_node is 0'),
+            (['--nproc_per_node=--amp'], "nproc_per_node is '--amp'"),
+            (['--nnodes=2', '--node_rank=2'], 'node_rank is 2; a number of at least 0 and below 2'),
+        ):
+            assert main(['--nproc_per_node=1', *arguments, 'x.py']) == 2
+            assert message in capsys.readouterr().err
+    logging.disable(logging.NOTSET)
 
 
 REPORT = """\
@@ -191,17 +162,16 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize('ranks', [(0, 1, 2), (1,), (1, 2)])
-def test_one_of_several_reports(start, ranks):
-    mistake = REPORT.format(f"if rank in {ranks}: raise DataError('a.tif is torn')\n    time.sleep(60)")
+def test_one_of_several_reports(start):
+    mistake = REPORT.format("raise DataError('a.tif is torn')")
     assert run(start, mistake, 3) == (2, [], ['error: a.tif is torn'])
-    defect = REPORT.format(f"if rank in {ranks}: int('x')\n    time.sleep(60)")
+    defect = REPORT.format("if rank in (1, 2): int('x')\n    time.sleep(60)")
     status, _, err = run(start, defect, 3)
     assert status == 1
     assert [line for line in err if not line.startswith(' ')] == [
         'Traceback (most recent call last):',
         "ValueError: invalid literal for int() with base 10: 'x'",
-        f'error: rank {ranks[0]} of 3 processes (host {socket.gethostname()}) ended with exit status 1; '
+        f'error: rank 1 of 3 processes (host {socket.gethostname()}) ended with exit status 1; '
         'what it printed is above. All processes of this machine are stopped',
     ]
 
@@ -227,10 +197,9 @@ def test_the_others_have_nothing_to_add(start):
 def test_one_that_leaves_the_others(start):
     status, _, err = run(start, GLOO.format('sys.exit(0)'))
     assert status == LOST_OTHERS
-    lost, left = (line for line in err if line.startswith('error: '))
+    (lost,) = (line for line in err if line.startswith('error: '))
     assert lost.startswith('error: rank 0 of 2 processes')
     assert 'cannot go on without the others' in lost
-    assert re.search(r'error: rank 1 of 2 .* ended with exit status 0 before the others were done\.', left)
     assert 'Traceback' not in ''.join(err)
 
 
