@@ -3,11 +3,21 @@
 import json
 import logging
 import os
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmrs.install import install
+
+registering = import_module('mmengine.registry.registry')
+
+# As MMEngine has them before anything of this project changes them.
+_MMENGINE = {name: getattr(registering, name) for name in ('get_object_from_string', 'import_module')}
+_SCHEMES = CheckpointLoader._schemes.copy()
 
 # MMEngine keeps a log handler on the stream that pytest captured for an earlier test.
 logging.raiseExceptions = False
@@ -22,6 +32,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SLOW.intersection(item.path.relative_to(REPOSITORY).parts):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def installed() -> None:
+    """Most tests call what lies behind the entry points, which have done this."""
+    install()
+
+
+@pytest.fixture
+def not_installed(monkeypatch) -> None:
+    """MMEngine as it is before an entry point is called."""
+    monkeypatch.setattr(CheckpointLoader, '_schemes', _SCHEMES.copy())
+    for name, value in _MMENGINE.items():
+        monkeypatch.setattr(registering, name, value)
+    install.cache_clear()
 
 
 @pytest.fixture(scope='session')

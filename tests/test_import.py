@@ -71,6 +71,37 @@ def test_packages_import_quietly():
     assert (result.stdout, result.stderr) == ('', '')
 
 
+def test_importing_changes_nothing_in_mmengine():
+    code = """\
+import importlib, pkgutil, sys
+import mmengine.runner, mmengine.optim, mmengine.visualization, mmseg.datasets, mmseg.models
+from mmengine.runner.checkpoint import CheckpointLoader
+
+def state():
+    found = {('schemes', *item): 0 for item in CheckpointLoader._schemes.items()}
+    for name, module in list(sys.modules.items()):
+        if name.split('.')[0] in ('mmengine', 'mmcv', 'mmseg'):
+            found.update({(name, key): id(value) for key, value in vars(module).items()})
+            for kind in [value for value in vars(module).values() if isinstance(value, type)]:
+                found.update({(name, kind, key): id(value) for key, value in vars(kind).items() if key[:4] != '_abc'})
+    return found
+
+before = state()
+import mmrs
+for module in pkgutil.walk_packages(mmrs.__path__, 'mmrs.'):
+    importlib.import_module(module.name)
+after = state()
+print([key for key in before if after.get(key) != before[key] and 'mmrs' not in str(key)])
+from mmrs.install import install
+install()
+last = state()
+print(len([key for key in after if last.get(key) != after[key]]) > 2)
+"""
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-2:] == ['[]', 'True']
+
+
 def test_what_mmseg_prints_at_import_still_appears_but_for_one_line():
     code = (
         'import sys\n'

@@ -13,6 +13,7 @@ FLOORS = (
     ('version',),
     ('utils', 'registry'),
     ('geo', 'weights'),
+    ('install',),
     ('datasets',),
     ('models',),
     ('engine', 'evaluation', 'visualization', 'checks', 'preparation'),

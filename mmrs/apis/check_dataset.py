@@ -20,6 +20,7 @@ from mmrs.checks.pairs import check_pairs, pair_summary
 from mmrs.checks.report import KINDS, SEVERITIES, Finding, Report
 from mmrs.geo.classes import load_classes
 from mmrs.geo.statistics import default_workers
+from mmrs.install import install
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError, DataError, require_number
 from mmrs.utils.files import write_json
@@ -63,6 +64,7 @@ def check_dataset(
     """
     if sample is not None:
         require_number('--sample', sample, at_least=1, whole=True)
+    install()
     folders, config = [Path(path) for path in paths], None
     if any(path.suffix == '.py' for path in folders):
         if len(folders) > 1 or labels or classes or image_suffix or label_suffix:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from mmrs.apis.comparison import Comparison, last_values
 from mmrs.engine.saved_runs import newest_checkpoint, number_of, own_checkpoints
+from mmrs.install import install
 from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError, OutputError, UserError, describe
@@ -301,6 +302,7 @@ def plan_runs(entries: Sequence[Entry], seeds: Sequence[int], out: Path) -> list
         ConfigError: A configuration cannot be read or is none for this, two have one name, or a warm start is neither a
             file nor of an earlier entry.
     """
+    install()
     if len(set(seeds)) != len(seeds) or not seeds:
         raise ConfigError(f'seeds {", ".join(map(str, seeds)) or "(none)"}: different ones are needed')
     configs: dict[str, Config] = {}

@@ -7,6 +7,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmrs.apis.train import explained_errors
+from mmrs.install import install
 from mmrs.models.adaptors.st_dasegnet_release import convert_release
 from mmrs.registry import MODELS
 from mmrs.utils.config import load_config
@@ -36,6 +37,7 @@ def convert_st_dasegnet(
         CheckpointError: If the checkpoint cannot be read, or does not fill the model exactly.
         OutputError: If ``dst`` exists.
     """
+    install()
     cfg = load_config(config)
     init_default_scope(cfg.get('default_scope', 'mmrs'))
     with explained_errors(cfg):

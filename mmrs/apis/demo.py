@@ -21,6 +21,7 @@ from mmrs.apis.comparison import Comparison, output_console
 from mmrs.datasets.isprs import VaihingenDataset
 from mmrs.geo.rasters import open_raster, read_image
 from mmrs.geo.statistics import default_workers
+from mmrs.install import install
 from mmrs.preparation.converters.isprs import POTSDAM, VAIHINGEN, Archive, Conversion
 from mmrs.preparation.synthetic.archives import read_manifest, write_isprs_archives
 from mmrs.utils.config import load_config, walk
@@ -199,6 +200,7 @@ class Demo:
 
     def entries(self) -> list[Entry]:
         """The two configurations: source only, and ST-DASegNet from the checkpoint that its `load_from` names."""
+        install()
         source_only = Entry(SOURCE_ONLY, None, self._options(SOURCE_ONLY))
         load_from = load_config(ADAPTED, parse_options(self.cfg_options)).get('load_from')
         warm_start = f'{source_only.name}/{Path(load_from).name}' if load_from else None

@@ -15,6 +15,7 @@ from mmrs.apis.statistics import fill_statistics
 from mmrs.apis.train import build_runner, default_work_dir, explained_errors
 from mmrs.evaluation import IoUMetric
 from mmrs.evaluation.submission import SubmissionMetric, check_dataset, submission_format
+from mmrs.install import install
 from mmrs.utils.config import load_config
 from mmrs.utils.config_checks import check_keys
 from mmrs.utils.errors import ConfigError
@@ -104,6 +105,7 @@ def evaluate(
         DataError: The test set or the submission is not what the test server expects.
         OutputError: An output exists already.
     """
+    install()
     cfg = load_config(config, cfg_options)
     check_keys(cfg)
     cfg.launcher = launcher

@@ -25,6 +25,7 @@ from mmrs.apis.statistics import applies_scale, fill_statistics, leaves, loaded_
 from mmrs.apis.train import explained_errors
 from mmrs.engine.distributed import init_cpu_group
 from mmrs.geo.rasters import read_image
+from mmrs.install import install
 from mmrs.models.checks import check_model
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapSettings
@@ -87,6 +88,7 @@ def init_model(
         ConfigError: Something in the configuration cannot work.
         CheckpointError: The checkpoint cannot be read or does not fit.
     """
+    install()
     cfg = load_config(config, cfg_options)
     check_types(cfg)
     if cfg.get('model') is None:
@@ -191,6 +193,7 @@ class SegInferencer:
         amp: bool = False,
         trust_checkpoint: bool = False,
     ) -> None:
+        install()
         cfg = load_config(config, cfg_options)
         require_one_of('backend', backend, BACKENDS)
         init_default_scope(cfg.get('default_scope', 'mmrs'))  # the steps of the pipeline need it too

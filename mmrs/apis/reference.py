@@ -14,14 +14,13 @@ from typing import Any, NoReturn
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import load_config, look_up
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
 from mmrs.utils.files import write_json
 from mmrs.utils.records import flatten
-from mmrs.weights import state_dict_of
+from mmrs.weights import load_checkpoint, state_dict_of
 
 __all__ = ['ReferenceTraining', 'check_reference', 'check_transfer', 'reference_config', 'takes_reference']
 
@@ -45,7 +44,7 @@ def check_reference(file: str | Path) -> None:
     """
     if Path(file).expanduser().is_dir():
         raise CheckpointError(f'the reference is {str(file)!r}, a folder; a checkpoint is expected: FOLDER/iter_N.pth')
-    weights = state_dict_of(CheckpointLoader.load_checkpoint(str(file), 'cpu'), file)
+    weights = state_dict_of(load_checkpoint(file), file)
     if not any(name.startswith('backbone.') for name in weights):
         raise CheckpointError(
             f'the reference {file} has no weight backbone.*; it has {", ".join(list(weights)[:3])}. The checkpoint of '

@@ -19,6 +19,7 @@ from mmrs.datasets.transforms import LoadRasterImage
 from mmrs.geo.folders import CONVERT, RASTER_SUFFIXES, list_rasters, other_rasters
 from mmrs.geo.statistics import band_statistics
 from mmrs.geo.statistics_bands import BandStatistics
+from mmrs.install import install
 from mmrs.registry import DATASETS, TRANSFORMS
 from mmrs.utils.config import check_types, load_config, look_up
 from mmrs.utils.errors import ConfigError, DataError
@@ -157,6 +158,7 @@ def domain_statistics(
             data set.
         DataError: There are no images, one cannot be read, or their numbers of bands differ.
     """
+    install()
     if len(paths) == 1 and Path(paths[0]).suffix == '.py':
         config = load_config(paths[0])
         check_types(config, model=False)

@@ -28,6 +28,7 @@ from mmrs.engine.distributed import launcher_environment
 from mmrs.engine.hooks import PreflightHook
 from mmrs.engine.runner import AdaptationRunner
 from mmrs.engine.saved_runs import newest_checkpoint, own_checkpoints, remove_unfinished
+from mmrs.install import install
 from mmrs.registry import RUNNERS
 from mmrs.utils.config import (
     check_types,
@@ -135,6 +136,7 @@ def train(
         CheckpointError: Weights cannot be had or do not fit.
         OutputError: `work_dir` holds a run already, or a reference of other settings.
     """
+    install()
     cfg = load_config(config, cfg_options)
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or default_work_dir(cfg))

@@ -14,7 +14,6 @@ from mmengine.dist import all_gather_object, is_distributed, master_only
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import BaseLoop, Runner
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from mmrs.datasets.class_names import class_names, difference, match_classes, same_names
@@ -38,6 +37,7 @@ from mmrs.engine.schedules import (
     waiting_for_scores,
 )
 from mmrs.geo.classes import IGNORE_INDEX
+from mmrs.install import install
 from mmrs.models.adaptors import Adaptor
 from mmrs.models.checks import check_losses, check_model, decode_heads
 from mmrs.registry import RUNNERS
@@ -46,7 +46,7 @@ from mmrs.utils.config import walk
 from mmrs.utils.errors import CheckpointError, ConfigError, UserError, some
 from mmrs.utils.files import atomic_path
 from mmrs.utils.wrappers import unwrapped
-from mmrs.weights import dataset_meta_of, load_matching, state_dict_of
+from mmrs.weights import dataset_meta_of, load_checkpoint, load_matching, state_dict_of
 
 __all__ = ['AdaptationRunner', 'check_num_classes']
 
@@ -119,7 +119,8 @@ class AdaptationRunner(Runner):
     _aside: dict[str, Any] | None = None
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        """Start the process group, on a CPU too, and give the run a time stamp of its own."""
+        """Make MMEngine safe, start the process group, on a CPU too, and give the run a time stamp of its own."""
+        install()
         if self.distributed and not is_distributed():
             os.environ.update(launcher_environment(self.launcher))
             if on_cpu():
@@ -263,7 +264,7 @@ class AdaptationRunner(Runner):
         """Load weights; raises :class:`CheckpointError` where none, or with `strict` not all, fit."""
         if self._resume and Path(filename).is_file() and (reason := damage(Path(filename))) is not None:
             raise CheckpointError(f'checkpoint {filename} is damaged: {reason}. Resume from another one')
-        checkpoint = CheckpointLoader.load_checkpoint(str(filename), map_location)
+        checkpoint = load_checkpoint(filename, map_location)
         if self._resume:
             require_resumable(checkpoint, filename)
             self._require_same_schedule(checkpoint, filename)

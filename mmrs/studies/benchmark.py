@@ -26,6 +26,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mmrs.engine.compilation import compile_backbones
+from mmrs.install import install
 from mmrs.models.adaptors import Adaptor
 from mmrs.registry import MODELS
 from mmrs.studies.release_step import ReleaseStep
@@ -68,6 +69,7 @@ class BenchmarkSettings:
 
     def load(self) -> Config:
         """The configuration; random weights, inference on whole images."""
+        install()
         cfg = load_config(self.config, self.cfg_options)
         check_types(cfg)
         for key in ('model', 'optim_wrapper'):

@@ -23,6 +23,7 @@ from mmrs.apis.evaluate import evaluate
 from mmrs.apis.train import train
 from mmrs.engine.saved_runs import newest_checkpoint
 from mmrs.geo.rasters import open_raster
+from mmrs.install import install
 from mmrs.models.losses.feature_regression import parse_tolerance
 from mmrs.registry import DATASETS
 from mmrs.utils.config import load_config, walk
@@ -165,6 +166,7 @@ class CameraStudy:
         write_json(settings, path, overwrite=True)
 
     def _config(self, path: Path, strength: float = 1, shift: float = 0, seed: int = 0) -> Config:
+        install()
         config = load_config(path, parse_options(self.cfg_options))
         found = set()
         for node in (cast('dict', node) for _, node in walk(config)):

@@ -1,8 +1,4 @@
-"""What command-line options do to a configuration, and messages for the mistakes made in one.
-
-Importing this module takes from MMEngine's registries that they import, and call, what a `type` names by its path: a
-configuration file is a program, but a value in it, which an option can change, shall only name what is registered.
-"""
+"""What command-line options do to a configuration, and messages for the mistakes made in one."""
 
 from __future__ import annotations
 
@@ -21,6 +17,7 @@ from typing import Any, cast
 
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
@@ -31,6 +28,8 @@ __all__ = [
     'check_types',
     'enable_amp',
     'explain_error',
+    'find_registered',
+    'import_registry',
     'load_config',
     'look_up',
     'merge_options',
@@ -99,7 +98,7 @@ def _name_of(given: Any, kind: str | None, registries: Mapping[str, Registry]) -
         if found is given or (isinstance(found, type) and isinstance(given, type) and issubclass(found, given)):
             return given.__name__
     path = f'{given.__module__}.{given.__name__}'
-    return path if _find_registered(path) is given else given
+    return path if find_registered(path) is given else given
 
 
 def look_up(registry: Registry, kind: Any) -> Any:
@@ -318,7 +317,7 @@ def _all_registries() -> Iterator[Registry]:
         waiting.extend(registry.children.values())
 
 
-def _find_registered(path: str) -> Any:
+def find_registered(path: str) -> Any:
     """What a registry holds, by its path, which is how MMEngine writes down a class that a configuration imports."""
     module, _, name = path.rpartition('.')
     found = getattr(sys.modules.get(module), name, None)
@@ -326,18 +325,12 @@ def _find_registered(path: str) -> Any:
     return found if any(found is value for value in held) else None
 
 
-def _import_registry(name: str) -> ModuleType:
+def import_registry(name: str) -> ModuleType:
     """Import a module of a package that is in use, or one of OpenMMLab's."""
     package = name.partition('.')[0]
-    if package not in sys.modules and package not in _registering.MODULE2PACKAGE:
+    if package not in sys.modules and package not in MODULE2PACKAGE:
         raise ImportError(f'{package} is not imported because a `type` names it')
     return import_module(name)
-
-
-# `Registry.get` imports `SCOPE.registry` for a type SCOPE.NAME, and at last whatever module has that path.
-_registering: Any = import_module('mmengine.registry.registry')
-_registering.get_object_from_string = _find_registered
-_registering.import_module = _import_registry
 
 
 def where_in(config: Config) -> str:

@@ -2,13 +2,14 @@
 
 from mmrs.weights.matching import Match, expand_bands, load_matching
 from mmrs.weights.reading import dataset_meta_of, read_checkpoint, state_dict_of, trusting_checkpoints
-from mmrs.weights.remote import download
+from mmrs.weights.remote import download, load_checkpoint
 
 __all__ = [
     'Match',
     'dataset_meta_of',
     'download',
     'expand_bands',
+    'load_checkpoint',
     'load_matching',
     'read_checkpoint',
     'state_dict_of',

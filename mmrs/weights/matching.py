@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from mmengine.logging import print_log
 from mmengine.model.weight_init import PretrainedInit, update_init_info
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from mmrs.registry import WEIGHT_INITIALIZERS
 from mmrs.utils.errors import CheckpointError, some
 from mmrs.utils.wrappers import unwrapped
 from mmrs.weights.reading import state_dict_of
+from mmrs.weights.remote import load_checkpoint
 
 __all__ = ['Match', 'expand_bands', 'load_matching']
 
@@ -122,7 +122,7 @@ class CheckedPretrainedInit(PretrainedInit):
     """
 
     def __call__(self, module: nn.Module) -> None:
-        weights = state_dict_of(CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location), self.checkpoint)
+        weights = state_dict_of(load_checkpoint(self.checkpoint, self.map_location), self.checkpoint)
         if self.prefix is not None:
             prefix = self.prefix.rstrip('.') + '.'
             inner = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}

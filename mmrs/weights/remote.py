@@ -1,9 +1,4 @@
-"""Checkpoints that are named by a URL, and MMEngine's loaders replaced by safe ones.
-
-Importing this module replaces the loaders of MMEngine's `CheckpointLoader`, which fall back to full unpickling, by ones
-that do not, unless :func:`trusting_checkpoints` says so. Everything that loads through MMEngine (`load_from`, a resumed
-run, `init_cfg=dict(type='Pretrained')`) is then covered.
-"""
+"""Checkpoints that are named by a file, a URL, or a name that stands for a URL."""
 
 from __future__ import annotations
 
@@ -18,19 +13,12 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import (
-    CheckpointLoader,
-    get_deprecated_model_names,
-    get_external_models,
-    get_torchvision_models,
-)
+from mmengine.runner.checkpoint import get_deprecated_model_names, get_external_models, get_torchvision_models
 
 from mmrs.utils.errors import CheckpointError
 from mmrs.weights.reading import read_checkpoint, trusting_checkpoints
 
-__all__ = ['download', 'resolve_url']
-
-_REMOTE = ('http://', 'https://')
+__all__ = ['download', 'load_checkpoint', 'resolve_url']
 
 
 def resolve_url(name: str) -> str:
@@ -101,6 +89,20 @@ def _checksum_in(name: str) -> str | None:
     return match[1]
 
 
+def load_checkpoint(name: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read a checkpoint, without running code that it holds unless :func:`trusting_checkpoints` says so.
+
+    Args:
+        name: A file, or what :func:`download` takes, which is never trusted.
+        map_location: As `torch.load` takes it.
+
+    Raises:
+        CheckpointError: It cannot be had, or cannot be read.
+    """
+    load = load_from_cache if '://' in str(name) else load_from_file
+    return load(str(name), map_location)
+
+
 # MMEngine logs these functions' names, less `load_from_`.
 def load_from_file(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
     return read_checkpoint(filename, map_location)
@@ -109,9 +111,3 @@ def load_from_file(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
 def load_from_cache(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
     with trusting_checkpoints(False):  # who says so names a file that they have
         return read_checkpoint(download(filename), map_location)
-
-
-CheckpointLoader.register_scheme('', load_from_file, force=True)
-CheckpointLoader.register_scheme([*_REMOTE, r'\S+://'], load_from_cache, force=True)
-# Longer prefixes win, so MMEngine's own have to be replaced one by one.
-CheckpointLoader.register_scheme([s for s in CheckpointLoader._schemes if s], load_from_cache, force=True)

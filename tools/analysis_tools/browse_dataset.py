@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from mmrs.install import install
 from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import report_errors
@@ -40,6 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 @report_errors
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    install()
     config = load_config(args.config, args.cfg_options)
     paths = browse_dataset(config, args.out_dir, args.number, args.split, args.dry_run, args.overwrite)
     print(f'{len(paths)} pictures {"not written (dry run)" if args.dry_run else "in " + args.out_dir}')

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from mmengine.runner.checkpoint import CheckpointLoader
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
-from mmrs.weights import dataset_meta_of, load_matching, state_dict_of
+from mmrs.weights import dataset_meta_of, load_checkpoint, load_matching, state_dict_of
 
 from ..parts import ChannelSpread, FeatureCache, FrozenCopy
 from ..parts.feature_cache import weights_digest
@@ -131,7 +130,7 @@ class FeatureRegression(Adaptor):
                 'feature regression starts from a trained network, and there is none: pass its checkpoint with '
                 '--reference, or name the configuration that trains it as reference_config'
             )
-        checkpoint = CheckpointLoader.load_checkpoint(self.reference_file, 'cpu')
+        checkpoint = load_checkpoint(self.reference_file)
         weights = state_dict_of(checkpoint, self.reference_file)
         self.reference_classes = dataset_meta_of(checkpoint, self.reference_file).get('classes')
         parts = parts_of(self)
