@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pooch
 from mmengine.config import Config
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mmrs.apis.comparison import Comparison, last_values
@@ -25,9 +24,9 @@ from mmrs.install import install
 from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError, OutputError, UserError, describe
-from mmrs.utils.files import write_json
 from mmrs.utils.processes import run_tool, tail
-from mmrs.utils.records import flatten
+from mmrs.utils.progress import progress_bar
+from mmrs.utils.records import Record, shown
 from mmrs.visualization.curves import plot_curves, read_scalars
 
 __all__ = ['Entry', 'Run', 'compare', 'mean_curves', 'plan_runs', 'plot_comparison']
@@ -132,9 +131,9 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result: configuration, seed and the weights to start from."""
-        config = json.loads(json.dumps(self.config.to_dict(), default=str))
+        config = self.config.to_dict()
         if self.warm_start is not None:
-            config['load_from'] = _sha256(self.warm_start) if self.warm_start.is_file() else None
+            config['load_from'] = pooch.file_hash(str(self.warm_start)) if self.warm_start.is_file() else None
         return dict(seed=self.seed, config=config)
 
     def changes(self) -> list[str]:
@@ -143,19 +142,21 @@ class Run:
         Raises:
             OutputError: The folder holds a run of unknown settings.
         """
-        if not (self.folder / RECORD).is_file():
+        if not self._record:
             if own_checkpoints(self.folder):
                 raise OutputError(
                     f'{self.folder} holds a run without {RECORD}, so it was not made here and may have any settings. '
                     'Choose another folder with -o, or move that run away'
                 )
             return []
-        before = flatten(json.loads((self.folder / RECORD).read_text(encoding='utf-8')))
-        after = flatten(self.settings())
-        differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+        changes = [text.removeprefix('config.') for text in self._record.differences(self.settings())]
         if self.warm_start is not None and not self.warm_start.is_file():
-            differing = [key for key in differing if key != 'config.load_from']  # a finished run can do without
-        return [f'{key.removeprefix("config.")} was {before.get(key)}, is {after.get(key)}' for key in differing]
+            changes = [text for text in changes if not text.startswith('load_from ')]  # a finished run can do without
+        return changes
+
+    @property
+    def _record(self) -> Record:
+        return Record(self.folder / RECORD)
 
     def results(self) -> dict[str, float] | None:
         """What the finished run has logged last, see :func:`last_values`; None if it is not finished."""
@@ -191,8 +192,11 @@ class Run:
         how = ['--resume', str(checkpoint)] if checkpoint else ['--overwrite']
         return [str(self.entry.config), '--work-dir', str(self.folder), *how, '--cfg-options', *options]
 
-    def train(self, progress: _SeriesProgress) -> None:
+    def train(self, poll: Callable[[], None]) -> None:
         """Train, in a process of its own.
+
+        Args:
+            poll: Called each second meanwhile.
 
         Raises:
             UserError: It failed; the message has the end of what it printed.
@@ -200,93 +204,43 @@ class Run:
         if self.warm_start is not None and not self.warm_start.is_file():
             raise ConfigError(f'{self.warm_start}, the checkpoint to start from, does not exist')
         arguments = self.arguments()
-        write_json(self.settings(), self.folder / RECORD, overwrite=True)
+        self._record.write(self.settings())
         log = self.folder / LOG
-        status = run_tool('train.py', arguments, log, lambda: progress.update(self.step()))
+        status = run_tool('train.py', arguments, log, poll)
         if status != 0:
             raise UserError(f'training ended with status {status}. The end of {log}:\n{tail(log)}')
         if self.results() is None:
             raise UserError(f'training ended without a validation at iteration {self.iterations}; see {log}')
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 class _SeriesProgress:
-    """How far a series of runs has come: a live line on a terminal, a line each minute elsewhere.
-
-    The time left is reckoned from the pace of the runs of the same configuration, else from that of all.
-    """
+    """How far a series of runs has come: a live line on a terminal, a line each minute elsewhere."""
 
     def __init__(self, runs: Sequence[Run], console: Console) -> None:
-        self.left = {id(run): run.iterations for run in runs}
         self.runs, self.console = runs, console
-        self._pace: dict[str, tuple[float, int]] = {}  # seconds and iterations
-        self._run: Run | None = None
-        self._own = (0.0, 0)  # of the run that is going on
-        columns = (TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-                   TextColumn('{task.fields[left]}'))  # fmt: skip
-        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.task = self.bar.add_task('', total=sum(self.left.values()), left='')
+        self.bar = progress_bar(console, transient=True, disable=not console.is_terminal, speed_estimate_period=3600)
+        self.bar.add_task('', total=sum(run.iterations for run in runs))
+        (self.task,) = self.bar.tasks
 
-    def __enter__(self) -> _SeriesProgress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def begin(self, run: Run, first: int = 0) -> None:
+    def begin(self, run: Run, first: int) -> None:
         """A run begins, after `first` iterations that it has done already."""
-        self._run, self._first, self._start = run, first, time.monotonic()
-        self._printed, self._own = self._start, (0.0, 0)
-        self.update(first)
+        self.run, self.first, self.done, self.printed = run, first, self.task.completed, time.monotonic()
+        self.bar.update(self.task.id, total=(self.task.total or 0) - first)
 
-    def update(self, step: int) -> None:
-        """The run has come to an iteration."""
-        run, now = self._run, time.monotonic()
-        assert run is not None
-        step = max(step, self._first)
-        self.left[id(run)] = run.iterations - step
-        if step - self._first > self._own[1]:  # a new log line
-            self._own = (now - self._start, step - self._first)
-        left = self._time_left(run.entry.name, now)
-        where = f'run {self.runs.index(run) + 1} of {len(self.runs)}: {run}, iteration {step} of {run.iterations}'
-        total = sum(r.iterations for r in self.runs)
-        self.bar.update(self.task, description=where, completed=total - sum(self.left.values()), left=left)
-        if not self.console.is_terminal and now - self._printed >= 60:
-            self._printed = now
-            self.console.print(f'  {where}, {left}', highlight=False)
+    def update(self) -> None:
+        """Look how far the run has come."""
+        step = max(self.run.step(), self.first)
+        where = f'{_where(self.run, self.runs)}, iteration {step} of {self.run.iterations}'
+        self.bar.update(self.task.id, description=where, completed=self.done + step - self.first)
+        if not self.console.is_terminal and time.monotonic() - self.printed >= 60:
+            self.printed = time.monotonic()
+            left = self.task.time_remaining
+            text = 'not known yet' if left is None else duration(left)
+            self.console.print(f'  {where}, time left: {text}', highlight=False)
 
-    def end(self, run: Run) -> None:
-        """The run is over, in whatever way."""
-        self.left[id(run)] = 0
-        if run is self._run:  # it did begin
-            self._pace = self._paces(run.entry.name)
 
-    def _paces(self, name: str) -> dict[str, tuple[float, int]]:
-        """The paces with that of the run that is going on, which is of this name."""
-        seconds, iterations = self._pace.get(name, (0.0, 0))
-        return {**self._pace, name: (seconds + self._own[0], iterations + self._own[1])}
-
-    def _time_left(self, name: str, now: float) -> str:
-        paces = self._paces(name)
-        total_seconds, total_iterations = (sum(values) for values in zip(*paces.values()))
-        if not total_iterations:
-            return 'time left: not known yet'
-        wanted = 0.0
-        for run in self.runs:
-            seconds, iterations = paces.get(run.entry.name, (0.0, 0))
-            pace = seconds / iterations if iterations else total_seconds / total_iterations
-            wanted += pace * self.left[id(run)]
-        # Between two log lines the clock runs on.
-        since = now - self._start - self._own[0]
-        return f'{duration(max(0.0, wanted - since))} left'
+def _where(run: Run, runs: Sequence[Run]) -> str:
+    return f'run {runs.index(run) + 1} of {len(runs)}: {run}'
 
 
 def duration(seconds: float) -> str:
@@ -379,10 +333,10 @@ def compare(
 
 
 def _train_all(runs: Sequence[Run], comparison: Comparison, overwrite: bool, console: Console) -> None:
-    with _SeriesProgress(runs, console) as progress:
-        for number, run in enumerate(runs, 1):
-            start = time.monotonic()
-            where = f'run {number} of {len(runs)}: {run}'
+    progress, ends = _SeriesProgress(runs, console), 0
+    with progress.bar:
+        for run in runs:
+            start, first = time.monotonic(), 0
             try:
                 if run.changes() and overwrite:
                     shutil.rmtree(run.folder)
@@ -390,9 +344,11 @@ def _train_all(runs: Sequence[Run], comparison: Comparison, overwrite: bool, con
                 checkpoint = newest_checkpoint(run.folder)
                 first = (number_of(checkpoint) or 0) if checkpoint else 0
                 after = f' after iteration {first}' if checkpoint else ''
-                console.print(f'{where}, {run.iterations} iterations{after} ({run.folder / LOG})', highlight=False)
+                console.print(
+                    f'{_where(run, runs)}, {run.iterations} iterations{after} ({run.folder / LOG})', highlight=False
+                )
                 progress.begin(run, first)
-                run.train(progress)
+                run.train(progress.update)
             except KeyboardInterrupt:
                 console.print('Interrupted; the same command goes on from the last checkpoint.', highlight=False)
                 raise
@@ -403,15 +359,14 @@ def _train_all(runs: Sequence[Run], comparison: Comparison, overwrite: bool, con
                 results = run.results() or {}
                 took = duration(time.monotonic() - start)
                 console.print(f'  mIoU {results.get("mIoU", float("nan")):.1f} after {took}', highlight=False)
-                progress.update(run.iterations)
-            progress.end(run)
+            ends += run.iterations - first
+            progress.bar.update(progress.task.id, completed=ends)
 
 
 def _require_unchanged(run: Run) -> None:
     if changes := run.changes():
-        more = f' and {len(changes) - 3} more' if len(changes) > 3 else ''
         raise OutputError(
-            f'{run.folder} holds a run of other settings ({"; ".join(changes[:3])}{more}). '
+            f'{run.folder} holds a run of other settings ({shown(changes)}). '
             'Choose another folder with -o, or train it anew with --overwrite'
         )
 

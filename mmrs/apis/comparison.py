@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from rich.table import Table
 
 from mmrs.models.adaptors.base import share_title
 from mmrs.utils.errors import DataError
-from mmrs.utils.files import atomic_path, write_json
+from mmrs.utils.files import write_json, write_text
 from mmrs.visualization.curves import read_scalars
 
-__all__ = ['Comparison', 'Spread', 'last_values', 'output_console']
+__all__ = ['Comparison', 'Spread', 'last_values', 'markdown_table', 'output_console']
 
 NOTE = 'All in percent. Scores of the last iteration, not of the best one'
 
@@ -26,6 +26,12 @@ def output_console() -> Console:
     """Standard output; in a file or pipe it is wide enough for a table, where rich takes 80 columns."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, 160))
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; all columns but the first are aligned to the right."""
+    lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
+    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 
 
 @dataclass(frozen=True)
@@ -177,9 +183,8 @@ class Comparison:
     def markdown(self) -> str:
         """For the documentation."""
         header = ['', *map(self._title_of, self.values)]
-        lines = [header, ['---', *['---:'] * len(self.values)], *self._rows()]
-        table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-        return table + '\n\n' + '\n'.join(f'{note}  ' for note in self.notes()).rstrip() + '\n'
+        notes = '\n'.join(f'{note}  ' for note in self.notes()).rstrip()
+        return f'{markdown_table(header, self._rows())}\n{notes}\n'
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -199,6 +204,5 @@ class Comparison:
         """Write ``comparison.json`` and ``comparison.md``, in place of earlier ones; returns their paths."""
         json_file, markdown_file = folder / 'comparison.json', folder / 'comparison.md'
         write_json(self.as_dict(), json_file, overwrite=True)
-        with atomic_path(markdown_file, overwrite=True) as temporary:
-            temporary.write_text(self.markdown(), encoding='utf-8')
+        write_text(self.markdown(), markdown_file, overwrite=True)
         return json_file, markdown_file

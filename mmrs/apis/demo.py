@@ -26,8 +26,9 @@ from mmrs.preparation.converters.isprs import POTSDAM, VAIHINGEN, Archive, Conve
 from mmrs.preparation.synthetic.archives import read_manifest, write_isprs_archives
 from mmrs.utils.config import load_config, walk
 from mmrs.utils.errors import ConfigError, UserError
-from mmrs.utils.files import atomic_path, write_text
+from mmrs.utils.files import atomic_path
 from mmrs.utils.processes import REPOSITORY, run_tool, tail
+from mmrs.utils.records import Record
 from mmrs.visualization import class_colours, colour_labels, compose, to_display
 
 __all__ = ['Demo', 'choose_images', 'draw_panel', 'make_pair']
@@ -68,16 +69,15 @@ _DATA_SETS = ((POTSDAM, 'potsdam_irrg'), (VAIHINGEN, 'vaihingen'))
 
 def _convert(archive: Archive, archives: Path, out: Path) -> bool:
     """Convert one of the data sets, unless it has been from these very archives."""
-    origin = json.dumps((read_manifest(archives) or {}).get('archives'), indent=2) + '\n'
-    record = out / _PAIR
-    if record.is_file() and record.read_text(encoding='utf-8') == origin:
+    origin, record = (read_manifest(archives) or {})['archives'], Record(out / _PAIR)
+    if not record.differences(origin):
         return False
     conversion = Conversion(archive, archives, out, allow_missing=True)
     # Its report is mostly a list of the tiles that a pair does not have.
     with contextlib.redirect_stdout(io.StringIO()):
         # Clips of other archives must not pass for converted, nor half of these for all.
         conversion.run(default_workers(), overwrite=out.exists())
-    write_text(origin, record, overwrite=True)
+    record.write(origin)
     return True
 
 

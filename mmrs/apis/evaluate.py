@@ -16,7 +16,7 @@ from mmrs.apis.train import build_runner, default_work_dir, explained_errors
 from mmrs.evaluation import IoUMetric
 from mmrs.evaluation.submission import SubmissionMetric, check_dataset, submission_format
 from mmrs.install import install
-from mmrs.utils.config import load_config
+from mmrs.utils.config import load_config, require_keys
 from mmrs.utils.config_checks import check_keys
 from mmrs.utils.errors import ConfigError
 from mmrs.utils.files import new_directory, write_json
@@ -114,9 +114,7 @@ def evaluate(
         if out is None or metrics is not None:
             raise ConfigError('--format-only needs --out DIR for the submission, and has no scores for --metrics')
         _use_submission(cfg, out)
-    for key in ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'):
-        if cfg.get(key) is None:
-            raise ConfigError(f'config {cfg.filename}: a test needs {key}, which is not set')
+    require_keys(cfg, 'a test', 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
     if metrics is not None and Path(metrics).exists() and not overwrite:
         raise ConfigError(f'--metrics {metrics} exists already; choose another name, or pass --overwrite')
     check_loaders(cfg, tta)
@@ -124,9 +122,8 @@ def evaluate(
     fill_class_weights(cfg)
     cfg.load_from, cfg.resume = str(checkpoint), False
     # A runner without them is one for tests.
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'):
-        cfg[key] = None
-    for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+    unused = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr')
+    for key in (*unused, 'val_dataloader', 'val_cfg', 'val_evaluator'):
         cfg[key] = None
 
     hooks: list[dict[str, Any]] = []

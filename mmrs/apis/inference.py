@@ -38,7 +38,7 @@ from mmrs.prediction.sources import ArraySource, WindowSteps
 from mmrs.prediction.stream import Task, stream
 from mmrs.prediction.window_grid import WindowGrid
 from mmrs.registry import DATASETS, MODELS
-from mmrs.utils.config import check_types, load_config, look_up, remove_pretrained
+from mmrs.utils.config import check_types, load_config, look_up, remove_pretrained, require_keys
 from mmrs.utils.errors import CheckpointError, ConfigError, DataError, require_one_of, some
 from mmrs.version import __version__
 from mmrs.weights import (
@@ -91,8 +91,7 @@ def init_model(
     install()
     cfg = load_config(config, cfg_options)
     check_types(cfg)
-    if cfg.get('model') is None:
-        raise ConfigError(f'config {cfg.filename}: a prediction needs model, which is not set')
+    require_keys(cfg, 'a prediction', 'model')
     fill_statistics(cfg)
     fill_class_weights(cfg)
     init_default_scope(cfg.get('default_scope', 'mmrs'))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,8 +17,7 @@ from mmengine.registry import init_default_scope
 from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import load_config, look_up
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
-from mmrs.utils.files import write_json
-from mmrs.utils.records import flatten
+from mmrs.utils.records import Record, shown
 from mmrs.weights import load_checkpoint, state_dict_of
 
 __all__ = ['ReferenceTraining', 'check_reference', 'check_transfer', 'reference_config', 'takes_reference']
@@ -132,7 +130,7 @@ class ReferenceTraining:
         processes: How many train it together.
 
     Attributes:
-        settings: What decides the result, as JSON.
+        settings: What decides the result.
     """
 
     config: Config
@@ -140,8 +138,7 @@ class ReferenceTraining:
     settings: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        config = json.loads(json.dumps(self.config.to_dict(), default=str))
-        decisive = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
+        decisive = {key: value for key, value in self.config.to_dict().items() if key not in _CIRCUMSTANCES}
         self.settings = dict(processes=self.processes, **decisive)
 
     @property
@@ -156,24 +153,13 @@ class ReferenceTraining:
 
     def changes(self) -> list[str]:
         """In what the reference in the folder, finished or not, differs from this one; empty if there is none."""
-        if not self._checkpoints():
-            return []
-        if not (self.folder / RECORD).is_file():
-            return [f'there is no {RECORD} that would tell them']
-        try:
-            before = flatten(json.loads((self.folder / RECORD).read_text(encoding='utf-8')))
-        except ValueError as error:
-            return [f'{RECORD}, which would tell them, cannot be read: {error}']
-        after = flatten(self.settings)
-        differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-        return [f'{key} was {before.get(key)}, is {after.get(key)}' for key in differing]
+        return self._record.differences(self.settings) if self._checkpoints() else []
 
     def refuse(self, changes: list[str]) -> NoReturn:
         """Raise the :class:`OutputError` about a reference of other settings."""
-        more = f' and {len(changes) - 3} more' if len(changes) > 3 else ''
         raise OutputError(
-            f'{self.folder} holds a reference of other settings ({"; ".join(changes[:3])}{more}). Use one of its '
-            'checkpoints with --reference, choose another --work-dir, or train it anew with --overwrite'
+            f'{self.folder} holds a reference of other settings ({shown(changes)}). Use one of its checkpoints '
+            'with --reference, choose another --work-dir, or train it anew with --overwrite'
         )
 
     def begin(self) -> None:
@@ -181,7 +167,11 @@ class ReferenceTraining:
         if self.changes():
             for path in [self.folder / 'last_checkpoint', *self._checkpoints()]:
                 path.unlink(missing_ok=True)
-        write_json(self.settings, self.folder / RECORD, overwrite=True)
+        self._record.write(self.settings)
+
+    @property
+    def _record(self) -> Record:
+        return Record(self.folder / RECORD)
 
     def _checkpoints(self) -> list[Path]:
         return list(self.folder.glob('iter_*.pth'))

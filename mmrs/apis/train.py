@@ -37,6 +37,7 @@ from mmrs.utils.config import (
     load_config,
     pretrained_files,
     remove_pretrained,
+    require_keys,
 )
 from mmrs.utils.config_checks import check_keys
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
@@ -170,9 +171,7 @@ def train(
 
 def _prepare(cfg: Config, amp: bool, pretrained: bool, preflight: bool) -> None:
     check_keys(cfg)
-    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
-        if cfg.get(key) is None:
-            raise ConfigError(f'config {cfg.filename}: training needs {key}, which is not set')
+    require_keys(cfg, 'training', 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     if cfg.get('activation_checkpointing'):
         raise ConfigError(
             f"config {cfg.filename}: MMEngine's activation_checkpointing would update running statistics twice and is "

@@ -25,12 +25,14 @@ from mmseg.structures import SegDataSample
 from rich.progress import track
 from torch import Tensor
 
+from mmrs.apis.train import explained_errors
 from mmrs.engine.compilation import compile_backbones
 from mmrs.install import install
 from mmrs.models.adaptors import Adaptor
 from mmrs.registry import MODELS
 from mmrs.studies.release_step import ReleaseStep
-from mmrs.utils.config import check_types, load_config, remove_pretrained, walk
+from mmrs.studies.window_benchmark import peak_bytes
+from mmrs.utils.config import check_types, load_config, remove_pretrained, require_keys, walk
 from mmrs.utils.errors import ConfigError, require_number
 
 __all__ = ['BenchmarkSettings', 'Measurement', 'benchmark', 'format_report', 'stock_config']
@@ -72,9 +74,7 @@ class BenchmarkSettings:
         install()
         cfg = load_config(self.config, self.cfg_options)
         check_types(cfg)
-        for key in ('model', 'optim_wrapper'):
-            if cfg.get(key) is None:
-                raise ConfigError(f'config {cfg.filename}: the benchmark needs {key}, which is not set')
+        require_keys(cfg, 'the benchmark', 'model', 'optim_wrapper')
         init_default_scope(cfg.get('default_scope', 'mmrs'))
         remove_pretrained(cfg.model)
         cfg.model.test_cfg = dict(mode='whole')
@@ -122,7 +122,8 @@ class _Subject:
             cfg = stock_config(cfg)
         torch.manual_seed(0)
         self.device = get_device()
-        self.model: Any = revert_sync_batchnorm(MODELS.build(cfg.model)).to(self.device).train()
+        with explained_errors(cfg):
+            self.model: Any = revert_sync_batchnorm(MODELS.build(cfg.model)).to(self.device).train()
         compile_backbones(self.model, cfg.get('compile'))
         adapts = isinstance(self.model, Adaptor) and self.model.adapts
         bands, classes = len(cfg.model.data_preprocessor.mean), self.model.num_classes
@@ -217,11 +218,7 @@ def _peak_memory(settings: BenchmarkSettings, stock: bool, steps: int = 3) -> in
         status = Path('/proc/self/status').read_text()
         return 1024 * int(status.split('VmHWM:')[1].split()[0])
     except (OSError, IndexError):
-        import resource
-        import sys
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == 'darwin' else 1024 * peak
+        return peak_bytes()
 
 
 def benchmark(

@@ -14,11 +14,10 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mmrs.apis.compare import parse_options
-from mmrs.apis.comparison import Spread
+from mmrs.apis.comparison import Spread, markdown_table
 from mmrs.apis.evaluate import evaluate
 from mmrs.apis.train import train
 from mmrs.engine.saved_runs import newest_checkpoint
@@ -28,8 +27,10 @@ from mmrs.models.losses.feature_regression import parse_tolerance
 from mmrs.registry import DATASETS
 from mmrs.utils.config import load_config, walk
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
-from mmrs.utils.files import atomic_path, write_json
+from mmrs.utils.files import atomic_path, write_json, write_text
 from mmrs.utils.processes import REPOSITORY
+from mmrs.utils.progress import progress_bar
+from mmrs.utils.records import Record
 from mmrs.visualization import class_colours, colour_labels, compose, to_display
 
 __all__ = ['CameraStudy', 'Configs', 'Job']
@@ -136,9 +137,7 @@ class CameraStudy:
                 self.console.print(f'  to do: {job.folder}', highlight=False)
             return self.scores()
         self._check_settings()
-        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TextColumn('left'), TimeRemainingColumn())  # fmt: skip
-        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
+        with progress_bar(self.console, disable=not self.console.is_terminal) as progress:
             task = progress.add_task('', total=len(todo))
             for job in todo:
                 progress.update(task, description=str(job.folder))
@@ -160,10 +159,10 @@ class CameraStudy:
             parse_tolerance(tolerance)
         self._config(self.configs.regression, shift=max(self.shifts))
         settings = {name: self._config(getattr(self.configs, name)).pretty_text for name in Configs.__annotations__}
-        path = self.out / SETTINGS
-        if path.is_file() and json.loads(path.read_text()) != settings:
+        record = Record(self.out / SETTINGS)
+        if record and record.differences(settings):
             raise OutputError(f'{self.out} holds a study with other configurations or options; choose another folder')
-        write_json(settings, path, overwrite=True)
+        record.write(settings)
 
     def _config(self, path: Path, strength: float = 1, shift: float = 0, seed: int = 0) -> Config:
         install()
@@ -259,10 +258,9 @@ class CameraStudy:
     def save(self) -> Path:
         """Write the table as Markdown; returns its file."""
         header = ['mIoU at strength, shift', *self.titles()]
-        lines = [header, ['---', *['---:'] * (len(header) - 1)], *([method, *cells] for method, cells in self.rows())]
         path = self.out / 'camera_study.md'
-        with atomic_path(path, overwrite=True) as temporary:
-            temporary.write_text('\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n', encoding='utf-8')
+        rows = ([method, *cells] for method, cells in self.rows())
+        write_text(markdown_table(header, rows), path, overwrite=True)
         return path
 
     # Picture ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from rich.progress import track
 from mmrs.datasets.raster_dataset import RasterDataset
 from mmrs.geo.classes import ClassTable, LabelClass
 from mmrs.utils.errors import require_number
-from mmrs.utils.files import atomic_path
+from mmrs.utils.files import atomic_path, write_text
 
 _TILE = 512
 _PIECE = 25  # windows read one way before it is the other's turn
@@ -88,10 +88,11 @@ def measure_windows(path: str | Path, size: int = 512, number: int = 400, rounds
                 seconds[:, turn, piece] = middle - begin, time.perf_counter() - middle
     bare, loaded = number / seconds.min(1).sum(1)
     x0, y0, x1, y1 = places[0][1]
-    return WindowRates(len(rasters), number, (y1 - y0, x1 - x0), bare, loaded, _peak_bytes())
+    return WindowRates(len(rasters), number, (y1 - y0, x1 - x0), bare, loaded, peak_bytes())
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == 'darwin' else peak * 1024
 
@@ -142,8 +143,7 @@ def make_large_raster(
                 image.write(pixels.clip(0, span).astype(dtype), window=window)
                 labels.write(classes, 1, window=window)
     names = tuple(LabelClass(f'class_{i}', (i,)) for i in range(_CLASSES))
-    with atomic_path(folder / 'classes.yaml') as temporary:
-        temporary.write_text(ClassTable(names).to_yaml())
+    write_text(ClassTable(names).to_yaml(), folder / 'classes.yaml')
     return image_path
 
 

@@ -36,6 +36,7 @@ __all__ = [
     'name_types',
     'pretrained_files',
     'remove_pretrained',
+    'require_keys',
 ]
 
 
@@ -336,6 +337,17 @@ def import_registry(name: str) -> ModuleType:
 def where_in(config: Config) -> str:
     """How a message about a configuration begins."""
     return f'config {config.filename}: ' if config.filename else ''
+
+
+def require_keys(config: Config, what: str, *keys: str) -> None:
+    """Check that a configuration has what something needs.
+
+    Raises:
+        ConfigError: A key is not set.
+    """
+    for key in keys:
+        if config.get(key) is None:
+            raise ConfigError(f'{where_in(config)}{what} needs {key}, which is not set')
 
 
 def _known_types(registry: Registry | None) -> set[str]:

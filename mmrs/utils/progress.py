@@ -16,11 +16,12 @@ from rich.progress import (
 __all__ = ['progress_bar']
 
 
-def progress_bar(percent: bool = False, **options: Any) -> Progress:
-    """A bar on stderr: what is done, how much of it, the time so far and the time left.
+def progress_bar(percent: bool = False, console: Console | None = None, **options: Any) -> Progress:
+    """A bar: what is done, how much of it, the time so far and the time left.
 
     Args:
         percent: Show the share that is done, for totals that mean nothing to a reader.
+        console: Where to; by default stderr.
         **options: Of rich's `Progress`.
     """
     return Progress(
@@ -30,6 +31,6 @@ def progress_bar(percent: bool = False, **options: Any) -> Progress:
         TimeElapsedColumn(),
         TextColumn('left'),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console or Console(stderr=True),
         **options,
     )

@@ -44,7 +44,7 @@ def shown(different: Sequence[str], number: int = 3) -> str:
 
 
 def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(settings), parse_constant=str)
+    return json.loads(json.dumps(settings, default=str), parse_constant=str)
 
 
 class Record:

@@ -184,33 +184,19 @@ def test_mean_curves(tmp_path):
     assert values.tolist() == [2.0]
 
 
-def test_time_left_follows_the_pace_of_each_configuration(write, tmp_path, monkeypatch, quiet):
-    runs = plan_runs([Entry(write('fast')), Entry(write('slow'))], [0, 1], tmp_path / 'out')
+def test_progress_counts_what_is_left_to_do(write, tmp_path, monkeypatch, quiet):
+    runs = plan_runs([Entry(write('a')), Entry(write('b'))], [0], tmp_path / 'out')
     now = 100.0
     monkeypatch.setattr(module.time, 'monotonic', lambda: now)
     progress = module._SeriesProgress(runs, quiet)
-    task = progress.bar.tasks[0]
-
-    def after(seconds: float, step: int) -> str:
-        nonlocal now
-        now += seconds
-        progress.update(step)
-        return task.fields['left']
-
-    progress.begin(runs[0])
-    assert task.fields['left'] == 'time left: not known yet'
-    assert after(10, 2) == '0:01:10 left'  # 5 s for each of 14 iterations
-    assert after(4, 2) == '0:01:06 left'  # the clock runs on between two log lines
-    after(6, 4)
-    progress.end(runs[0])
     progress.begin(runs[1], first=2)
-    assert after(20, 3) == '0:02:00 left'  # 20 s each: 1 + 4 iterations; and 4 iterations of 5 s
-    assert task.completed == 7
-    after(60, 3)
-    assert 'run 2 of 4: method_slow, seed 0, iteration 3 of 4' in quiet.file.getvalue()  # no terminal: each minute
-    progress.end(runs[1])
-    progress.end(runs[2])  # failed before it began
-    assert progress._pace['method_fast'] == (20.0, 4)
+    write_scalars(runs[1].folder, [training(3)])
+    progress.update()
+    assert (progress.task.completed, progress.task.total) == (1, 6)
+    assert not quiet.file.getvalue()
+    now += 60
+    progress.update()
+    assert 'run 2 of 2: method_b, seed 0, iteration 3 of 4, time left:' in quiet.file.getvalue()  # no terminal
 
 
 def test_duration():
@@ -370,12 +356,6 @@ def test_dry_run_and_curves(write, tmp_path, trainer, capsys):
     (tmp_path / 'out' / 'comparison.json').unlink()
     assert compare_seeds.main([*arguments, '--dry-run']) == 0
     assert not (tmp_path / 'out' / 'comparison.json').exists()
-
-
-def test_help(capsys):
-    with pytest.raises(SystemExit):
-        compare_seeds.main(['--help'])
-    assert 'examples:' in capsys.readouterr().out
 
 
 @pytest.mark.slow

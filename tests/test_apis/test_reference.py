@@ -135,7 +135,7 @@ def test_a_reference_of_other_settings_is_neither_used_nor_overwritten(finished,
     assert not equal(weights(work_dir / 'reference' / 'iter_2.pth'), before)
     forget(work_dir)
     (work_dir / 'reference' / module.RECORD).write_text('{"processes": ')
-    with pytest.raises(OutputError, match=r'settings\.json, which would tell them, cannot be read'):
+    with pytest.raises(OutputError, match=r'settings\.json, which would tell, cannot be read'):
         train(finished.config, work_dir, cfg_options=options)
     (work_dir / 'reference' / module.RECORD).unlink()
     with pytest.raises(OutputError, match=r'there is no settings\.json'):
