@@ -18,7 +18,7 @@ from mmrs.evaluation.submission import SubmissionMetric, check_dataset, submissi
 from mmrs.install import install
 from mmrs.utils.config import load_config, require_keys
 from mmrs.utils.config_checks import check_keys
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, OutputError
 from mmrs.utils.files import new_directory, write_json
 from mmrs.visualization import LabelMapHook, OverlayHook, plot_confusion_matrix
 from mmrs.weights import trusting_checkpoints
@@ -116,7 +116,7 @@ def evaluate(
         _use_submission(cfg, out)
     require_keys(cfg, 'a test', 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
     if metrics is not None and Path(metrics).exists() and not overwrite:
-        raise ConfigError(f'--metrics {metrics} exists already; choose another name, or pass --overwrite')
+        raise OutputError(f'--metrics {metrics} exists already; choose another name, or pass --overwrite')
     check_loaders(cfg, tta)
     fill_statistics(cfg)
     fill_class_weights(cfg)

@@ -67,25 +67,21 @@ def test_checkpoint_that_lacks_weights_that_predict(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'meta', [5, dict(classes=5), dict(classes=('a', 1)), dict(classes=('a',), palette='x'), dict(palette=[[1, 2, 300]])]
+    ('arguments', 'message'),
+    [
+        (('CHECKPOINT', None, 'cpu'), r'ends in \.py was expected'),
+        (('CONFIG', None, 'cpu', {'model.foo': 1}), r"cannot be built: .*unexpected keyword argument 'foo'"),
+        (('CONFIG', None, 'cpu', {'model': None}), 'needs model'),
+        (('CONFIG', None, 'foo'), "device 'foo'"),
+        (('CONFIG', None, 'cuda:99'), "device 'cuda:99'"),
+    ],
 )
-def test_classes_of_a_checkpoint_that_are_none(run, tmp_path, meta):
-    config, checkpoint, _ = run
-    state = read_checkpoint(checkpoint)
-    torch.save({**state, 'meta': dict(dataset_meta=meta)}, tmp_path / 'other.pth')
-    with pytest.raises(CheckpointError, match=r'other\.pth: meta\.dataset_meta is .*were expected'):
-        init_model(config, tmp_path / 'other.pth', 'cpu')
-    torch.save({**state, 'meta': [meta]}, tmp_path / 'none.pth')
-    assert init_model(config, tmp_path / 'none.pth', 'cpu').dataset_meta['classes'][1] == 'building'
-
-
-def test_configurations_that_are_none(run, tmp_path):
-    with pytest.raises(ConfigError, match=r'ends in \.py was expected'):
-        init_model(run[1], run[1], 'cpu')
-    with pytest.raises(ConfigError, match=r"cannot be built: .*unexpected keyword argument 'foo'"):
-        init_model(run[0], run[1], 'cpu', {'model.foo': 1})
-    with pytest.raises(ConfigError, match='needs model'):
-        init_model(run[0], run[1], 'cpu', {'model': None})
+def test_what_cannot_be(run, arguments, message):
+    files = dict(CONFIG=run[0], CHECKPOINT=run[1])
+    with pytest.raises(ConfigError, match=message):
+        init_model(
+            *(files.get(argument, argument) if isinstance(argument, str) else argument for argument in arguments)
+        )
 
 
 def test_images_in_another_order_of_bands_than_in_training(run, tmp_path):
@@ -98,12 +94,6 @@ def test_images_in_another_order_of_bands_than_in_training(run, tmp_path):
     with pytest.raises(ConfigError, match=r'BGR.*RGB'):
         SegInferencer(other, checkpoint, device='cpu')
     assert test_tool.main([str(other), str(checkpoint), '--work-dir', str(tmp_path / 'work')]) == 2
-
-
-def test_devices_that_cannot_be(run):
-    for device in ('foo', 'cuda:99'):
-        with pytest.raises(ConfigError, match=f"device '{device}'"):
-            init_model(run[0], run[1], device)
 
 
 def test_processes_that_were_not_started_together(run, monkeypatch):

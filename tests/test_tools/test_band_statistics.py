@@ -193,9 +193,3 @@ def test_tool_errors(arguments, message, capsys):
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert message in err
-
-
-def test_help_has_examples(capsys):
-    with pytest.raises(SystemExit):
-        band_statistics.main(['--help'])
-    assert 'python tools/analysis_tools/band_statistics.py' in capsys.readouterr().out

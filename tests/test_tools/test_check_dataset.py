@@ -1,4 +1,4 @@
-"""The check as a user runs it; what it finds is tested in test_datasets/test_checks.py."""
+"""The check as a user runs it; what it finds is tested in test_checks."""
 
 import json
 import subprocess
@@ -113,9 +113,3 @@ def test_bad_usage_ends_with_2(data, capsys, arguments, message):
     code, _, err = run(capsys, *(argument.format(data=data) for argument in arguments))
     assert code == 2
     assert message in err
-
-
-def test_help_has_examples(capsys):
-    with pytest.raises(SystemExit):
-        check_dataset.main(['--help'])
-    assert 'python tools/check_dataset.py' in capsys.readouterr().out

@@ -121,12 +121,6 @@ def test_other_gaps_have_their_own_folders(monkeypatch):
     assert made[1].seeds == [0, 1]
 
 
-def test_help(capsys):
-    with pytest.raises(SystemExit):
-        tool.main(['--help'])
-    assert 'examples:' in capsys.readouterr().out
-
-
 @pytest.fixture
 def short(tmp_path, monkeypatch):
     """The demo's own configurations, cut to two iterations on small crops."""

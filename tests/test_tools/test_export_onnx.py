@@ -56,9 +56,3 @@ def test_what_cannot_be_exported(finished, tmp_path, capsys):
     assert run(finished.config, finished.checkpoint, '-o', tmp_path / 'tiny.onnx') == 2
     assert 'error: EncoderDecoder with MixVisionTransformer and SegformerHead cannot' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_help_has_examples(capsys):
-    with pytest.raises(SystemExit):
-        export_onnx.main(['--help'])
-    assert 'python tools/deployment/export_onnx.py' in capsys.readouterr().out

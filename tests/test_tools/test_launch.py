@@ -34,6 +34,8 @@ def say(*words):  # in one piece
 def start(tmp_path):
     """Starts processes of a program; they are gone when the test ends."""
     launchers = []
+    # A shell starts background jobs with it ignored, and so everything below them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(text, number=2, *options):
         file = tmp_path / 'program.py'
@@ -51,6 +53,7 @@ def start(tmp_path):
         return launcher
 
     yield start
+    signal.signal(signal.SIGINT, before)
     for launcher in launchers:
         launcher.kill()
         launcher.communicate()

@@ -59,16 +59,7 @@ def test_two_processes_make_the_same_map_to_the_last_byte(finished, raster, tmp_
     command = [str(finished.config), str(finished.checkpoint), str(raster), *options]
     assert predict.main([*command, '-o', str(tmp_path / 'one')]) == 0
     # `timeout` lets the launcher end its processes; Python's would kill it, and they would wait for one another.
-    launcher = [
-        'timeout',
-        '120',
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--standalone',
-        '--nproc_per_node',
-        '2',
-    ]
+    launcher = ['timeout', '120', sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), 'OMP_NUM_THREADS': '1'}
     done = subprocess.run(
         [*launcher, 'tools/predict.py', *command, '-o', str(tmp_path / 'two')],
@@ -174,11 +165,6 @@ def test_loaders_with_another_order_of_bands_are_refused(finished):
     options = {f'{split}_dataloader.dataset.pipeline': other for split in ('train', 'val', 'test')}
     with pytest.raises(ConfigError, match=r'has no LoadRasterImage \(it has LoadImageFromFile'):
         SegInferencer(finished.config, finished.checkpoint, device='cpu', cfg_options=options)
-
-
-def test_checkpoint_of_another_model(finished, adapted):
-    with pytest.raises(CheckpointError):
-        SegInferencer(finished.config, adapted.checkpoint, device='cpu')
 
 
 def test_flips_are_averaged(finished, raster):

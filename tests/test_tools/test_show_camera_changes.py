@@ -33,9 +33,3 @@ def test_errors_of_one_line(image, tmp_path, capsys):
     assert run(image, '-o', tmp_path / 'grid.png', '--strengths', 0) == 2
     assert 'numbers above 0' in capsys.readouterr().err
     assert not (tmp_path / 'grid.png').exists()
-
-
-def test_help_has_examples(capsys):
-    with pytest.raises(SystemExit):
-        run('--help')
-    assert 'python tools/analysis_tools/show_camera_changes.py' in capsys.readouterr().out

@@ -34,13 +34,6 @@ def run(tmp_path, config, checkpoint, *options) -> dict:
     return json.loads(file.read_text())
 
 
-def test_help(capsys):
-    with pytest.raises(SystemExit) as end:
-        test_tool.main(['--help'])
-    assert end.value.code == 0
-    assert 'examples:' in capsys.readouterr().out
-
-
 def test_scores_label_maps_and_pictures(finished, clips, tmp_path):
     out, pictures = tmp_path / 'out', tmp_path / 'pictures'
     metrics = run(tmp_path, finished.config, finished.checkpoint, '--out', out, '--show-dir', pictures)
@@ -179,13 +172,6 @@ def test_outputs_are_not_overwritten_unasked(finished, tmp_path, capsys):
     assert 'exists already' in fails(capsys, *common, '--metrics', full / 'clip0.png')
     assert test_tool.main([str(arg) for arg in [*common, '--out', full, '--overwrite']]) == 0
     assert (full / 'clip0.png').stat().st_size > 0
-
-
-def test_checkpoint_that_matches_nothing(finished, tmp_path, capsys):
-    torch.save({'layer.weight': torch.zeros(3)}, tmp_path / 'foreign.pth')
-    message = fails(capsys, finished.config, tmp_path / 'foreign.pth', '--work-dir', tmp_path / 'work')
-    assert 'none of its 1 weights matches' in message
-    assert 'does not exist' in fails(capsys, finished.config, tmp_path / 'no.pth', '--work-dir', tmp_path / 'work')
 
 
 def test_class_count_differs(finished, tmp_path, capsys):
