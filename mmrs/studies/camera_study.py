@@ -137,7 +137,7 @@ class CameraStudy:
                 self.console.print(f'  to do: {job.folder}', highlight=False)
             return self.scores()
         self._check_settings()
-        with progress_bar(self.console, disable=not self.console.is_terminal) as progress:
+        with progress_bar(console=self.console, disable=not self.console.is_terminal) as progress:
             task = progress.add_task('', total=len(todo))
             for job in todo:
                 progress.update(task, description=str(job.folder))

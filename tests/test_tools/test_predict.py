@@ -10,7 +10,7 @@ from rasterio.transform import from_origin
 
 from mmrs.apis import SegInferencer, init_model
 from mmrs.utils.config import load_config
-from mmrs.utils.errors import CheckpointError, ConfigError, DataError
+from mmrs.utils.errors import ConfigError, DataError
 from tests.tiny_runs import REPOSITORY
 from tools import predict
 

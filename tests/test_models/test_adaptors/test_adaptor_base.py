@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData
+from tests.test_engine.test_resume import FORKSERVER, assert_equal, run
 
 import tests.entropy_minimisation  # noqa: F401
 from mmrs.apis import evaluate, export_onnx
@@ -21,7 +22,6 @@ from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 from mmrs.weights import read_checkpoint
 from tests import parity
-from tests.test_engine.test_resume import FORKSERVER, assert_equal, run
 from tests.test_models.test_adaptors.test_st_dasegnet import AUXILIARY, LOVASZ, batch, resnet_config
 from tests.test_models.test_adaptors.test_st_dasegnet import config as st_dasegnet
 from tests.tiny_runs import quick_start, write_adaptation_config, write_clips  # noqa: F401
