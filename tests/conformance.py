@@ -30,6 +30,7 @@ from mmrs.apis import train
 from mmrs.engine.distributed import CPUDistributedDataParallel, init_cpu_group
 from mmrs.registry import HOOKS, MODELS
 from mmrs.weights import read_checkpoint
+from tests import entropy_minimisation  # noqa: F401 (registers the smallest of the methods)
 from tests.rank_recorder import RankRecorder
 from tests.tiny_runs import write_adaptation_config, write_clips, write_config, write_regression_config
 
@@ -79,6 +80,18 @@ def write_deeplab(file: Path, source: Path, target: Path) -> Path:
     return leaf
 
 
+def write_entropy_minimisation(file: Path, source: Path, target: Path) -> Path:
+    config = Config.fromfile(write_adaptation_config(file, source))
+    for key in ('neck', 'discriminator', 'gan_loss', 'self_training'):
+        config.model.pop(key)
+    config.model.update(type='EntropyMinimisation', weight=0.1)
+    config.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+    config.custom_hooks = []
+    config.custom_imports = dict(imports=['tests.entropy_minimisation'])
+    config.dump(file)
+    return file
+
+
 # The tiny runs have mmseg's classes; those of this project take the same weights.
 EFFICIENT = {'model.backbone.type': 'EfficientMiT', 'model.decode_head.type': 'EfficientSegformerHead'}
 # An untrained network passes these here and there: one of six classes has 0.1667 by chance.
@@ -101,6 +114,11 @@ METHODS = {
         write_st_dasegnet, ST_DASEGNET, {**EFFICIENT, **CONFIDENT, 'model.self_training.teacher': 'single_target'}
     ),
     'st_dasegnet deeplab': Method(write_deeplab, ST_DASEGNET, CONFIDENT),
+    'entropy minimisation': Method(
+        write_entropy_minimisation,
+        {loss: {'backbone', 'decode_head'} for loss in ('loss_seg', 'loss_entropy')},
+        EFFICIENT,
+    ),
     'feature regression': Method(
         write_regression_config, {'loss_stage2': {'backbone'}, 'loss_decode_head': {'backbone'}}, EFFICIENT, False
     ),

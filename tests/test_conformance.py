@@ -252,7 +252,8 @@ def test_a_run_with_a_preflight_equals_one_without(name, data, tmp_path, workers
 
 
 @pytest.mark.parametrize(
-    'name', ['source only', 'st_dasegnet decoder_only', 'st_dasegnet deeplab', 'feature regression']
+    'name',
+    ['source only', 'st_dasegnet decoder_only', 'st_dasegnet deeplab', 'entropy minimisation', 'feature regression'],
 )
 def test_an_onnx_file_predicts_what_the_model_does(name, data, tmp_path):
     config, _ = run_config(name, data, tmp_path / 'config')
@@ -327,6 +328,7 @@ FORKSERVER = pytest.mark.skipif('forkserver' not in multiprocessing.get_all_star
         ('source only', 0, 3, [('before the step', 2), ('in validation', 3), ('in saving', 6)]),
         ('st_dasegnet decoder_only', 0, 1, [('before the step', 1), ('after the step', 4), ('in saving', 6)]),
         ('st_dasegnet single_target', 2, 4, [('after the step', 1), ('in validation', 3), ('before the step', 5)]),
+        ('entropy minimisation', 0, 1, [('after the step', 3)]),
         ('feature regression', 2, 1, [('in validation', 3), ('in saving', 4), ('after the step', 4)]),
         ('feature regression with head', 0, 1, [('before the step', 3), ('in validation', 6)]),
     ],

@@ -218,7 +218,9 @@ class _SeriesProgress:
 
     def __init__(self, runs: Sequence[Run], console: Console) -> None:
         self.runs, self.console = runs, console
-        self.bar = progress_bar(console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=3600)
+        self.bar = progress_bar(
+            console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=3600
+        )
         self.bar.add_task('', total=sum(run.iterations for run in runs))
         (self.task,) = self.bar.tasks
 

@@ -3,16 +3,13 @@
 import copy
 import json
 import math
-import signal
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData
-from tests.test_engine.test_resume import FORKSERVER, assert_equal, run
 
-import tests.entropy_minimisation  # noqa: F401
 from mmrs.apis import evaluate, export_onnx
 from mmrs.models.adaptors import Adaptor
 from mmrs.models.adaptors.base import SHARES, share_title
@@ -20,11 +17,11 @@ from mmrs.models.checks import check_losses, check_model
 from mmrs.models.parts import SelfTraining
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
-from mmrs.weights import read_checkpoint
 from tests import parity
+from tests.conformance import EFFICIENT, write_entropy_minimisation
 from tests.test_models.test_adaptors.test_st_dasegnet import AUXILIARY, LOVASZ, batch, resnet_config
 from tests.test_models.test_adaptors.test_st_dasegnet import config as st_dasegnet
-from tests.tiny_runs import quick_start, write_adaptation_config, write_clips  # noqa: F401
+from tests.tiny_runs import quick_start, write_clips  # noqa: F401
 from tools import predict, train
 
 
@@ -75,19 +72,6 @@ def test_auxiliary_heads_learn_from_the_labels_too():
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_labels_of_the_target_are_not_read(model):
-    state, losses = copy.deepcopy(model.state_dict()), []
-    for labelled in (False, True):
-        data = batch(labelled_target=labelled)
-        model.load_state_dict(state)
-        torch.manual_seed(1)
-        losses.append(loss_of(model, data))
-    assert all(torch.equal(value, losses[1][name]) for name, value in losses[0].items())
-    source, target = model.domains(**model.data_preprocessor(batch(labelled_target=True), True))
-    assert source.labels.dtype == torch.long
-    assert target.labels is None
-
-
 def test_valid_pixels_are_those_of_their_domain(model):
     data = batch()
     valid = torch.ones(1, 96, 96, dtype=torch.bool)
@@ -97,11 +81,6 @@ def test_valid_pixels_are_those_of_their_domain(model):
     assert source.valid is None
     assert target.valid[0].all()
     assert torch.equal(target.valid[1], valid[0])
-
-
-def test_a_plain_batch_is_refused(model):
-    with pytest.raises(ConfigError, match='use a DomainAdaptationDataset'):
-        loss_of(model, batch()['source'])
 
 
 def test_one_image_is_too_few_for_a_pooling_head():
@@ -175,24 +154,12 @@ def test_it_passes_the_checks_of_a_model(model):
 # Through the tools ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope='module')
-def config(tmp_path_factory):
-    """Its configuration on clips that are larger than a crop."""
-    folder = tmp_path_factory.mktemp('toy')
-    config = Config.fromfile(write_adaptation_config(folder / 'tiny.py', write_clips(folder / 'clips', size=96)))
-    for key in ('neck', 'discriminator', 'gan_loss', 'self_training'):
-        config.model.pop(key)
-    config.model.update(type='EntropyMinimisation', weight=0.1)
-    config.model.backbone.type = 'EfficientMiT'  # mmseg's own cannot be exported
-    config.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
-    config.custom_hooks = []
-    config.custom_imports = dict(imports=['tests.entropy_minimisation'])
-    config.default_scope = 'mmrs'
-    (folder / 'toy.py').write_text(config.pretty_text)
-    return folder / 'toy.py'
-
-
-def test_it_trains_predicts_and_exports(config, tmp_path, capsys):
+def test_it_trains_predicts_and_exports(tmp_path, capsys):
+    clips = write_clips(tmp_path / 'clips', size=96)
+    config = write_entropy_minimisation(tmp_path / 'toy.py', clips, clips)
+    found = Config.fromfile(config)
+    found.merge_from_dict(EFFICIENT)
+    found.dump(config)
     assert train.main([str(config), '--work-dir', str(tmp_path / 'run')]) == 0
     checkpoint = tmp_path / 'run' / 'iter_2.pth'
     (scalars,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
@@ -201,18 +168,9 @@ def test_it_trains_predicts_and_exports(config, tmp_path, capsys):
         assert record['loss'] == pytest.approx(record['loss_seg'] + record['loss_entropy'], rel=1e-5)
         assert record['loss_entropy'] == pytest.approx(0.1 * record['share_entropy'], rel=1e-5)
     assert 0 <= evaluate(config, checkpoint, tmp_path / 'test')['mIoU'] <= 100
-    image = next((config.parent / 'clips' / 'img_dir' / 'val').iterdir())
+    image = next((clips / 'img_dir' / 'val').iterdir())
     assert predict.main([str(config), str(checkpoint), str(image), '-o', str(tmp_path / 'map.png')]) == 0
     onnx = pytest.importorskip('onnx', reason='pip install onnx')
     pytest.importorskip('onnxruntime', reason='pip install onnxruntime')
     assert max(export_onnx(config, checkpoint, tmp_path / 'toy.onnx').values()) < 1e-4
     assert [node.name for node in onnx.load(tmp_path / 'toy.onnx').graph.output] == ['probabilities', 'logits']
-
-
-@FORKSERVER
-def test_killed_and_resumed_it_is_as_if_nothing_had_been(config, tmp_path):
-    assert run(config, tmp_path / 'whole', {}, 0, 1, None, None) == 0
-    assert run(config, tmp_path / 'killed', {}, 0, 1, 'after the step', 3) == -signal.SIGKILL
-    assert run(config, tmp_path / 'killed', {}, 0, 1, None, None) == 0
-    whole, killed = (read_checkpoint(tmp_path / name / 'iter_6.pth') for name in ('whole', 'killed'))
-    assert_equal(killed, whole)
