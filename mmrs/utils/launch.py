@@ -13,7 +13,6 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from torch.distributed import DistNetworkError
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
@@ -88,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SignalException as error:
         print(f'{error.sigval.name} came: all processes are stopped', file=sys.stderr)
         return 128 + error.sigval
-    except DistNetworkError as error:
+    except RuntimeError as error:
+        if 'server socket' not in str(error):
+            raise
         raise ConfigError(
             f'port {args.master_port} of {args.master_addr} cannot be used ({str(error).splitlines()[0]}), perhaps for '
             'another run has it; set PORT to another one, on all machines'
