@@ -40,7 +40,9 @@ def self_information(logits: Tensor) -> Tensor:
         Vu et al., ADVENT: Adversarial Entropy Minimization for Domain Adaptation in Semantic Segmentation, CVPR 2019,
         equations 2 and 5.
     """
-    log_p = two_logits(logits).log_softmax(1)
+    logits = two_logits(logits)
+    # Half precision is too coarse for logarithms of small probabilities.
+    log_p = logits.log_softmax(1, torch.promote_types(logits.dtype, torch.float32))
     return -log_p.exp() * log_p / math.log(log_p.shape[1])
 
 
