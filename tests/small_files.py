@@ -13,6 +13,8 @@ from mmengine.registry import DefaultScope
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
+from mmrs.registry import DATASETS
+
 DRIVERS = {'.png': 'PNG', '.jpg': 'JPEG', '.tif': 'GTiff'}
 
 
@@ -44,6 +46,16 @@ def turned(x: float, y: float, degrees: float, size: float) -> Affine:
     """Of a raster with this corner whose pixels of `size` metres are turned anticlockwise."""
     cos, sin = np.cos(np.radians(degrees)) * size, np.sin(np.radians(degrees)) * size
     return Affine(cos, sin, x, sin, -cos, y)
+
+
+LOADING = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')]
+
+
+def build_dataset(root: Path, labels: bool = True, **settings: Any) -> Any:
+    """The data set of the training images in the standard layout, with three classes, as `make_dataset` writes it."""
+    prefix = dict(img_path='img_dir/train', **(dict(seg_map_path='ann_dir/train') if labels else {}))
+    config = dict(type='RemoteSensingDataset', data_root=str(root), data_prefix=prefix, pipeline=LOADING[: 1 + labels])
+    return DATASETS.build({**config, 'metainfo': dict(classes=('a', 'b', 'c')), **settings})
 
 
 @pytest.fixture(autouse=True)

@@ -1,21 +1,18 @@
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 
-from mmrs.datasets import LoadRasterAnnotations, LoadRasterImage, PotsdamDataset, VaihingenDataset
 from mmrs.geo.rasters import read_label_map
-from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, DataError
+from tests.small_files import LOADING, build_dataset
 
 PREFIX = dict(img_path='img_dir/train', seg_map_path='ann_dir/train')
 META = dict(classes=('a', 'b', 'c'))
-LOADING = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')]
 
 
-def build(root, **kwargs):
-    config = dict(type='RemoteSensingDataset', data_root=str(root), data_prefix=PREFIX, pipeline=LOADING)
-    return DATASETS.build({**config, **kwargs})
+build = partial(build_dataset, metainfo=None)
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.jpg', '.tif'])
@@ -54,7 +51,7 @@ def test_classes_file_names_the_classes_and_maps_their_ids(make_dataset):
 def test_no_label_path_means_no_labels(make_dataset):
     root = make_dataset()
     shutil.rmtree(root / 'ann_dir')
-    dataset = build(root, data_prefix=dict(img_path='img_dir/train'), pipeline=LOADING[:1])
+    dataset = build(root, labels=False)
     assert len(dataset) == 3
     assert 'seg_map_path' not in dataset[0]
 
@@ -122,10 +119,10 @@ def test_missing_folder(make_dataset, folder, what):
         build(root)
 
 
-@pytest.mark.parametrize('kind', [PotsdamDataset, VaihingenDataset])
+@pytest.mark.parametrize('kind', ['PotsdamDataset', 'VaihingenDataset'])
 def test_isprs_label_ids(make_dataset, kind):
     root = make_dataset(classes=7)
-    dataset = kind(data_root=str(root), data_prefix=PREFIX, pipeline=[LoadRasterImage(), LoadRasterAnnotations()])
+    dataset = build(root, type=kind)
     assert dataset.metainfo['classes'] == ('impervious_surface', 'building', 'low_vegetation', 'tree', 'car', 'clutter')
     assert dataset.metainfo['palette'][4] == [255, 255, 0]
     sample = dataset[0]
@@ -142,12 +139,7 @@ def test_mmsegs_own_loading_transforms_work_too(make_dataset):
 
 def test_subset_of_classes_by_metainfo(make_dataset):
     root = make_dataset(classes=7)
-    dataset = VaihingenDataset(
-        data_root=str(root),
-        data_prefix=PREFIX,
-        metainfo=dict(classes=('tree', 'building')),
-        pipeline=[LoadRasterImage(), LoadRasterAnnotations()],
-    )
+    dataset = build(root, type='VaihingenDataset', metainfo=dict(classes=('tree', 'building')))
     assert dataset.metainfo['palette'] == [[0, 255, 0], [0, 0, 255]]
     assert set(np.unique(dataset[0]['gt_seg_map'])) == {0, 1, 255}
 
@@ -228,9 +220,7 @@ def test_wrong_class_maps(make_dataset, class_map, message):
 def test_images_that_hold_no_data_at_all(tmp_path, write, rng, value, nodata, test_mode):
     """One among several is passed over; all of them are an error, before anything is trained on labels that are all
     ignored."""
-    settings = dict(
-        data_prefix=dict(img_path='img_dir/train'), pipeline=LOADING[:1], test_mode=test_mode, metainfo=META
-    )
+    settings = dict(labels=False, test_mode=test_mode, metainfo=META)
     empty = np.full((8, 6, 2), value, np.float32)
     for name in 'ab':
         write(tmp_path / f'img_dir/train/{name}.tif', empty, nodata=nodata)

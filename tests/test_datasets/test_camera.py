@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from mmrs.registry import DATASETS, TRANSFORMS
+from mmrs.registry import TRANSFORMS
 from mmrs.utils.errors import ConfigError
+from tests.small_files import build_dataset
 from tests.tiny_runs import REPOSITORY
 
 ALL = [
@@ -418,15 +419,7 @@ def test_images_that_do_not_suit(config, bands, message):
 def test_in_a_pipeline(make_dataset):
     root = make_dataset(n=1)
     pipeline = [dict(type='LoadRasterImage'), *ALL, dict(type='LoadRasterAnnotations'), dict(type='PackRasterInputs')]
-    dataset = DATASETS.build(
-        dict(
-            type='RemoteSensingDataset',
-            data_root=str(root),
-            data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
-            metainfo=dict(classes=('a', 'b', 'c')),
-            pipeline=pipeline,
-        )
-    )
+    dataset = build_dataset(root, pipeline=pipeline)
     first, again = dataset[0], dataset[0]
     assert first['inputs'].shape == (3, 40, 48)
     assert first['inputs'].equal(again['inputs'])

@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -10,9 +11,9 @@ from rasterio.transform import Affine
 from mmrs.datasets.class_names import class_names, difference, match_classes
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError
+from tests.small_files import LOADING, build_dataset
 
 PREFIX = dict(img_path='img_dir/train', seg_map_path='ann_dir/train')
-LOADING = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')]
 #: Ids of the classes in the files, and what stands for the ignored one.
 IDS = dict(a=4, b=9, c=2)
 SETS = {
@@ -45,9 +46,7 @@ def labels(tmp_path, write, rng):
     return make
 
 
-def build(root, **kwargs):
-    config = dict(type='RemoteSensingDataset', data_root=str(root), data_prefix=PREFIX, pipeline=LOADING)
-    return DATASETS.build({**config, **kwargs})
+build = partial(build_dataset, metainfo=None)
 
 
 @pytest.mark.parametrize('order', list(permutations('abc')))

@@ -5,8 +5,9 @@ import pytest
 from scipy import ndimage
 
 from mmrs.datasets.transforms.misalignment import smooth_field
-from mmrs.registry import DATASETS, TRANSFORMS
+from mmrs.registry import TRANSFORMS
 from mmrs.utils.errors import ConfigError
+from tests.small_files import LOADING, build_dataset
 
 
 def build(**arguments):
@@ -224,20 +225,10 @@ def test_given_arrays_stay_as_they_are(image):
 
 def test_in_a_pipeline(make_dataset):
     root = make_dataset(n=2)
-    load = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')]
-
-    def read(*transforms):
-        return DATASETS.build(
-            dict(
-                type='RemoteSensingDataset',
-                data_root=str(root),
-                data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
-                metainfo=dict(classes=('a', 'b', 'c')),
-                pipeline=[*load, *transforms, dict(type='PackRasterInputs')],
-            )
-        )
-
-    plain, moved = read(), read(dict(type='Misalignment', shift=4))
+    plain, moved = (
+        build_dataset(root, pipeline=[*LOADING, *transforms, dict(type='PackRasterInputs')])
+        for transforms in ([], [dict(type='Misalignment', shift=4)])
+    )
     for i in range(2):
         before, after, again = plain[i], moved[i], moved[i]
         assert after['inputs'].equal(again['inputs'])

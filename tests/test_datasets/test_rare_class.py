@@ -7,19 +7,9 @@ from mmrs.datasets.samplers import RareClassSampler, RareClassSampling
 from mmrs.datasets.transforms.rare_class_crop import RareClassCrop
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError
+from tests.small_files import build_dataset
 
 COUNTS = np.array([[90, 10, 0], [60, 0, 40], [100, 0, 0], [70, 25, 5]])
-
-
-def build(root, **kwargs):
-    config = dict(
-        type='RemoteSensingDataset',
-        data_root=str(root),
-        data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
-        metainfo=dict(classes=('a', 'b', 'c')),
-        pipeline=[dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations')],
-    )
-    return DATASETS.build({**config, **kwargs})
 
 
 def test_probabilities_are_those_of_the_paper():
@@ -60,7 +50,7 @@ def dataset(tmp_path, write, monkeypatch):
             labels[:8, :8] = 2
         write(tmp_path / f'data/img_dir/train/{folder}/tile.png', np.zeros((40, 40, 3), np.uint8))
         write(tmp_path / f'data/ann_dir/train/{folder}/tile.png', labels)
-    return build(tmp_path / 'data', rare_class_sampling=dict(temperature=0.01, min_pixels=20))
+    return build_dataset(tmp_path / 'data', rare_class_sampling=dict(temperature=0.01, min_pixels=20))
 
 
 def test_sampler_draws_by_the_statistics(dataset):
@@ -70,18 +60,11 @@ def test_sampler_draws_by_the_statistics(dataset):
 
 
 def test_sampler_is_seeded_and_works_on_a_pair(dataset):
-    pair = DATASETS.build(dict(type='DomainAdaptationDataset', source=dataset, target=build_target(dataset)))
+    pair = DATASETS.build(
+        dict(type='DomainAdaptationDataset', source=dataset, target=build_dataset(dataset.data_root, labels=False))
+    )
     take = [list(itertools.islice(RareClassSampler(d, seed=seed), 50)) for d, seed in ((dataset, 3), (pair, 3))]
     assert take[0] == take[1]
-
-
-def build_target(dataset):
-    return dict(
-        type='RemoteSensingDataset',
-        data_root=dataset.data_root,
-        data_prefix=dict(img_path='img_dir/train'),
-        metainfo=dict(classes=('a', 'b', 'c')),
-    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +77,7 @@ def build_target(dataset):
 )
 def test_sampler_needs_the_setting_and_labels(dataset, settings, message):
     with pytest.raises(ConfigError, match=message):
-        RareClassSampler(build(dataset.data_root, **settings), seed=0)
+        RareClassSampler(build_dataset(dataset.data_root, **settings), seed=0)
 
 
 def test_sampler_does_not_look_into_wrappers(dataset):
@@ -112,6 +95,6 @@ def test_crop_finds_the_rare_class(dataset):
     np.random.seed(0)  # noqa: NPY002 (the generator of mmseg's transforms)
     with_rare = [(crop(dataset[1])['gt_seg_map'] == 2).sum() >= 16 for _ in range(20)]
     assert np.mean(with_rare) > 0.9
-    plain = build(dataset.data_root)
+    plain = build_dataset(dataset.data_root)
     without = [(crop(plain[1])['gt_seg_map'] == 2).sum() >= 16 for _ in range(20)]
     assert np.mean(without) < 0.5

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from functools import partial
 
 import numpy as np
 import pyogrio
@@ -9,7 +10,6 @@ import pytest
 import rasterio
 import shapely
 
-from mmrs.datasets.base import RemoteSensingDataset
 from mmrs.datasets.raster_dataset import RasterDataset
 from mmrs.geo.rasters import read_image
 from mmrs.geo.statistics import (
@@ -22,6 +22,7 @@ from mmrs.geo.statistics import (
 from mmrs.geo.statistics_bands import BandStatistics, wasserstein_shift
 from mmrs.geo.statistics_cache import StatisticsCache, cache_folder, file_stamp
 from mmrs.utils.errors import DataError, UnreadableError
+from tests.small_files import build_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -243,10 +244,7 @@ def test_equal_names_in_two_roots_do_not_meet(tmp_path, write, rng):
         image = np.full((5, 5, 1), ord(root), np.uint8)
         path = write(tmp_path / root / 'img_dir' / 'train' / '0.tif', image)
         os.utime(path, ns=(stamp, stamp))  # equal sizes and times too
-        dataset = RemoteSensingDataset(
-            data_root=str(tmp_path / root), data_prefix=dict(img_path='img_dir/train'), pipeline=[]
-        )
-        statistics.append(band_statistics(dataset, progress=False))
+        statistics.append(band_statistics(_labelled(tmp_path / root, labels=False), progress=False))
     assert [s.mean[0] for s in statistics] == [ord('a'), ord('b')]
     assert len(list((cache_folder() / 'statistics').glob('*.npz'))) == 2
 
@@ -303,10 +301,7 @@ def test_writers_at_once_leave_a_whole_file(tmp_path, write):
 # Classes -------------------------------------------------------------------------------------------------------------
 
 
-def _labelled(root, **kwargs):
-    kwargs = {'metainfo': dict(classes=('a', 'b', 'c')), **kwargs}
-    prefix = dict(img_path='img_dir/train', seg_map_path='ann_dir/train')
-    return RemoteSensingDataset(data_root=str(root), data_prefix=prefix, pipeline=[], **kwargs)
+_labelled = partial(build_dataset, pipeline=[])
 
 
 @pytest.fixture
@@ -353,9 +348,7 @@ def test_class_counts_are_cached_by_label_file(labels, write, monkeypatch):
 
 
 def test_class_counts_need_labels_and_classes(labels):
-    bare = RemoteSensingDataset(
-        data_root=str(labels), data_prefix=dict(img_path='img_dir/train'), metainfo=dict(classes=('a',)), pipeline=[]
-    )
+    bare = _labelled(labels, labels=False)
     with pytest.raises(DataError, match=r'x\.png has no label map to count'):
         class_statistics(bare, progress=False)
     with pytest.raises(DataError, match='no classes'):
@@ -365,13 +358,7 @@ def test_class_counts_need_labels_and_classes(labels):
 
 
 def test_class_counts_of_windows(labels):
-    dataset = RasterDataset(
-        data_root=str(labels),
-        data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
-        metainfo=dict(classes=('a', 'b', 'c')),
-        windows=dict(size=3, stride=3, jitter=True),
-        pipeline=[],
-    )
+    dataset = _labelled(labels, type='RasterDataset', windows=dict(size=3, stride=3, jitter=True))
     counts = class_statistics(dataset, progress=False)
     assert len(counts) == len(dataset) == 8  # rows 0 to 2 and 1 to 3, columns 0 to 2 and 3 to 5, of two rasters
     ids = np.repeat([0, 1, 2, 255], [5, 7, 11, 1]).reshape(4, 6)
