@@ -81,7 +81,9 @@ def test_clips_keep_what_the_bands_mean(tmp_path, write, convert):
 def test_whole_images(tmp_path, data, convert):
     root, indices = data
     out = tmp_path / 'out'
+    (root / 'Tile 1/images/2.jpg.aux.xml').write_text('<PAMDataset/>')
     report = convert(content=dict(splits=dict(train=['Tile 1', 'Tile 2'], val='Tile 3')))
+    assert (out / 'img_dir/train/Tile_1_2.jpg.aux.xml').read_text() == '<PAMDataset/>'
     assert files_in(out / 'ann_dir/val') == [f'Tile_3_{i}.png' for i in range(4)]
     assert files_in(out / 'img_dir/train') == [f'Tile_{t}_{i}.jpg' for t in (1, 2) for i in range(4)]
     for group, split in (('1', 'train'), ('2', 'train'), ('3', 'val')):

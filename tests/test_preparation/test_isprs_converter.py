@@ -131,7 +131,9 @@ def test_vaihingen_clips(tmp_path, write, pack, kind, folder, suffix, zipped):
     root, out, stem = tmp_path / 'in', tmp_path / 'out', 'top_mosaic_09cm_area{}'
     tiles = make_tiles(write, root, ('1', '11', '2'), f'{TOP}/{stem}.tif', f'{folder}/{stem}{suffix}.tif')
     if zipped:
-        pack(root / TOP, root / 'ISPRS_semantic_labeling_Vaihingen.zip', 'top')
+        # A zip file's name counts as a folder's.
+        name, inner = ('ISPRS_semantic_labeling_Vaihingen', 'top') if kind == 'eroded' else ('top', '')
+        pack(root / TOP, root / f'{name}.zip', inner)
         pack(root / folder, root / f'{folder}.zip')
     conversion = Conversion(SMALL_VAIHINGEN, root, out, clip_size=32, edge='shift')
     assert conversion.run() == dict(train=40, val=20)
