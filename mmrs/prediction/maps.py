@@ -28,7 +28,11 @@ FINGERPRINT_TAG = 'MMRS_SETTINGS'
 
 
 def read_fingerprint(path: Path) -> dict[str, Any]:
-    """What a finished map depends on; empty where it does not say."""
+    """What a finished map depends on; empty where it does not say.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
     with open_raster(path, quiet=True) as raster:
         found = json.loads(raster.tags().get(FINGERPRINT_TAG, '{}'))
     return found if isinstance(found, dict) else {}

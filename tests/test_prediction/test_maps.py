@@ -136,11 +136,6 @@ def test_classes_of_a_map(tmp_path, classes, colours, pixels, message):
         open_classes(path)
 
 
-def test_no_map_at_all(tmp_path):
-    with pytest.raises((OSError, DataError), match='no such file'):
-        open_classes(tmp_path / 'a.tif')
-
-
 @pytest.mark.parametrize('threshold', [0.3, 0.5, 0.9])
 def test_labels_of_two_classes_by_a_threshold(threshold):
     p = probabilities(classes=2)

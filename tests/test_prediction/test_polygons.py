@@ -273,16 +273,6 @@ def test_style_for_qgis(tmp_path):
     assert root.find('renderer-v2').get('attr') == 'class'
 
 
-def test_an_existing_file_stays(tmp_path):
-    path = write_map(tmp_path / 'map.tif', random_labels(), **UTM)
-    (tmp_path / 'map.gpkg').write_text('mine')
-    with pytest.raises(OutputError, match='exists already'):
-        write_polygons([path], tmp_path / 'map.gpkg')
-    assert (tmp_path / 'map.gpkg').read_text() == 'mine'
-    write_polygons([path], tmp_path / 'map.gpkg', overwrite=True)
-    assert len(read(tmp_path / 'map.gpkg')[0])
-
-
 @pytest.mark.parametrize('limit', [2_000, 120_000])
 def test_a_full_disk_leaves_nothing(tmp_path, limit):
     path = write_map(tmp_path / 'map.tif', random_labels((80, 80)), **UTM)

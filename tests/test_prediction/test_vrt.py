@@ -11,7 +11,7 @@ from rasterio.transform import Affine
 from mmrs.geo.grids import RasterGrid
 from mmrs.geo.label_maps import open_classes
 from mmrs.prediction.vrt import Band, Source, mosaic, write_vrt
-from mmrs.utils.errors import DataError, OutputError
+from mmrs.utils.errors import DataError
 from tests.label_maps import write_label_map
 
 CLASSES = ['roof', 'tree & <shrub>', 'straße']
@@ -61,15 +61,6 @@ def test_everything_that_a_raster_says_of_itself(tmp_path):
         expected[1] = 0
         expected[:, 20:50, 50:90] = values
         np.testing.assert_array_equal(raster.read(), expected)
-
-
-def test_a_file_is_not_overwritten_unasked(tmp_path):
-    source = Source(write_map(tmp_path / 'a.tif', labels(3, 4), at(0, 0)), (3, 4), (3, 4), (0, 0, 4, 3))
-    arguments = tmp_path / 'a.vrt', RasterGrid(UTM, at(0, 0), 4, 3), [Band('uint8')], [source]
-    write_vrt(*arguments)
-    with pytest.raises(OutputError, match=r'a\.vrt exists already'):
-        write_vrt(*arguments)
-    write_vrt(*arguments, overwrite=True)
 
 
 # Mosaics -------------------------------------------------------------------------------------------------------------
@@ -196,9 +187,3 @@ def test_maps_that_do_not_fit_together(tmp_path, other, message):
 def test_no_file(tmp_path):
     with pytest.raises((OSError, DataError), match=r'a\.tif'):
         mosaic([tmp_path / 'a.tif'], tmp_path / 'm.vrt')
-
-
-def test_an_unwritable_file(tmp_path):
-    path = write_map(tmp_path / 'a.tif', labels(4, 5), at(0, 0))
-    with pytest.raises(OutputError, match=r'm\.vrt cannot be written: .*a\.tif'):
-        mosaic([path], path / 'm.vrt')
