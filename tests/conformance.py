@@ -243,6 +243,8 @@ def make_batch(
         label[:, : size * i // 7] = IGNORED
         for domain, image in (('source', source), ('target', source.flip(0) * 0.7 + 30)):
             sample, own = SegDataSample(), label.clone()
+            if domain == 'target':  # others than the source's, which would pass for them
+                own = torch.where(own == IGNORED, own, (own + 1) % CLASSES)
             if valid == domain or (valid == 'both' and (i + seed) % 2):
                 known = torch.ones(1, size, size, dtype=torch.bool)
                 known[..., : size // 4 + 4 * i] = False

@@ -127,6 +127,12 @@ def test_pixels_without_data_have_no_part(name, domain):
     black, white = (trainer.losses(trainer.batch(0, valid=domain, hidden=value)) for value in (0.0, 250.0))
     assert changes(black, white) == set()
     assert changes(black, trainer.losses(trainer.batch(0))) != set()
+    if domain == 'target':  # nor are they taken for grey ones; in the source no label is there
+        batch = trainer.batch(0, valid=domain, hidden=120.0)
+        masked = trainer.losses(batch)
+        for sample in batch['target']['data_samples']:
+            del sample.valid_map
+        assert changes(masked, trainer.losses(batch)) != set()
 
 
 # Steps ---------------------------------------------------------------------------------------------------------------
