@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmrs.apis.check_dataset import check_dataset, plot_report, print_report, save_report
 from mmrs.apis.comparison import output_console
-from mmrs.utils.arguments import add_cfg_options
+from mmrs.utils.arguments import add_axes, add_cfg_options
 from mmrs.utils.errors import DataError, OutputError, report_errors
 from mmrs.visualization.histograms import require_picture_format
 
@@ -45,6 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='a configuration; or folders, one for each domain: in the standard layout (img_dir, ann_dir, '
         'classes.yaml) or of images',
     )
+    add_axes(parser)
     parser.add_argument('--labels', metavar='DIR', help='label maps or colour masks of a folder of images')
     parser.add_argument('--classes', metavar='FILE', help='table of classes (default: classes.yaml in the folder)')
     parser.add_argument('--image-suffix', metavar='TEXT', help='end of the names of images (default: all formats)')
@@ -81,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             args.sample,
             args.seed,
             args.workers,
+            dict(task=args.task, network=args.network, schedule=args.schedule),
         )
     if args.json:
         save_report(report, args.json, args.overwrite)

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from mmrs.apis import train
-from mmrs.utils.arguments import Options, add_cfg_options, add_launcher, add_trust
+from mmrs.utils.arguments import Options, add_axes, add_cfg_options, add_launcher, add_trust
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -15,7 +15,10 @@ examples:
   # ST-DASegNet, Potsdam IRRG to Vaihingen
   python tools/train.py configs/st_dasegnet/potsdam2vaihingen.py
 
-  # the same, shorter, from random initialisation, in a folder of its own
+  # any other task, network or schedule: name them; a wrong name lists those that there are
+  python tools/train.py configs/st_dasegnet/method.py --task loveda-rural2urban --network deeplabv3plus_r50
+
+  # the first one, shorter, from random initialisation, in a folder of its own
   python tools/train.py configs/st_dasegnet/potsdam2vaihingen.py --no-pretrained \\
       --work-dir work_dirs/short --cfg-options train_cfg.max_iters=2000 randomness.seed=1
 
@@ -39,7 +42,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Train a model.', epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='configuration file')
+    parser.add_argument('config', help="configuration file, or a method's, with --task and --network")
+    add_axes(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/NAME-OF-THE-CONFIG)')
     parser.add_argument(
         '--resume',

@@ -44,6 +44,7 @@ def check_dataset(
     sample: int | None = None,
     seed: int = 0,
     workers: int | None = None,
+    axes: Mapping[str, str | None] | None = None,
 ) -> Report:
     """Reads every file of data sets, and says what is wrong with them and how they differ.
 
@@ -57,6 +58,7 @@ def check_dataset(
         sample: Number of images of each data set to check, drawn at random; all by default.
         seed: Of that draw.
         workers: Number of threads; one per processor by default.
+        axes: `task`, `network` and `schedule` for a configuration that is a method's file, see :func:`load_config`.
 
     Raises:
         ConfigError: The arguments do not fit together, or the configuration has no data sets.
@@ -69,7 +71,7 @@ def check_dataset(
     if any(path.suffix == '.py' for path in folders):
         if len(folders) > 1 or labels or classes or image_suffix or label_suffix:
             raise ConfigError('a configuration is checked alone: it names labels, classes and suffixes itself')
-        config = load_config(folders[0], cfg_options)
+        config = load_config(folders[0], cfg_options, **(axes or {}))
         sets = config_sets(config)
     else:
         if labels and len(folders) > 1:

@@ -20,7 +20,8 @@ from mmrs.geo.classes import IGNORE_INDEX, ClassTable, load_classes
 from mmrs.geo.folders import CONVERT, RASTER_SUFFIXES, files_by_stem, other_rasters
 from mmrs.geo.labels import training_indices
 from mmrs.registry import DATASETS
-from mmrs.utils.config import check_types, look_up
+from mmrs.utils.config import look_up
+from mmrs.utils.config_types import check_types
 from mmrs.utils.errors import ConfigError, DataError
 
 __all__ = ['config_pairs', 'config_sets', 'folder_sets']

@@ -4,8 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from mmengine.registry import init_default_scope
 
+from mmrs.apis.filling import fill_model
 from mmrs.apis.train import explained_errors
 from mmrs.install import install
 from mmrs.models.adaptors.st_dasegnet_release import convert_release
@@ -39,8 +39,8 @@ def convert_st_dasegnet(
     """
     install()
     cfg = load_config(config)
-    init_default_scope(cfg.get('default_scope', 'mmrs'))
     with explained_errors(cfg):
+        fill_model(cfg)
         model = MODELS.build(cfg.model)
     with trusting_checkpoints(trust_checkpoint):
         released = read_checkpoint(src)

@@ -9,9 +9,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger, print_log
 from prettytable import PrettyTable
 
-from mmrs.apis.class_weights import fill_class_weights
+from mmrs.apis.filling import fill_model
 from mmrs.apis.preflight import check_loaders
-from mmrs.apis.statistics import fill_statistics
 from mmrs.apis.train import build_runner, default_work_dir, explained_errors
 from mmrs.evaluation import IoUMetric
 from mmrs.evaluation.submission import SubmissionMetric, check_dataset, submission_format
@@ -118,8 +117,8 @@ def evaluate(
     if metrics is not None and Path(metrics).exists() and not overwrite:
         raise OutputError(f'--metrics {metrics} exists already; choose another name, or pass --overwrite')
     check_loaders(cfg, tta)
-    fill_statistics(cfg)
-    fill_class_weights(cfg)
+    with explained_errors(cfg):
+        fill_model(cfg)
     cfg.load_from, cfg.resume = str(checkpoint), False
     # A runner without them is one for tests.
     unused = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr')

@@ -16,12 +16,11 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from mmseg.datasets import BaseSegDataset
 from mmseg.models import BaseSegmentor
 
-from mmrs.apis.class_weights import fill_class_weights
+from mmrs.apis.filling import configured_meta, fill_model
 from mmrs.apis.preflight import check_loaders
-from mmrs.apis.statistics import applies_scale, fill_statistics, leaves, loaded_bands
+from mmrs.apis.statistics import applies_scale, leaves, loaded_bands
 from mmrs.apis.train import explained_errors
 from mmrs.engine.distributed import init_cpu_group
 from mmrs.geo.rasters import read_image
@@ -37,8 +36,9 @@ from mmrs.prediction.predictors import FlipAverage, Predictor, TorchPredictor
 from mmrs.prediction.sources import ArraySource, WindowSteps
 from mmrs.prediction.stream import Task, stream
 from mmrs.prediction.window_grid import WindowGrid
-from mmrs.registry import DATASETS, MODELS
-from mmrs.utils.config import check_types, load_config, look_up, remove_pretrained, require_keys
+from mmrs.registry import MODELS
+from mmrs.utils.config import load_config, remove_pretrained, require_keys
+from mmrs.utils.config_types import check_types
 from mmrs.utils.errors import CheckpointError, ConfigError, DataError, require_one_of, some
 from mmrs.version import __version__
 from mmrs.weights import (
@@ -92,35 +92,28 @@ def init_model(
     cfg = load_config(config, cfg_options)
     check_types(cfg)
     require_keys(cfg, 'a prediction', 'model')
-    fill_statistics(cfg)
-    fill_class_weights(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmrs'))
-    remove_pretrained(cfg.model)
-    with explained_errors(cfg):
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
-        check_model(model)
+    state: Any = None
     meta: Mapping[str, Any] = {}
     if checkpoint is not None:
         with trusting_checkpoints(trust_checkpoint):
             state = read_checkpoint(checkpoint)
-        _require_what_predicts(load_matching(model, state_dict_of(state, checkpoint), checkpoint), checkpoint)
         meta = dataset_meta_of(state, checkpoint)
+    with explained_errors(cfg):
+        fill_model(cfg, meta.get('classes'))
+    remove_pretrained(cfg.model)
+    with explained_errors(cfg):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        check_model(model)
+    if checkpoint is not None:
+        _require_what_predicts(load_matching(model, state_dict_of(state, checkpoint), checkpoint), checkpoint)
     if not meta and cfg.get('test_dataloader'):
         with explained_errors(cfg):
-            meta = _configured_meta(next(leaves(cfg.test_dataloader.dataset)))
+            meta = configured_meta(next(leaves(cfg.test_dataloader.dataset)))
     model.cfg, model.dataset_meta = cfg, dict(meta)
     try:
         return model.to(device or get_device()).eval()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f'the model cannot be put on the device {device!r}: {error}') from error
-
-
-def _configured_meta(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Classes and palette of a data set's configuration; of its files, `classes_file` alone is read."""
-    kind = look_up(DATASETS, dataset['type'])
-    if isinstance(kind, type) and issubclass(kind, BaseSegDataset):
-        return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True}).metainfo
-    return {**getattr(kind, 'METAINFO', {}), **dataset.get('metainfo', {})}
 
 
 @dataclass(frozen=True)

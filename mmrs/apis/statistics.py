@@ -21,7 +21,8 @@ from mmrs.geo.statistics import band_statistics
 from mmrs.geo.statistics_bands import BandStatistics
 from mmrs.install import install
 from mmrs.registry import DATASETS, TRANSFORMS
-from mmrs.utils.config import check_types, load_config, look_up
+from mmrs.utils.config import load_config, look_up
+from mmrs.utils.config_types import check_types
 from mmrs.utils.errors import ConfigError, DataError
 
 __all__ = [

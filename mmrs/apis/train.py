@@ -14,7 +14,7 @@ from mmengine.dist import get_rank
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmrs.apis.class_weights import fill_class_weights
+from mmrs.apis.filling import fill_model
 from mmrs.apis.preflight import check_config
 from mmrs.apis.reference import (
     ReferenceTraining,
@@ -23,23 +23,15 @@ from mmrs.apis.reference import (
     reference_config,
     takes_reference,
 )
-from mmrs.apis.statistics import fill_statistics
 from mmrs.engine.distributed import launcher_environment
 from mmrs.engine.hooks import PreflightHook
 from mmrs.engine.runner import AdaptationRunner
 from mmrs.engine.saved_runs import newest_checkpoint, own_checkpoints, remove_unfinished
 from mmrs.install import install
 from mmrs.registry import RUNNERS
-from mmrs.utils.config import (
-    check_types,
-    enable_amp,
-    explain_error,
-    load_config,
-    pretrained_files,
-    remove_pretrained,
-    require_keys,
-)
+from mmrs.utils.config import enable_amp, load_config, pretrained_files, remove_pretrained, require_keys
 from mmrs.utils.config_checks import check_keys
+from mmrs.utils.config_types import check_types, explain_error
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
 from mmrs.weights import download, trusting_checkpoints
 
@@ -103,6 +95,9 @@ def train(
     trust_checkpoint: bool = False,
     preflight: bool = True,
     new_schedule: bool = False,
+    task: str | None = None,
+    network: str | None = None,
+    schedule: str | None = None,
 ) -> Runner:
     """Train a model.
 
@@ -128,6 +123,9 @@ def train(
             before the first iteration, see :class:`PreflightHook`.
         new_schedule: A resumed run goes on with the configuration's optimizer settings and schedules, as if it had had
             them from the beginning, where they are not the checkpoint's. Otherwise such a run is refused.
+        task: With a method's file as `config`: the task, by its name in `configs/_base_` or its file.
+        network: Likewise.
+        schedule: Likewise; the network's default where there is none.
 
     Returns:
         The runner, after training.
@@ -138,7 +136,7 @@ def train(
         OutputError: `work_dir` holds a run already, or a reference of other settings.
     """
     install()
-    cfg = load_config(config, cfg_options)
+    cfg = load_config(config, cfg_options, task=task, network=network, schedule=schedule)
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or default_work_dir(cfg))
     if new_schedule and not (resume or cfg.get('resume')):
@@ -184,8 +182,8 @@ def _prepare(cfg: Config, amp: bool, pretrained: bool, preflight: bool) -> None:
     check_types(cfg)
     if preflight:
         check_config(cfg)
-    fill_statistics(cfg)
-    fill_class_weights(cfg)
+    with explained_errors(cfg):
+        fill_model(cfg)
 
 
 def _remove_earlier(cfg: Config) -> None:

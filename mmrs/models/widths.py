@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.model import revert_sync_batchnorm
+from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
 
+from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
+from mmrs.utils.config import look_up
 
-__all__ = ['bands_of', 'failing_module', 'misfits_explained', 'require_stages', 'run_once']
+__all__ = [
+    'bands_of',
+    'failing_module',
+    'fill_channels',
+    'last_stride',
+    'misfits_explained',
+    'parts_of_model',
+    'require_stages',
+    'run_once',
+    'widths',
+]
 
 #: Layers that take a fixed number of channels, the attribute that says how many, and the axis of their input.
 _LAYERS = ((_ConvNd, 'in_channels', 1), (_NormBase, 'num_features', 1), (nn.Linear, 'in_features', -1))
@@ -130,3 +146,156 @@ def bands_of(model: nn.Module) -> int | None:
         if isinstance(mean, (Tensor, Sequence)):
             return len(mean)
     return None
+
+
+# Channels that a configuration leaves open ----------------------------------------------------------------------------
+
+#: Side of the image, in pixels, on which widths are read.
+_SIDE = 128
+
+
+class _NumbersOnCPU(TorchFunctionMode):
+    """Rates of stochastic depth are read back from a tensor, which the meta device has no values for."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.linspace:
+            kwargs.setdefault('device', 'cpu')
+        return func(*args, **kwargs)
+
+
+def _of_zeros(config: Mapping[str, Any]) -> nn.Module:
+    """Build a module of zeros, which costs neither the initialisation of its weights nor random numbers."""
+    shared = {key: value for key, value in config.items() if key not in ('source', 'target')}
+    with torch.device('meta'), _NumbersOnCPU():
+        module = revert_sync_batchnorm(MODELS.build(shared))
+    module.to_empty(device='cpu')
+    for tensor in (*module.parameters(), *module.buffers()):  # what serves as an index must be valid
+        tensor.data.zero_()
+    module.eval()  # of which mmseg's ResNet returns nothing
+    return module
+
+
+@torch.no_grad()
+def _run(backbone: Mapping[str, Any]) -> tuple[tuple[int, int], list[Tensor]]:
+    """Size of an image, and the maps that a backbone returns of it."""
+    built = _of_zeros(backbone)
+    # Some transformers take images of one size only.
+    size = to_2tuple(getattr(built, 'img_size', _SIDE))
+    maps = built(torch.zeros(1, backbone.get('in_channels') or 3, *size))
+    return size, [maps] if isinstance(maps, Tensor) else list(maps)
+
+
+def widths(backbone: Mapping[str, Any]) -> list[int]:
+    """Channels of the maps that a backbone returns: its `out_channels`, else those of a run.
+
+    Args:
+        backbone: Its configuration; what `source` and `target` in it change, for a method with two of them, is left
+            out.
+    """
+    known = getattr(_of_zeros(backbone), 'out_channels', None)
+    return list(known) if isinstance(known, Sequence) else [stage.shape[1] for stage in _run(backbone)[1]]
+
+
+def _neck_widths(neck: Mapping[str, Any], backbone: Mapping[str, Any]) -> list[int]:
+    built = _of_zeros(neck)
+    known = getattr(built, 'out_channels', None)
+    if isinstance(known, Sequence):
+        return list(known)
+    with torch.no_grad():
+        return [stage.shape[1] for stage in built(_run(backbone)[1])]
+
+
+def last_stride(backbone: Mapping[str, Any]) -> float:
+    """Pixels of an image for each of the last map that a backbone returns."""
+    size, maps = _run(backbone)
+    return max(side / own for side, own in zip(size, maps[-1].shape[2:]))
+
+
+def parts_of_model(model: Mapping[str, Any], kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The parts of a model's configuration under a key, which may have a list of them, each with its dotted key."""
+    part = model.get(kind)
+    if isinstance(part, dict):
+        yield f'model.{kind}', part
+    elif isinstance(part, (list, tuple)):
+        yield from ((f'model.{kind}.{i}', own) for i, own in enumerate(part) if isinstance(own, dict))
+
+
+def fill_channels(model: dict[str, Any]) -> None:
+    """Put numbers where a model's configuration has ``in_channels=None``, in place.
+
+    The backbone's bands are those of the data preprocessor, unless it says otherwise. A neck and a discriminator take
+    what the backbone returns, the latter its last map; heads take what the neck returns, at their `in_index`, and
+    `c1_in_channels` is the first of these maps. Nothing is built where nothing is asked.
+
+    Raises:
+        ConfigError: The widths cannot be found out, or a head reads a map that is not there.
+    """
+    backbone = model.get('backbone')
+    if not isinstance(backbone, dict):
+        return
+    _fill_bands(backbone, model.get('data_preprocessor') or {})
+    necks, discriminators = (list(parts_of_model(model, kind)) for kind in ('neck', 'discriminator'))
+    heads = [own for kind in ('decode_head', 'auxiliary_head') for own in parts_of_model(model, kind)]
+    variants = [own for key, head in heads for own in _variants(key, head)]
+    asking = [key for key, part in (*necks, *discriminators, *variants) if _asks(part)]
+    if not asking:
+        return
+    try:
+        stages = maps = widths(backbone)
+        for _, neck in necks:
+            if _asks(neck):
+                neck['in_channels'] = list(stages)
+            maps = _neck_widths(neck, backbone)
+    except ConfigError:
+        raise
+    except Exception as error:  # of any class: networks have their own ways to reject an image
+        raise ConfigError(
+            f'{asking[0]}.in_channels is None, but the widths of {backbone.get("type")} cannot be found out '
+            f'({type(error).__name__}: {error}): set in_channels to numbers'
+        ) from error
+    for _, discriminator in discriminators:
+        if _asks(discriminator):
+            discriminator['in_channels'] = stages[-1]
+    kind = look_up(MODELS, model.get('type'))
+    for key, head in variants:
+        from_neck = 'auxiliary_head' not in key or getattr(kind, 'auxiliary_heads_read_neck', True)
+        _fill_head(key, head, maps if from_neck else stages)
+
+
+def _asks(part: Mapping[str, Any]) -> bool:
+    return any(key in part and part[key] is None for key in ('in_channels', 'c1_in_channels'))
+
+
+def _fill_bands(backbone: dict[str, Any], preprocessor: Mapping[str, Any]) -> None:
+    mean, kind = preprocessor.get('mean'), look_up(MODELS, backbone.get('type'))
+    if backbone.get('in_channels') is not None or not isinstance(mean, Sequence) or isinstance(mean, str):
+        return
+    parameters = [inspect.signature(own.__init__).parameters for own in getattr(kind, '__mro__', ())]
+    known = next((own['in_channels'] for own in parameters if 'in_channels' in own), None)
+    if known is not None and (known.default != len(mean) or 'in_channels' in backbone):
+        backbone['in_channels'] = len(mean)
+
+
+def _variants(key: str, head: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A head, and what `source` and `target` in it change, where that is which maps it reads."""
+    yield key, head
+    for domain in ('source', 'target'):
+        own = head.get(domain)
+        if isinstance(own, dict) and 'in_index' in own:
+            own.setdefault('in_channels', None)
+            yield f'{key}.{domain}', own
+
+
+def _fill_head(key: str, head: dict[str, Any], maps: Sequence[int]) -> None:
+    if 'in_channels' in head and head['in_channels'] is None:
+        index = head.get('in_index', -1)  # the last, as mmseg's heads have it
+        indices = [index] if isinstance(index, int) else list(index)
+        if unknown := [i for i in indices if not -len(maps) <= i < len(maps)]:
+            raise ConfigError(
+                f'{key}.in_index has {unknown[0]}, but it gets {len(maps)} feature maps, 0 to {len(maps) - 1}, of '
+                f'{list(maps)} channels'
+            )
+        head['in_channels'] = maps[index] if isinstance(index, int) else [maps[i] for i in indices]
+    if 'c1_in_channels' in head and head['c1_in_channels'] is None:
+        head['c1_in_channels'] = maps[0]

@@ -19,12 +19,12 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from rich.progress import track
 from torch import Tensor
 
+from mmrs.apis.filling import fill_model
 from mmrs.apis.train import explained_errors
 from mmrs.engine.compilation import compile_backbones
 from mmrs.install import install
@@ -32,7 +32,8 @@ from mmrs.models.adaptors import Adaptor
 from mmrs.registry import MODELS
 from mmrs.studies.release_step import ReleaseStep
 from mmrs.studies.window_benchmark import peak_bytes
-from mmrs.utils.config import check_types, load_config, remove_pretrained, require_keys, walk
+from mmrs.utils.config import load_config, remove_pretrained, require_keys, walk
+from mmrs.utils.config_types import check_types
 from mmrs.utils.errors import ConfigError, require_number
 
 __all__ = ['BenchmarkSettings', 'Measurement', 'benchmark', 'format_report', 'stock_config']
@@ -75,7 +76,7 @@ class BenchmarkSettings:
         cfg = load_config(self.config, self.cfg_options)
         check_types(cfg)
         require_keys(cfg, 'the benchmark', 'model', 'optim_wrapper')
-        init_default_scope(cfg.get('default_scope', 'mmrs'))
+        fill_model(cfg)
         remove_pretrained(cfg.model)
         cfg.model.test_cfg = dict(mode='whole')
         return cfg

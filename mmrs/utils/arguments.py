@@ -13,7 +13,7 @@ from mmengine.config import DictAction
 
 from mmrs.utils.errors import wait_for_turn
 
-__all__ = ['Options', 'add_cfg_options', 'add_launcher', 'add_overwrite', 'add_trust', 'report_once']
+__all__ = ['Options', 'add_axes', 'add_cfg_options', 'add_launcher', 'add_overwrite', 'add_trust', 'report_once']
 
 
 class Options(DictAction):
@@ -70,6 +70,16 @@ def _literal(node: ast.expr) -> Any:
     if twice := [key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i])]:
         raise ValueError(f'the key {twice[0]} is there twice')
     return {key: _literal(value) for key, value in pairs}
+
+
+def add_axes(parser: argparse.ArgumentParser) -> None:
+    """Add ``--task``, ``--network`` and ``--schedule``, for a configuration that is a method's file."""
+    group = parser.add_argument_group('with the file of a method, such as configs/st_dasegnet/method.py')
+    group.add_argument('--task', metavar='NAME', help='data: a file of configs/_base_/tasks, or one of your own')
+    group.add_argument('--network', metavar='NAME', help='likewise of configs/_base_/networks')
+    group.add_argument(
+        '--schedule', metavar='NAME', help="likewise of configs/_base_/schedules (default: the network's own)"
+    )
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

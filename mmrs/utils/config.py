@@ -1,4 +1,4 @@
-"""What command-line options do to a configuration, and messages for the mistakes made in one."""
+"""Reading a configuration, what command-line options do to it, and walking through it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -22,35 +22,59 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 
 import mmrs.registry
-from mmrs.utils.errors import ConfigError, UserError, lost_others
+from mmrs.utils.composition import FOLDED, compose, fold, is_method
+from mmrs.utils.errors import ConfigError
 
 __all__ = [
-    'check_types',
+    'TYPE_KEYS',
+    'all_registries',
     'enable_amp',
-    'explain_error',
     'find_registered',
     'import_registry',
+    'kind_at',
     'load_config',
     'look_up',
     'merge_options',
     'name_types',
     'pretrained_files',
+    'registries_by_name',
     'remove_pretrained',
     'require_keys',
 ]
 
 
-def load_config(config: str | Path | Config, options: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    config: str | Path | Config | Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
+    *,
+    task: str | None = None,
+    network: str | None = None,
+    schedule: str | None = None,
+) -> Config:
     """Read a configuration file and apply ``--cfg-options``; or take a configuration, to which no options apply.
 
-    In either, a class under `type` gives way to its name, see :func:`name_types`.
+    In either, what its axes say becomes MMEngine's keys, see :mod:`mmrs.utils.composition`, and a class under `type`
+    gives way to its name, see :func:`name_types`.
+
+    Args:
+        config: A configuration or its file; or a dict of the latter, `config`, and the arguments below.
+        options: Dotted keys and values.
+        task: With a method's file: the task, by its name or file.
+        network: Likewise.
+        schedule: Likewise; the network's default where there is none.
 
     Raises:
         ConfigError: The file or one of its `_base_` is missing, no valid Python or fails, or an option is misspelt.
     """
+    axes = dict(task=task, network=network, schedule=schedule)
     if isinstance(config, Config):
+        fold(config)
         name_types(config)
         return config
+    if isinstance(config, Mapping):
+        if 'config' not in config or (set(config) - {'config', *axes}):
+            raise ConfigError(f'{dict(config)} was found; dict(config=FILE, task=NAME, network=NAME) was expected')
+        return load_config(**config, options=options)
     path = Path(config)
     if path.suffix != '.py':
         raise ConfigError(f'{path} is no configuration file: one that ends in .py was expected')
@@ -60,6 +84,10 @@ def load_config(config: str | Path | Config, options: Mapping[str, Any] | None =
         raise ConfigError(f'config {path} does not exist{hint}')
     try:
         config = Config.fromfile(path)
+        if any(axes.values()) or is_method(config):
+            config = compose(config, **axes)
+    except ConfigError:
+        raise
     except SyntaxError as error:
         where = error.filename if error.filename and Path(error.filename).is_file() else path
         raise ConfigError(f'config {where}, line {error.lineno}: {error.msg}') from error
@@ -72,6 +100,7 @@ def load_config(config: str | Path | Config, options: Mapping[str, Any] | None =
         lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == own]
         where = f', line {lines[-1]}' if lines else ''
         raise ConfigError(f'config {path}{where}: {type(error).__name__}: {error}') from error
+    fold(config)
     name_types(config)
     if options:
         merge_options(config, options)
@@ -84,11 +113,11 @@ def name_types(config: Config) -> None:
     A name means the most special class of that name, so that MMEngine's `IterBasedTrainLoop` becomes this project's.
     One that is not registered stays, as does a class that shares its name with an unrelated one.
     """
-    registries = _registries()
+    registries = registries_by_name()
     for path, node in walk(config):
-        for key in _TYPE_KEYS:
+        for key in TYPE_KEYS:
             if isinstance(node.get(key), (type, FunctionType)):
-                kind = _kind_at(path) if key == 'type' else None
+                kind = kind_at(path) if key == 'type' else None
                 cast('dict', node)[key] = _name_of(node[key], kind, registries)
 
 
@@ -120,6 +149,8 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
             raise ConfigError(f'--cfg-options {key!r}: names or numbers joined by dots were expected')
         if (first := key.split('.')[0]) in ('_base_', 'custom_imports'):
             raise ConfigError(f'--cfg-options {key}: {first} names code to run; write it into the configuration file')
+        if first in FOLDED and first not in config:
+            raise ConfigError(f'--cfg-options {key}: {first} has become part of {FOLDED[first]}; set that')
         # Where MMEngine reads a file, it replaces {{...}} in its text before it runs it, by any program if need be.
         if '{{' in str(value):
             raise ConfigError(f'--cfg-options {key}: {{{{ is for configuration files, where it stands for other text')
@@ -236,10 +267,10 @@ def enable_amp(config: Config) -> None:
         part['type'] = 'AmpOptimWrapper'
 
 
-# Unknown types ------------------------------------------------------------------------------------------------------
+# Types ---------------------------------------------------------------------------------------------------------------
 
 #: Keys that name what is built.
-_TYPE_KEYS = ('type', 'constructor', 'runner_type')
+TYPE_KEYS = ('type', 'constructor', 'runner_type')
 
 #: Registries that a `type` must be in, by its place in a configuration; the first match counts.
 _PLACES = {
@@ -257,59 +288,20 @@ _PLACES = {
 }
 
 
-def _kind_at(path: str) -> str | None:
+def kind_at(path: str) -> str | None:
     """The registry of the `type` at a dotted key, where it is a usual place."""
     return next((kind for place, kind in _PLACES.items() if re.fullmatch(place, path)), None)
 
 
-def check_types(config: Config, model: bool = True) -> None:
-    """Look up the types in the usual places of a configuration, before anything is built.
-
-    Args:
-        config: The configuration.
-        model: Whether its model must be whole; data sets can be looked at without.
-
-    Raises:
-        ConfigError: One is unknown; the message says where the configuration has it and what is spelt like it. Or no
-            registry is of the `default_scope`, the model or a data set is no dict, or images would be unpickled.
-    """
-    registries = _registries()
-    where = where_in(config)
-    parts = {'model': config.get('model')} if model else {}
-    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        parts[f'{key}.dataset'] = loader.get('dataset') if isinstance(loader := config.get(key), Mapping) else None
-    for key, part in parts.items():
-        if part is not None and not (isinstance(part, Mapping) and 'type' in part):
-            raise ConfigError(f'{where}{key} is {textwrap.shorten(repr(part), 100)}; a dict with a type was expected')
-    scope = config.get('default_scope', 'mmrs')
-    if scope not in (known := {registry.scope for registry in _all_registries()}):
-        raise ConfigError(
-            f'{where}default_scope is {scope!r}; one of {", ".join(sorted(known))} was expected. A package of your own '
-            'needs custom_imports = dict(imports=[MODULE]) in the configuration'
-        )
-    for path, node in walk(config):
-        # What mmsegmentation's loaders of biomedical images can be told to do.
-        if node.get('decode_backend') == 'pickle':
-            raise ConfigError(f"{where}{path}.decode_backend is 'pickle', which can run foreign code; 'numpy' cannot")
-        name = node.get('type')
-        kind = _kind_at(path)
-        if name is None or kind is None or callable(name):
-            continue
-        if not isinstance(name, str) or registries[kind].get(name) is None:
-            raise _unknown_type(config, [f'{path}.type'], str(name), kind)
-
-
-_UNKNOWN = re.compile(r"'?([\w.]+)'? is not in the (?:(\w+)::)?([\w ]+) registry")
-
-
-def _registries() -> dict[str, Registry]:
+def registries_by_name() -> dict[str, Registry]:
+    """MMEngine's registries and this project's, of which the latter see the most."""
     found = {}
     for module in (mmengine_registry, mmrs.registry):  # the last one wins: it sees the most
         found.update({r.name: r for r in vars(module).values() if isinstance(r, Registry)})
     return found
 
 
-def _all_registries() -> Iterator[Registry]:
+def all_registries() -> Iterator[Registry]:
     """MMEngine's registries and all below them, of packages of the user too."""
     waiting = [value for value in vars(mmengine_registry).values() if isinstance(value, Registry)]
     while waiting:
@@ -322,7 +314,7 @@ def find_registered(path: str) -> Any:
     """What a registry holds, by its path, which is how MMEngine writes down a class that a configuration imports."""
     module, _, name = path.rpartition('.')
     found = getattr(sys.modules.get(module), name, None)
-    held = (value for registry in _all_registries() for value in registry.module_dict.values())
+    held = (value for registry in all_registries() for value in registry.module_dict.values())
     return found if any(found is value for value in held) else None
 
 
@@ -348,68 +340,3 @@ def require_keys(config: Config, what: str, *keys: str) -> None:
     for key in keys:
         if config.get(key) is None:
             raise ConfigError(f'{where_in(config)}{what} needs {key}, which is not set')
-
-
-def _known_types(registry: Registry | None) -> set[str]:
-    names: set[str] = set()
-    while registry is not None:
-        registry.import_from_location()
-        names |= set(registry.module_dict)
-        registry = registry.parent
-    return names
-
-
-def explain_error(error: BaseException, config: Config) -> ConfigError | None:
-    """The message for what building from a configuration has raised: where it has that, and what is wrong with it.
-
-    Args:
-        error: A type that no registry knows, say, or a value that some class does not take.
-        config: The configuration.
-
-    Returns:
-        None if nothing was being built, or `error` says enough itself.
-    """
-    match = _UNKNOWN.search(str(error))
-    if match is not None:
-        name, _, kind = match.groups()
-        keys = [f'{path}.{key}' if path else key for path, node in walk(config) for key in _type_keys(node, name)]
-        return _unknown_type(config, keys, name, kind)
-    if (part := _being_built(error, config)) is None or isinstance(error, UserError) or lost_others(error):
-        return None
-    return ConfigError(
-        f'{where_in(config)}{part} cannot be built: {type(error).__name__}: {textwrap.shorten(str(error), 300)}'
-    )
-
-
-def _being_built(error: BaseException, config: Config) -> str | None:
-    """The innermost part of a configuration that MMEngine was building when an exception was raised."""
-    found = None
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        name = frame.f_code.co_name
-        if name.startswith('build_') and str(frame.f_globals.get('__name__')).startswith('mmengine.'):
-            part = frame.f_locals.get('cfg')
-            kind = part.get('type') if name == 'build_from_cfg' and isinstance(part, Mapping) else None
-            keys = [path for path, node in walk(config) if kind is not None and path and node.get('type') == kind]
-            if keys:
-                found = f'{" or ".join(keys[:3])} ({kind})'
-            elif name != 'build_from_cfg':
-                found = f'the {name.removeprefix("build_").removesuffix("_from_cfg").replace("_", " ")}'
-    return found
-
-
-def _unknown_type(config: Config, keys: list[str], name: str, kind: str) -> ConfigError:
-    near = _near(name.split('.')[-1], _known_types(_registries().get(kind)))
-    message = f'{where_in(config)}{" and ".join(keys) or "a type"} is {name!r}, which is no registered {kind}'
-    message += f'; did you mean {" or ".join(near)}?' if near else '.'
-    if not near:
-        message += ' A class of your own needs custom_imports = dict(imports=[MODULE]) in the configuration'
-    return ConfigError(message)
-
-
-def _type_keys(node: Mapping[str, Any], name: str) -> list[str]:
-    return [k for k in _TYPE_KEYS if node.get(k) == name]
-
-
-def _near(name: str, known: Sequence[str] | set[str]) -> list[str]:
-    lower = {candidate.lower(): candidate for candidate in known}
-    return [lower[hit] for hit in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]

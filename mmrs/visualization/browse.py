@@ -12,7 +12,7 @@ from PIL import Image
 from rich.progress import track
 
 from mmrs.registry import DATASETS
-from mmrs.utils.config import check_types
+from mmrs.utils.config_types import check_types
 from mmrs.utils.errors import ConfigError
 from mmrs.utils.files import new_directory
 from mmrs.visualization.panels import class_colours, compose, overlay, striped, to_display, write_picture

@@ -18,7 +18,8 @@ from mmrs.apis.preflight import check_config
 from mmrs.apis.train import build_runner, explained_errors
 from mmrs.registry import DATASETS, TRANSFORMS
 from mmrs.utils.arguments import add_cfg_options
-from mmrs.utils.config import check_types, load_config, merge_options
+from mmrs.utils.config import load_config, merge_options
+from mmrs.utils.config_types import check_types
 from mmrs.utils.records import flatten
 from tests.fuzzing import ours, values
 from tests.tiny_runs import started_quickly, write_adaptation_config, write_clips, write_regression_config

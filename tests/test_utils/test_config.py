@@ -10,15 +10,8 @@ from mmengine.config import Config
 from mmrs.registry import FUNCTIONS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 from mmrs.utils import ConfigError
 from mmrs.utils.arguments import add_cfg_options
-from mmrs.utils.config import (
-    check_types,
-    enable_amp,
-    explain_error,
-    load_config,
-    merge_options,
-    pretrained_files,
-    remove_pretrained,
-)
+from mmrs.utils.config import enable_amp, load_config, merge_options, pretrained_files, remove_pretrained
+from mmrs.utils.config_types import check_types, explain_error
 from tests.tiny_runs import REPOSITORY
 
 

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from mmrs.install import install
-from mmrs.utils.arguments import add_cfg_options
+from mmrs.utils.arguments import add_axes, add_cfg_options
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import report_errors
 from mmrs.visualization.browse import browse_dataset
@@ -28,7 +28,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('config', help='configuration file')
+    parser.add_argument('config', help="configuration file, or a method's, with --task and --network")
+    add_axes(parser)
     parser.add_argument('-o', '--out-dir', required=True, metavar='DIR', help='folder for the pictures')
     parser.add_argument('-n', '--number', type=int, default=10, help='how many samples (default: 10)')
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train', help='default: train')
@@ -42,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     install()
-    config = load_config(args.config, args.cfg_options)
+    config = load_config(args.config, args.cfg_options, task=args.task, network=args.network, schedule=args.schedule)
     paths = browse_dataset(config, args.out_dir, args.number, args.split, args.dry_run, args.overwrite)
     print(f'{len(paths)} pictures {"not written (dry run)" if args.dry_run else "in " + args.out_dir}')
 

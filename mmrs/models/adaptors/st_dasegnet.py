@@ -63,6 +63,8 @@ class STDASegNet(Adaptor):
     align_corners: bool
     teacher: SelfTraining | None
     without_target = f'{Adaptor.without_target}, or set model.discriminator and model.self_training to None'
+    #: They stand on each student's own backbone.
+    auxiliary_heads_read_neck = False
 
     def __init__(
         self,

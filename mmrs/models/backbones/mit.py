@@ -23,6 +23,11 @@ class EfficientMiT(MixVisionTransformer):
     Reference: SegFormer, https://arxiv.org/abs/2105.15203, section 3.1.
     """
 
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of the maps that it returns."""
+        return tuple(self.embed_dims * self.num_heads[stage] for stage in sorted(self.out_indices))
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Encode images.
 

@@ -65,3 +65,8 @@ class ResNetV1c(MMSegResNetV1c):
         depth: (RecomputedBasicBlock if block is BasicBlock else RecomputedBottleneck, numbers)
         for depth, (block, numbers) in MMSegResNetV1c.arch_settings.items()
     }
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of the maps that it returns."""
+        return tuple(self.base_channels * 2**stage * self.block.expansion for stage in sorted(self.out_indices))

@@ -1,3 +1,3 @@
-from .patch import PatchDiscriminator
+from .patch import PatchDiscriminator, strided_convolutions
 
-__all__ = ['PatchDiscriminator']
+__all__ = ['PatchDiscriminator', 'strided_convolutions']

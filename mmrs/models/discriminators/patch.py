@@ -17,6 +17,17 @@ def _block(in_channels: int, out_channels: int, stride: int, norm: bool) -> nn.S
     return block
 
 
+def strided_convolutions(side: float) -> int:
+    """The most that leave something to normalise of a map of this many pixels, up to the usual three.
+
+    Raises:
+        ConfigError: Not even one does.
+    """
+    if side < 6:
+        raise ConfigError(f'a discriminator takes maps of at least 6 x 6, but this one has {side:g} pixels a side')
+    return max(number for number in (1, 2, 3) if 3 * 2**number <= side)
+
+
 @MODELS.register_module()
 class PatchDiscriminator(BaseModule):
     """PatchGAN discriminator on a feature map.
@@ -26,8 +37,8 @@ class PatchDiscriminator(BaseModule):
     instance normalisation without affine parameters and LeakyReLU(0.2).
 
     Args:
-        in_channels: Channels of the feature map.
-        num_conv: Number of strided convolutions.
+        in_channels: Channels of the feature map; None in a configuration asks for those of the backbone's last one.
+        num_conv: Number of strided convolutions; None likewise for :func:`strided_convolutions` of a crop's map.
         base_channels: Channels behind the first one.
         init_cfg: As everywhere in MMEngine; normal with a standard deviation of 0.02 unless given.
 

@@ -90,7 +90,7 @@ class DomainDisentangledNeck(BaseModule):
     """Domain disentangled module of ST-DASegNet: DSM on every stage, DUM on the last.
 
     Args:
-        in_channels: Channels of the backbone's stages.
+        in_channels: Channels of the backbone's stages; None in a configuration asks for them.
         variant: ``ds2`` (DSM everywhere, DUM on the last stage) or ``dsk`` (DSM only).
         reduction: r; the bottleneck of a stage of C channels has ``max(C // reduction, min_channels)``.
         min_channels: L.

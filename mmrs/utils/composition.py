@@ -1,0 +1,220 @@
+"""Configurations on four axes: what task, network, method and schedule become a configuration of MMEngine.
+
+Each axis is a file, and has keys of its own, which nothing but :func:`fold` reads:
+
+- task (`configs/_base_/tasks/NAME.py`): the data loaders, and `task`: what follows from the data. `num_classes`,
+  `data_preprocessor` and any values that the others ask for by `'task.NAME'`; `source_labels` and `target_labels`: what
+  training on one domain's labels changes in the loaders, where the training data set does not have them.
+- network (`_base_/networks/NAME.py`): `network`, a model without a method in it, and its `default_schedule`.
+- method (`METHOD/method.py`): `adaptor`, what the method makes of a network (None: nothing); `optim_parts`, its parts
+  with an optimizer of their own; `trains_on`, the domain of whose labels alone it learns; `reference_method`.
+- schedule (`_base_/schedules/NAME.py`): `optim_wrapper` of the whole, and `part_lr`, the rate of such parts.
+
+What a leaf says of `model` and `optim_wrapper` stands, whatever the four say.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmrs.registry import DATASETS
+from mmrs.utils.errors import ConfigError
+
+__all__ = ['FOLDED', 'compose', 'fold', 'is_method']
+
+#: The keys of the axes, and what they become.
+FOLDED = {
+    'adaptor': 'model',
+    'default_schedule': '--schedule',
+    'network': 'model',
+    'optim_parts': 'optim_wrapper',
+    'part_lr': 'optim_wrapper.PART.optimizer.lr',
+    'reference_method': 'reference_config',
+    'task': 'model and the data loaders',
+    'trains_on': 'the data loaders',
+}
+
+_AXES = {'task': 'tasks', 'network': 'networks', 'schedule': 'schedules'}
+
+
+def is_method(config: Config) -> bool:
+    """Whether a configuration is that of a method alone."""
+    return 'adaptor' in config and not {'model', 'network', 'train_dataloader'} & config.keys()
+
+
+def compose(own: Config, **names: str | None) -> Config:
+    """Put the files of the four axes together.
+
+    Args:
+        own: The configuration of the method, as it was read.
+        **names: `task`, `network` and `schedule`: a name in `_base_`, or a file of one's own. Without a schedule the
+            network's default is taken.
+
+    Returns:
+        The configuration as a leaf of these four would be read; its name joins theirs.
+
+    Raises:
+        ConfigError: A name is missing or unknown, or two of the files have the same key.
+    """
+    method = Path(own.filename)
+    if not is_method(own):
+        raise ConfigError(
+            f'config {method} is whole already: --{next(key for key in names if names[key])} is for the file of a '
+            'method, such as configs/st_dasegnet/method.py'
+        )
+    base = next((folder / '_base_' for folder in method.absolute().parents if (folder / '_base_').is_dir()), None)
+    parts: dict[str, Config] = {}
+    for axis, name in names.items():
+        if name is None and axis == 'schedule':
+            name = parts['network'].get('default_schedule')
+        parts[axis] = Config.fromfile(_find(axis, name, method, base))
+    merged: dict[str, Any] = {}
+    for part in (*parts.values(), own):
+        for key, value in part.items():
+            if key in merged:
+                raise ConfigError(f'{part.filename}: the key {key} is in another one of {", ".join(names)} and method')
+            merged[key] = value
+    folder = method.absolute().parent.name if method.stem == 'method' else method.stem
+    title = '_'.join([folder, *(Path(name).stem for name in names.values() if name)])
+    if method_of_reference := merged.get('reference_method'):
+        merged['reference_config'] = dict(config=method_of_reference, **{k: v for k, v in names.items() if v})
+    files = [str(part.filename) for part in (*parts.values(), own)]
+    return Config(merged, cfg_text=f'_base_ = {files}\n', filename=f'{title}.py')
+
+
+def _find(axis: str, name: str | None, method: Path, base: Path | None) -> Path:
+    if name is not None and name.endswith('.py'):
+        if not Path(name).is_file():
+            raise ConfigError(f'--{axis} {name} does not exist')
+        return Path(name)
+    folder = None if base is None else base / _AXES[axis]
+    known = sorted(path.stem for path in folder.glob('*.py')) if folder is not None else []
+    if name in known and folder is not None:
+        return folder / f'{name}.py'
+    near = difflib.get_close_matches(name or '', known, n=3, cutoff=0.4)
+    listed = ', '.join([*near, *(other for other in known if other not in near)]) or f'none in {folder}'
+    what = f'--{axis} {name} is unknown' if name else f'config {method} is a method, and needs a --{axis}'
+    raise ConfigError(f'{what}; there are {listed}; or name a file of your own')
+
+
+def fold(config: Config) -> None:
+    """Turn the keys of the axes into what MMEngine reads, in place; nothing where there is no method.
+
+    Raises:
+        ConfigError: The four do not fit together.
+    """
+    if 'adaptor' not in config:
+        return
+    if is_method(config):
+        raise ConfigError(f'config {config.filename} is a method alone: it needs a task and a network')
+    given = {key: config.pop(key, None) for key in FOLDED}
+    task = given['task'] or {}
+    _fold_model(config, given, task)
+    if given['trains_on'] is not None:
+        _use_labels(config, given['trains_on'], task)
+    if given['optim_parts']:
+        _fold_optimizers(config, given['optim_parts'], given['part_lr'])
+
+
+def _merge(base: Any, changes: Any) -> Any:
+    """As MMEngine merges a configuration into its `_base_`."""
+    return Config._merge_a_into_b(ConfigDict(copy.deepcopy(changes)), ConfigDict(copy.deepcopy(base)))
+
+
+def _fold_model(config: Config, given: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+    network, adaptor = given['network'] or {}, copy.deepcopy(given['adaptor'] or {})
+    if 'backbone' in adaptor:  # a method knows no backbone: what it says holds for those that say it too
+        known = network.get('backbone') or {}
+        adaptor['backbone'] = {key: value for key, value in adaptor['backbone'].items() if key in known}
+    for part, own in adaptor.items():
+        kinds = [node.get('type') for node in (own, network.get(part)) if isinstance(node, Mapping)]
+        if len(set(kinds) - {None}) > 1:
+            raise ConfigError(
+                f'config {config.filename}: the method has adaptor.{part}.type={kinds[0]}, but the network has '
+                f'{kinds[1]} there: take a network without {part}, or set model.{part} with _delete_=True'
+            )
+    preprocessor = dict(task.get('data_preprocessor') or {})
+    sources = {key: preprocessor.pop(f'source_{key}', None) for key in ('mean', 'std')}
+    if given['trains_on'] is None:
+        preprocessor.update({f'source_{key}': value for key, value in sources.items() if value is not None})
+    elif given['trains_on'] == 'source':
+        # Nothing of the target is known: the source's statistics, for the target too.
+        preprocessor.update({key: value for key, value in sources.items() if value is not None})
+    if preprocessor:
+        network = _merge(network, dict(data_preprocessor=preprocessor))
+    model = _merge(_merge(network, adaptor), config.get('model') or {})
+    _ask_task(model, task)
+    config.model = model
+
+
+def _ask_task(node: Any, task: Mapping[str, Any]) -> None:
+    """Put the values of a task where a model asks for them; a key for which it has none goes."""
+    for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        if isinstance(value, (dict, list)):
+            _ask_task(value, task)
+        elif isinstance(value, str) and value.startswith('task.'):
+            if (found := task.get(value.removeprefix('task.'))) is None:
+                del node[key]
+            else:
+                node[key] = copy.deepcopy(found)
+        elif key == 'num_classes' and value is None and task.get('num_classes') is not None:
+            node[key] = task['num_classes']
+
+
+def _use_labels(config: Config, domain: str, task: Mapping[str, Any]) -> None:
+    """Train on the labelled images of one domain."""
+    pair = config.train_dataloader.dataset
+    if not ('source' in pair and 'target' in pair):
+        return  # a leaf has a data set of its own
+    changes = task.get(f'{domain}_labels')
+    if changes is None:
+        changes = dict(train_dataloader=dict(dataset=pair[domain]))
+        if 'seg_map_path' not in (pair[domain].get('data_prefix') or {'seg_map_path': ''}):
+            raise ConfigError(
+                f'config {config.filename}: the task has no labels of the {domain} to train on: set '
+                f'task.{domain}_labels=dict(train_dataloader=dict(dataset=...)) in its file'
+            )
+    for key, value in changes.items():
+        if not key.endswith('_dataloader') or value is None:
+            config[key] = value
+            continue
+        before = config[key].dataset
+        kind = DATASETS.get(before.type) if isinstance(before.type, str) else before.type
+        if 'source' in before and isinstance(kind, type):
+            takes = set().union(*(inspect.signature(own).parameters for own in kind.__mro__[:-1]))
+            if lost := sorted(set(before) - takes - {'type'}):
+                raise ConfigError(
+                    f'config {config.filename}: {key}.dataset.{lost[0]} would have no effect, for the task is a pair '
+                    f'of data sets: set {key}.dataset.{domain}.{lost[0]}, or give a whole data set with _delete_=True'
+                )
+        config[key] = {**config[key], **value}
+
+
+def _fold_optimizers(config: Config, parts: Mapping[str, Any], rate: float | None) -> None:
+    """Make the optimizer of the schedule that of the segmentor, and add those of a method's other parts."""
+    plain = dict(config.optim_wrapper)
+    if 'optimizer' not in plain:
+        return  # a leaf has its own for each part
+    if plain.get('type') == 'OptimWrapper':
+        del plain['type']  # the default
+    said = {name: plain.pop(name) for name in ('segmentor', *parts) if name in plain}
+    joint = dict(constructor='JointOptimWrapperConstructor', segmentor=_merge(plain, parts.get('segmentor') or {}))
+    keys = (joint['segmentor'].get('paramwise_cfg') or {}).get('custom_keys') or {}
+    for name in [name for name, value in keys.items() if value is None]:
+        del keys[name]
+    for name, part in parts.items():
+        if name == 'segmentor':
+            continue
+        joint[name] = None if part is None else _merge(dict(optimizer=dict(lr=rate)), part)
+        if part is not None and joint[name].optimizer.lr is None and said.get(name, {}) is not None:
+            raise ConfigError(
+                f'config {config.filename}: the schedule has no part_lr, so optim_parts.{name}.optimizer needs an lr'
+            )
+    config.optim_wrapper = _merge(joint, said)
