@@ -457,7 +457,7 @@ BREAKAGES: list[Breakage] = [
         ('rare-classes-avoided', 'the most frequent class is drawn', 'exponent = (1 - share)', 'exponent = share'),
     ),
     *_in_file(
-        'configs/_base_/schedules/joint_adamw_40k.py',
+        'configs/_base_/schedules/adamw_40k.py',
         ('tests/test_engine/test_schedules.py',),
         (
             'norms-decay',
@@ -467,7 +467,7 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
-        'configs/_base_/schedules/joint_sgd_40k.py',
+        'configs/_base_/schedules/sgd_40k.py',
         ('tests/test_engine/test_schedules.py',),
         ('no-momentum', 'the published schedule with a tenth of its steps', 'momentum=0.9', 'momentum=0.0'),
     ),

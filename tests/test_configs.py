@@ -1,4 +1,7 @@
-"""Every configuration trains and tests, through the tools, on generated clips and with a narrow, shallow network."""
+"""Configurations: every one fits together, and a sample of tasks, methods and networks trains and tests.
+
+Runs are made through the tools, on generated clips and with narrow, shallow networks.
+"""
 
 import functools
 import inspect
@@ -9,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
 from rasterio.transform import Affine
 
+from mmrs.apis.filling import fill_model
 from mmrs.preparation.converters.clips import write_raster
 from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import load_config, merge_options, pretrained_files, remove_pretrained, walk
+from mmrs.utils.config_types import check_types
 from tests.tiny_runs import REPOSITORY, quick_start  # noqa: F401
 from tools import test as test_tool
 from tools import train as train_tool
@@ -25,31 +29,87 @@ from tools import train as train_tool
 pytestmark = pytest.mark.filterwarnings('ignore:.* images, but .* of LoveDA has')
 
 CONFIGS = REPOSITORY / 'configs'
-LEAVES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob('*.py') if '_base_' not in p.parts)
+LEAVES = sorted(
+    p.relative_to(CONFIGS).as_posix()
+    for p in CONFIGS.rglob('*.py')
+    if '_base_' not in p.parts and p.name != 'method.py'
+)
+METHODS = sorted(p.parent.name for p in CONFIGS.glob('*/method.py'))
+TASKS = sorted(p.stem for p in CONFIGS.glob('_base_/tasks/*.py'))
+NETWORKS = sorted(p.stem for p in CONFIGS.glob('_base_/networks/*.py'))
+PAIRED = [task for task in TASKS if 'Paired' in (CONFIGS / f'_base_/tasks/{task}.py').read_text()]
+#: Whose labels a task has, for a comparison with their training.
+LABELLED_TARGETS = [t for t in TASKS if 'target_labels' in (CONFIGS / f'_base_/tasks/{t}.py').read_text()]
+
+
+def compose(method: str, task: str, network: str):
+    return load_config(CONFIGS / method / 'method.py', task=task, network=network)
+
+
+def possible(method: str) -> list[str]:
+    """The tasks that a method can have."""
+    unpaired = [task for task in TASKS if task not in PAIRED]
+    return dict(feature_regression=PAIRED, st_dasegnet=unpaired, source_only=TASKS, target_supervised=LABELLED_TARGETS)[
+        method
+    ]
+
+
+#: Every task with the method that is made for it, its networks in turn; then the others on every network.
+SAMPLE = [
+    (method, task, NETWORKS[i % len(NETWORKS)])
+    for method in ('st_dasegnet', 'feature_regression')
+    for i, task in enumerate(possible(method))
+] + [
+    (method, possible(method)[i], network)
+    for method in ('source_only', 'target_supervised')
+    for i, network in enumerate(NETWORKS)
+]
 
 
 @pytest.fixture(params=LEAVES)
 def config(request):
-    return CONFIGS / request.param
+    return load_config(CONFIGS / request.param)
 
 
 def test_there_are_configs():
     assert 'st_dasegnet/potsdam2vaihingen.py' in LEAVES
+    assert {(method, network) for method in METHODS for network in NETWORKS} == {(m, n) for m, _, n in SAMPLE}
+    assert {task for _, task, _ in SAMPLE} == set(TASKS)
 
 
-# Networks that fitted together, but for their class weights.
-built: set[str] = set()
+@pytest.mark.parametrize('method', METHODS)
+def test_every_composition_is_whole(method):
+    for i, task in enumerate(possible(method)):
+        cfg = compose(method, task, NETWORKS[i % len(NETWORKS)])
+        check_types(cfg)
+        assert 'task.' not in str(cfg.model)
+
+
+@pytest.mark.parametrize(
+    ('leaf', 'network'),
+    [('loveda-rural2urban', 'segformer_mit-b5'), ('own_data', 'segformer_mit-b5')],
+)
+def test_a_leaf_is_its_composition(leaf, network):
+    written, composed = load_config(CONFIGS / f'st_dasegnet/{leaf}.py'), compose('st_dasegnet', leaf, network)
+    assert written.to_dict() == composed.to_dict()
 
 
 # Full size, without weights -----------------------------------------------------------------------------------------
+
+# Networks that fitted together, but for their class weights.
+built: set[str] = set()
 
 
 def test_layers_of_the_full_size_fit_together(config, monkeypatch):
     """On torch's meta device tensors have shapes and no values: the real widths are checked at no cost."""
     # The rates of stochastic depth are read back from a tensor.
     monkeypatch.setattr(torch, 'linspace', functools.partial(torch.linspace, device='cpu'))
-    cfg = Config.fromfile(config)
+    cfg = config
     init_default_scope('mmrs')
+    for key, value in cfg.model.data_preprocessor.items():
+        if value == 'auto':  # what training measures
+            cfg.model.data_preprocessor[key] = [1.0] * number_of_bands(cfg)
+    fill(cfg)
     remove_pretrained(cfg.model)
     for _, node in walk(cfg.model):
         if node.get('type') == 'SyncBN':
@@ -57,11 +117,8 @@ def test_layers_of_the_full_size_fit_together(config, monkeypatch):
         node.pop('class_weight', None)
     network = str(cfg.model)
     if network in built:
-        return  # tasks share networks; the next test trains each of them
+        return  # tasks share networks
     built.add(network)
-    for key, value in cfg.model.data_preprocessor.items():
-        if value == 'auto':  # what training measures
-            cfg.model.data_preprocessor[key] = [1.0] * number_of_bands(cfg)
     # Without gradients: torch 2.1 cannot recompute activations on that device.
     with torch.device('meta'), torch.no_grad():
         model = MODELS.build(cfg.model).eval()
@@ -79,14 +136,36 @@ def number_of_bands(cfg) -> int:
     return 3 if mean == 'auto' else len(mean)
 
 
+def fill(cfg) -> None:
+    try:
+        fill_model(cfg)
+    except FileNotFoundError:  # a table of classes of one's own
+        fill_model(cfg, class_names(cfg))
+
+
 def class_names(cfg) -> tuple:
-    return tuple(f'class{i}' for i in range(cfg.model.decode_head.num_classes))
+    return tuple(f'class{i}' for i in range(cfg.model.decode_head.num_classes or 6))
 
 
 def test_pretrained_weights_are_named_by_official_urls(config):
-    cfg = Config.fromfile(config)
-    for key, name in pretrained_files(cfg.model, 'model').items():
+    for key, name in pretrained_files(config.model, 'model').items():
         assert name.startswith(('https://', 'open-mmlab://')), f'{key} is {name}'
+
+
+# Labels --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('task', [task for task in TASKS if task not in PAIRED])
+def test_no_adaptation_names_labels_of_the_target(task):
+    dataset = compose('st_dasegnet', task, NETWORKS[0]).train_dataloader.dataset
+    assert 'seg_map_path' in str(dataset.source)
+    assert 'seg_map_path' not in str(dataset.target)
+
+
+def test_no_leaf_names_labels_of_the_target(config):
+    dataset = config.train_dataloader.dataset
+    if 'target' in dataset:
+        assert 'seg_map_path' not in str(dataset.target)
 
 
 # Pairs ---------------------------------------------------------------------------------------------------------------
@@ -96,7 +175,7 @@ TRANSFERS = [leaf for leaf in LEAVES if leaf.startswith('feature_regression/')]
 
 @pytest.mark.parametrize('leaf', TRANSFERS)
 def test_no_target_label_is_read_before_the_test(leaf):
-    cfg = Config.fromfile(CONFIGS / leaf)
+    cfg = load_config(CONFIGS / leaf)
     for split in ('train', 'val'):
         for path, node in walk(cfg[f'{split}_dataloader']):
             assert 'seg_map_path' not in node, f'{split}_dataloader.{path}'
@@ -110,7 +189,7 @@ def test_no_target_label_is_read_before_the_test(leaf):
 
 @pytest.mark.parametrize('leaf', TRANSFERS)
 def test_held_out_pairs_are_not_trained_on(leaf):
-    cfg = Config.fromfile(CONFIGS / leaf)
+    cfg = load_config(CONFIGS / leaf)
     for domain in ('source', 'target'):
         trained, held_out = (cfg[f'{split}_dataloader'].dataset[domain] for split in ('train', 'val'))
         where = [(part.data_root, part.data_prefix.img_path, part.get('ann_file')) for part in (trained, held_out)]
@@ -123,28 +202,18 @@ def test_held_out_pairs_are_not_trained_on(leaf):
 
 
 def narrow(cfg) -> dict:
-    """Options that cut width and depth of a model, consistently."""
+    """Options that cut width and depth of a model; the parts behind the backbone follow."""
     kind, head = cfg.model.backbone.type, cfg.model.decode_head
     if kind.endswith(('MiT', 'MixVisionTransformer')):
-        widths = [8 * heads for heads in cfg.model.backbone.num_heads]
         options = {'backbone.embed_dims': 8, 'backbone.num_layers': [1, 1, 1, 1]}
     elif kind.startswith('ResNet'):
-        widths = [8, 16, 32, 64]
         options = {'backbone.depth': 18, 'backbone.stem_channels': 8, 'backbone.base_channels': 8}
     else:
         pytest.fail(f'say here how to cut a {kind}')
-    if 'c1_in_channels' in head:
-        options.update({'decode_head.c1_in_channels': widths[0], 'decode_head.c1_channels': 8})
-    all_stages = isinstance(head.in_channels, (list, tuple))
-    options['decode_head.in_channels'] = widths if all_stages else widths[-1]
     options['decode_head.channels'] = 16
-    if 'neck' in cfg.model:
-        options['neck.in_channels'] = widths
-        if cfg.model.neck.get('variant') == 'ds2':
-            last = widths[-1] + max(widths[-1] // cfg.model.neck.reduction, cfg.model.neck.min_channels)
-            options['decode_head.in_channels'] = [*widths[:-1], last] if all_stages else last
+    if 'c1_channels' in head:
+        options['decode_head.c1_channels'] = 8
     if cfg.model.get('discriminator'):
-        options['discriminator.in_channels'] = widths[-1]
         options['discriminator.base_channels'] = 8
     return {f'model.{key}': value for key, value in options.items()}
 
@@ -186,14 +255,16 @@ def write_data(folder: Path, dataset, bands: int, number: int, size: int) -> Non
 
 def local_data(cfg, folder: Path) -> dict:
     """Write data for all data sets of a configuration; options that point to them."""
-    options = {}
+    options, trained = {}, set()
     for path, node in walk(cfg):
         if '_dataloader.dataset' not in path or 'data_prefix' not in node:
             continue
         training = path.startswith('train')
         root = folder / Path(node.data_root).name
-        # Rasters of training and evaluation may be the same.
-        large = training or node.type == 'RasterDataset'
+        # Images of training and evaluation may be the same.
+        images = root / node.data_prefix.img_path
+        large = training or node.type == 'RasterDataset' or images in trained
+        trained |= {images} if training else set()
         write_data(root, node, number_of_bands(cfg), *((3, 400) if large else (1, 128)))
         if node.get('classes_file'):
             table = [dict(name=name, id=i) for i, name in enumerate(class_names(cfg))]
@@ -212,29 +283,31 @@ def write_reference(cfg, file: Path) -> list[str]:
         return []
     reference = load_config(cfg.reference_config)
     merge_options(reference, narrow(reference))
-    init_default_scope('mmrs')
-    remove_pretrained(reference.model)
     del reference.model['data_preprocessor']  # it has no weights, and may be yet to be measured
+    fill(reference)
+    remove_pretrained(reference.model)
     torch.save(dict(state_dict=MODELS.build(reference.model).state_dict()), file)
     return ['--reference', str(file)]
 
 
-def test_trains_two_iterations_and_tests(config, tmp_path):
-    cfg = Config.fromfile(config)
+@pytest.mark.parametrize(('method', 'task', 'network'), SAMPLE)
+def test_trains_two_iterations_and_tests(method, task, network, tmp_path):
+    cfg = compose(method, task, network)
     options = {
         **local_data(cfg, tmp_path / 'data'),
         **narrow(cfg),
-        'train_dataloader.batch_size': 2,  # where a config has 1, it is for two processes
+        'train_dataloader.batch_size': 2,  # where a task has 1, it is for two processes
         'train_cfg.max_iters': 2,
         'train_cfg.val_interval': 2,
         'default_hooks.checkpoint.interval': 2,
         'default_hooks.logger.interval': 1,
-        'load_from': None,
     }
     texts = [f'{key}={str(value).replace(" ", "")}' for key, value in options.items()]
     common = ['--work-dir', str(tmp_path / 'run'), '--cfg-options', *texts]
+    merge_options(cfg, options)
     reference = write_reference(cfg, tmp_path / 'reference.pth')
-    assert train_tool.main([str(config), '--no-pretrained', *reference, *common]) == 0
+    named = [str(CONFIGS / method / 'method.py'), '--task', task, '--network', network]
+    assert train_tool.main([*named, '--no-pretrained', *reference, *common]) == 0
 
     (scalars,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in scalars.read_text().splitlines()]
@@ -244,9 +317,12 @@ def test_trains_two_iterations_and_tests(config, tmp_path):
     if cfg.model.get('self_training'):
         assert all('confident_share' in line and 'disc_accuracy_target' in line for line in lines if 'loss' in line)
 
+    # What the run has written down is whole, without the files that it was made of.
+    written = tmp_path / 'run' / f'{method}_{task}_{network}.py'
+    assert 'None' not in str([node.get('in_channels', 0) for _, node in walk(load_config(written).model)])
     metrics = tmp_path / 'metrics.json'
     checkpoint = str(tmp_path / 'run' / 'iter_2.pth')
-    assert test_tool.main([str(config), checkpoint, '--metrics', str(metrics), *common]) == 0
+    assert test_tool.main([str(written), checkpoint, '--metrics', str(metrics), *common[:2]]) == 0
     scores = json.loads(metrics.read_text())
     assert scores['images'] >= 1
-    assert len(scores['classes']) == cfg.model.decode_head.num_classes
+    assert len(scores['classes']) == load_config(written).model.decode_head.num_classes > 1

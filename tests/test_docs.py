@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.config import Config
 
+from mmrs.utils.config import load_config
 from tests.tiny_runs import REPOSITORY
 
 PAGE = REPOSITORY / 'docs' / 'adding_a_dataset.md'
@@ -147,7 +147,7 @@ def test_the_class_of_the_worked_example(workplace):
 
 
 def test_what_the_page_quotes_is_in_the_configurations():
-    config = Config.fromfile(REPOSITORY / 'configs/st_dasegnet/landsat2sentinel.py')
+    config = load_config(REPOSITORY / 'configs/st_dasegnet/landsat2sentinel.py')
     source = config.train_dataloader.dataset.source
     assert (source.type, source.data_root, source.classes_file) == (
         'RasterDataset', 'data/reflectance/landsat5', '../classes.yaml',

@@ -7,15 +7,14 @@ Both steps took six minutes of one processor's time:
 """
 
 _base_ = [
-    '../_base_/datasets/synthetic_pairs.py',
-    '../_base_/adaptors/feature_regression_r18.py',
+    '../_base_/tasks/synthetic_pairs.py',
+    '../_base_/networks/segformer_r18.py',
+    './method.py',
     '../_base_/schedules/adamw_600.py',
-    '../_base_/regression_runtime.py',
 ]
 
 reference_config = '{{ fileDirname }}/../source_only/demo_pairs.py'
 
-train_dataloader = dict(batch_size=4)
 # The student starts from a trained network: half as long and at half the rate of the reference.
 train_cfg = dict(max_iters=300, val_interval=50)
 optim_wrapper = dict(optimizer=dict(lr=3e-4))

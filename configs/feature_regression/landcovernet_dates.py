@@ -5,12 +5,14 @@ dates may be off.
 """
 
 _base_ = [
-    '../_base_/datasets/landcovernet_dates.py',
-    '../_base_/adaptors/feature_regression_mit-b5.py',
+    '../_base_/tasks/landcovernet_dates.py',
+    '../_base_/networks/segformer_mit-b5.py',
+    './method.py',
     '../_base_/schedules/adamw_40k.py',
-    '../_base_/regression_runtime.py',
 ]
 
-reference_config = '{{ fileDirname }}/../source_only/landcovernet_dates.py'
+reference_config = dict(
+    config='{{ fileDirname }}/../source_only/method.py', task='landcovernet_dates', network='segformer_mit-b5'
+)
 
-model = dict(decode_head=dict(num_classes=7), loss_regression=dict(tolerance='local(3)'))
+model = dict(loss_regression=dict(tolerance='local(3)'))

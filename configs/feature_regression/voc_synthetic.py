@@ -4,13 +4,12 @@ The paper's experiment (arXiv 1805.04141) as far as it is known: its transformat
 """
 
 _base_ = [
-    '../_base_/datasets/voc_synthetic.py',
-    '../_base_/adaptors/feature_regression_r50.py',
+    '../_base_/tasks/voc_synthetic.py',
+    '../_base_/networks/deeplabv3plus_r50.py',
+    './method.py',
     '../_base_/schedules/sgd_40k.py',
-    '../_base_/regression_runtime.py',
 ]
 
-reference_config = '{{ fileDirname }}/../source_only/voc_synthetic.py'
-
-model = dict(decode_head=dict(num_classes=21))
-train_dataloader = dict(batch_size=8)  # per process
+reference_config = dict(
+    config='{{ fileDirname }}/../source_only/method.py', task='voc_synthetic', network='deeplabv3plus_r50'
+)

@@ -4,8 +4,9 @@ _base_ = '../st_dasegnet/demo.py'
 
 model = dict(discriminator=None, self_training=None)
 custom_hooks = []
-train_dataloader = dict(dataset=dict(_delete_=True, **_base_.train_dataloader.dataset.source))
-optim_wrapper = dict(segmentor=dict(optimizer=dict(lr=6e-4)), discriminator=None)
+optim_parts = dict(discriminator=None)
+trains_on = 'source'
+optim_wrapper = dict(optimizer=dict(lr=6e-4))
 train_cfg = dict(max_iters=800)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, begin=0, end=41, by_epoch=False),

@@ -4,5 +4,5 @@ _base_ = '../st_dasegnet/dubai.py'
 
 model = dict(discriminator=None, self_training=None)
 custom_hooks = []
-optim_wrapper = dict(discriminator=None)
-train_dataloader = dict(dataset=dict(_delete_=True, **_base_.train_dataloader.dataset.source))
+optim_parts = dict(discriminator=None)
+trains_on = 'source'

@@ -1,8 +1,8 @@
-"""Your own data, ST-DASegNet with SegFormer MiT-B5: set the number of classes, see docs/datasets.md."""
+"""Your own data, ST-DASegNet with SegFormer MiT-B5; see docs/datasets.md."""
 
 _base_ = [
-    '../_base_/datasets/own_data.py',
-    '../_base_/adaptors/st_dasegnet_mit-b5.py',
-    '../_base_/schedules/joint_adamw_40k.py',
-    '../_base_/default_runtime.py',
+    '../_base_/tasks/own_data.py',
+    '../_base_/networks/segformer_mit-b5.py',
+    './method.py',
+    '../_base_/schedules/adamw_40k.py',
 ]

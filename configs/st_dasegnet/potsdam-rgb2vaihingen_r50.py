@@ -1,14 +1,10 @@
 """Potsdam RGB to Vaihingen IRRG, ST-DASegNet with DeepLabV3+ ResNet-50."""
 
 _base_ = [
-    '../_base_/datasets/potsdam-rgb2vaihingen.py',
-    '../_base_/adaptors/st_dasegnet_r50.py',
-    '../_base_/schedules/joint_sgd_40k.py',
-    '../_base_/default_runtime.py',
+    '../_base_/tasks/potsdam-rgb2vaihingen.py',
+    '../_base_/networks/deeplabv3plus_r50.py',
+    './method.py',
+    '../_base_/schedules/sgd_40k.py',
 ]
 
-model = dict(
-    decode_head=dict(loss_decode=dict(class_weight=[1.0, 1.0, 1.0, 1.25, 1.5, 1.5])),
-    self_training=dict(class_weight=[1.01, 1.01, 1.51, 1.51, 2.01, 2.01]),
-)
 train_dataloader = dict(batch_size=3)  # per process

@@ -7,8 +7,7 @@ REFERENCE is its checkpoint:
 
 _base_ = '../source_only/demo_pairs.py'
 
-train_dataloader = dict(dataset=dict(data_root='data/synthetic_pairs/target'))
-val_dataloader = dict(dataset=dict(data_root='data/synthetic_pairs/target'))
+trains_on = 'target'
 # As long as the transfer, and at its rate.
 train_cfg = dict(max_iters=300)
 optim_wrapper = dict(optimizer=dict(lr=3e-4))

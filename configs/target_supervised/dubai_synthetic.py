@@ -7,7 +7,7 @@ It starts from the reference's checkpoint:
 
 _base_ = '../source_only/dubai_synthetic.py'
 
-train_dataloader = dict(dataset=dict(_delete_=True, **_base_.target))
+trains_on = 'target'
 train_cfg = dict(max_iters=200)
 param_scheduler = [dict(type='PolyLR', power=1.0, eta_min=0.0, begin=0, end=201, by_epoch=False)]
 default_hooks = dict(checkpoint=dict(interval=200))

@@ -1,4 +1,4 @@
-"""The fragments in configs/_base_/datasets, on generated files and on one crop of each real data set."""
+"""The tasks in configs/_base_/tasks, on generated files and on one crop of each real data set."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from mmengine.runner import Runner
 from mmrs.datasets import RemoteSensingDataset
 from mmrs.geo.rasters import read_label_map
 from mmrs.registry import DATASETS, METRICS
+from mmrs.utils.config import load_config
 
 # Fewer images than the data set was published with.
 pytestmark = pytest.mark.filterwarnings('ignore:.* images, but .* of LoveDA has')
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-FRAGMENTS = CONFIGS / '_base_/datasets'
 # Folder of the training images of the source and of the target, and of the images for evaluation.
 RURAL, URBAN = 'loveda/Train/Rural/images_png', 'loveda/Train/Urban/images_png'
 TASKS = {
@@ -53,8 +53,8 @@ def data(make_dataset, write, rng, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def load(path):
-    config = Config.fromfile(path)
+def load(task, method='st_dasegnet'):
+    config = load_config(CONFIGS / method / 'method.py', task=task, network='segformer_r18')
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         config[loader].update(num_workers=0, persistent_workers=False)
     return config
@@ -71,7 +71,7 @@ def check_evaluation(config, images):
 @pytest.mark.parametrize('task', TASKS)
 def test_adaptation(data, task):
     source, target, evaluation = TASKS[task]
-    config = load(FRAGMENTS / f'{task}.py')
+    config = load(task)
     dataset = DATASETS.build(config.train_dataloader.dataset)
     for part, images in (('source', source), ('target', target)):
         sample = dataset[0][part]
@@ -89,7 +89,7 @@ def test_adaptation(data, task):
 
 @pytest.mark.parametrize('task', TASKS)
 def test_source_only(data, task):
-    config = load(CONFIGS / f'source_only/{task}.py')
+    config = load(task, 'source_only')
     dataset = DATASETS.build(config.train_dataloader.dataset)
     assert isinstance(dataset, RemoteSensingDataset)
     assert f'data/{TASKS[task][0]}' in dataset[0]['data_samples'].img_path
@@ -117,7 +117,7 @@ def test_source_only(data, task):
     ],
 )
 def test_classes_are_matched(data, task, classes, source_map, evaluation_map):
-    config = load(FRAGMENTS / f'{task}.py')
+    config = load(task)
     loading = [dict(type='LoadRasterAnnotations')]
     for dataset, expected in (
         (config.train_dataloader.dataset.source, source_map),
@@ -131,22 +131,29 @@ def test_classes_are_matched(data, task, classes, source_map, evaluation_map):
 
 
 def test_submission_images_have_no_labels(data):
-    config = load(FRAGMENTS / 'loveda-rural2urban.py')
+    config = load('loveda-rural2urban')
     dataset = DATASETS.build(config.submission_dataloader.dataset)
     sample = dataset[0]
     assert 'data/loveda/Test/Urban/images_png' in sample['data_samples'].img_path
     assert 'gt_sem_seg' not in sample['data_samples']
 
 
-@pytest.mark.parametrize('name', ['potsdam_irrg', 'potsdam_rgb', 'vaihingen'])
-def test_supervised(data, name):
-    config = load(FRAGMENTS / f'supervised_{name}.py')
+@pytest.mark.parametrize(
+    ('task', 'name'),
+    [
+        ('vaihingen2potsdam', 'potsdam_irrg'),
+        ('vaihingen2potsdam-rgb', 'potsdam_rgb'),
+        ('potsdam2vaihingen', 'vaihingen'),
+    ],
+)
+def test_supervised(data, task, name):
+    config = load(task, 'target_supervised')
     assert f'data/{name}/img_dir/train' in DATASETS.build(config.train_dataloader.dataset)[0]['data_samples'].img_path
     check_evaluation(config, f'{name}/img_dir/val')
 
 
 def test_paper_pipelines():
-    config = Config.fromfile(FRAGMENTS / 'pipelines.py')
+    config = Config.fromfile(CONFIGS / '_base_/datasets/pipelines.py')
     source = {step.pop('type'): step for step in config.source_pipeline}
     assert list(source) == [
         'LoadRasterImage', 'LoadRasterAnnotations', 'RandomResize', 'RandomCrop', 'RandomFlip', 'PhotoMetricDistortion',
@@ -162,7 +169,7 @@ def test_paper_pipelines():
 
 
 def test_cropped_and_flipped_target(data):
-    config = load(FRAGMENTS / 'potsdam2vaihingen.py')
+    config = load('potsdam2vaihingen')
     config.train_dataloader.dataset.target.pipeline = config.target_crop_pipeline
     torch.manual_seed(0)
     dataset = DATASETS.build(config.train_dataloader.dataset)
@@ -182,7 +189,7 @@ def test_cropped_and_flipped_target(data):
 def test_real_crops(real_data, tmp_path, source, target):
     if not (real_data / source[0]).is_dir():
         pytest.skip(f'no {source[0]} in {real_data}')
-    config = Config.fromfile(FRAGMENTS / 'pipelines.py')
+    config = Config.fromfile(CONFIGS / '_base_/datasets/pipelines.py')
     names = ('background', 'building', 'road', 'water', 'barren', 'forest', 'agriculture')
     is_loveda = source[0].startswith('loveda')
     kind = dict(

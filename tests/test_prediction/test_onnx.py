@@ -21,33 +21,26 @@ MIT = {
     'model.backbone.embed_dims': 4,
     'model.backbone.num_layers': [1, 1, 1, 1],
     'model.backbone.num_heads': [1, 1, 1, 1],
-    'model.decode_head.in_channels': [4, 4, 4, 4],
     'model.decode_head.channels': 8,
 }
-R50 = {
+RESNET = {
     'model.backbone.stem_channels': 4,
     'model.backbone.base_channels': 4,
-    'model.decode_head.in_channels': 128,
-    'model.decode_head.channels': 8,
-    'model.decode_head.c1_in_channels': 16,
-}
-R18 = {
-    'model.backbone.stem_channels': 4,
-    'model.backbone.base_channels': 4,
-    'model.decode_head.in_channels': [4, 8, 16, 32],
     'model.decode_head.channels': 8,
 }
 #: The networks that there are configurations for, made small. The adaptors: `test_conformance.py`.
 NETWORKS = {
     'source_only/potsdam2vaihingen': MIT,
-    'source_only/potsdam2vaihingen_r50': R50,
-    'feature_regression/demo': R18,
+    'source_only/method': RESNET,
+    'feature_regression/demo': RESNET,
 }
 SMALLEST = 'source_only/potsdam2vaihingen'
 
 
 def path_of(name):
-    return REPOSITORY / 'configs' / f'{name}.py'
+    path = REPOSITORY / 'configs' / f'{name}.py'
+    axes = dict(task='potsdam2vaihingen', network='deeplabv3plus_r50')
+    return dict(config=path, **axes) if path.stem == 'method' else path
 
 
 @pytest.fixture(scope='module')

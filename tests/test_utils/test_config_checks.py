@@ -8,7 +8,9 @@ from mmrs.utils.config_checks import check_keys
 from mmrs.utils.errors import ConfigError
 from tests.tiny_runs import REPOSITORY, write_config
 
-CONFIGS = sorted(path for path in (REPOSITORY / 'configs').rglob('*.py') if '_base_' not in path.parts)
+CONFIGS = sorted(
+    path for path in (REPOSITORY / 'configs').rglob('*.py') if '_base_' not in path.parts and path.stem != 'method'
+)
 
 
 @pytest.fixture(scope='module')

@@ -48,3 +48,9 @@ rural_submission = dict(
 urban_submission = dict(
     **loveda, data_prefix=dict(img_path='Test/Urban/images_png'), pipeline=submission_pipeline, test_mode=True
 )
+
+task = dict(
+    class_weight=[1.25, 1.0, 1.25, 1.0, 1.5, 1.25, 1.0], pseudo_class_weight=[1.51, 1.01, 1.51, 1.01, 2.01, 1.51, 1.01]
+)
+# Per process; an ASPP head needs 2 or more processes then.
+train_dataloader = dict(batch_size=1)

@@ -33,3 +33,7 @@ satellite_evaluation = dict(_base_.evaluation, pipeline=test_pipeline)
 rural_labelled = dict(pipeline=source_pipeline)
 rural_unlabelled = dict(pipeline=target_pipeline)
 rural_evaluation = dict(pipeline=test_pipeline)
+
+# The release gives three weights of pseudo-labels for four classes.
+task = dict(pseudo_class_weight=None)
+train_dataloader = dict(batch_size=3)  # per process

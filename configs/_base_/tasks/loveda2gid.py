@@ -1,0 +1,15 @@
+"""LoveDA rural to GID."""
+
+_base_ = '../datasets/gid_loveda.py'
+
+task = dict(class_weight=[1.5, 1.0, 2.5, 1.25])
+
+train_dataloader = dict(
+    dataset=dict(
+        type='DomainAdaptationDataset',
+        source=dict(**_base_.rural_labelled, class_map=_base_.loveda_map),
+        target=dict(**_base_.gid, **_base_.satellite_unlabelled),
+    )
+)
+val_dataloader = dict(dataset=dict(**_base_.gid, **_base_.satellite_evaluation))
+test_dataloader = val_dataloader

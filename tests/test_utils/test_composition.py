@@ -1,0 +1,227 @@
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmrs.utils.config import load_config
+from mmrs.utils.errors import ConfigError
+from tests.tiny_runs import REPOSITORY
+
+CONFIGS = REPOSITORY / 'configs'
+BASES = """\
+_base_ = [
+    '{configs}/_base_/tasks/{task}.py',
+    '{configs}/_base_/networks/segformer_mit-b0.py',
+    '{configs}/{method}/method.py',
+    '{configs}/_base_/schedules/adamw_40k.py',
+]
+"""
+
+
+@pytest.fixture
+def leaf(tmp_path):
+    """A function that loads a leaf with some text of its own."""
+
+    def load(text, method='st_dasegnet', task='potsdam2vaihingen', **options):
+        path = tmp_path / 'leaf.py'
+        path.write_text(BASES.format(configs=CONFIGS, method=method, task=task) + text)
+        return load_config(path, options or None)
+
+    return load
+
+
+def compose(method, **axes):
+    return load_config(CONFIGS / method / 'method.py', **axes)
+
+
+# Models --------------------------------------------------------------------------------------------------------------
+
+
+def test_method_and_leaf_add_to_the_network(leaf):
+    model = leaf('model = dict(self_training=dict(weight=0.5), backbone=dict(drop_path_rate=0.2))').model
+    assert (model.type, model.decode_head.type) == ('STDASegNet', 'EfficientSegformerHead')
+    assert model.self_training.weight == 0.5
+    assert model.self_training.threshold == 0.975
+    assert model.backbone.drop_path_rate == 0.2
+
+
+def test_a_leaf_can_switch_parts_off_and_replace_them(leaf):
+    text = "model = dict(discriminator=None, gan_loss=dict(_delete_=True, type='GANLoss', gan_type='lsgan'))"
+    model = leaf(text).model
+    assert model.discriminator is None
+    assert model.gan_loss == dict(type='GANLoss', gan_type='lsgan')
+
+
+def test_a_method_changes_only_backbones_that_have_the_key():
+    axes = dict(task='voc_synthetic', schedule='adamw_600')
+    assert compose('feature_regression', network='segformer_mit-b0', **axes).model.backbone.drop_path_rate == 0.0
+    assert 'drop_path_rate' not in compose('feature_regression', network='deeplabv3plus_r50', **axes).model.backbone
+
+
+def test_two_necks_are_refused(leaf):
+    with pytest.raises(ConfigError, match=r'adaptor\.neck\.type=DomainDisentangledNeck.*FPN'):
+        leaf("network = dict(neck=dict(type='FPN', in_channels=None, out_channels=8, num_outs=4))")
+    assert leaf("model = dict(neck=dict(_delete_=True, type='MyNeck'))").model.neck == dict(type='MyNeck')
+
+
+def test_values_of_the_task_go_where_they_are_asked_for(leaf):
+    model = leaf('').model
+    assert model.decode_head.loss_decode.class_weight == [1.0, 1.0, 1.0, 1.25, 1.5, 1.5]
+    assert model.self_training.class_weight == [1.01, 1.01, 1.51, 1.51, 2.01, 2.01]
+    assert 'class_weight' not in leaf('', task='own_data').model.decode_head.loss_decode
+    assert leaf('', task='dubai').model.decode_head.num_classes == 5
+    several = (
+        "model = dict(auxiliary_head=[dict(num_classes=None, loss_decode=dict(class_weight='task.class_weight'))])"
+    )
+    (head,) = leaf(several, task='dubai').model.auxiliary_head
+    assert head == dict(num_classes=5, loss_decode={})
+
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_source_alone(leaf):
+    both, config = leaf('', task='landsat2sentinel'), leaf('', 'source_only', 'landsat2sentinel')
+    assert config.train_dataloader.dataset == both.train_dataloader.dataset.source
+    assert config.val_dataloader == both.val_dataloader
+    # Of the target nothing is known, its statistics included.
+    preprocessor = both.model.data_preprocessor
+    assert config.model.data_preprocessor.mean == preprocessor.source_mean != preprocessor.mean
+    assert 'source_mean' not in config.model.data_preprocessor
+
+
+def test_the_target_alone(leaf):
+    config = leaf('', 'target_supervised')
+    assert config.train_dataloader.dataset.type == 'VaihingenDataset'
+    assert config.train_dataloader.dataset.data_prefix.seg_map_path == 'ann_dir/train'
+    with pytest.raises(ConfigError, match=r'no labels of the target.*task\.target_labels'):
+        leaf('', 'target_supervised', 'loveda-rural2urban')
+
+
+def test_pairs_say_where_their_labels_are(leaf):
+    config = leaf('', 'source_only', 'dubai_synthetic')
+    assert 'CameraChange' not in str(config.train_dataloader)
+    assert config.train_dataloader.batch_size == 4
+    assert config.val_dataloader is None
+    assert 'CameraChange' in str(leaf('', 'target_supervised', 'dubai_synthetic').train_dataloader)
+
+
+def test_what_would_be_lost_is_refused(leaf):
+    with pytest.raises(ConfigError, match=r'train_dataloader\.dataset\.data_root.*dataset\.source\.data_root'):
+        leaf("train_dataloader = dict(dataset=dict(data_root='elsewhere'))", 'source_only')
+    moved = leaf("train_dataloader = dict(dataset=dict(source=dict(data_root='elsewhere')))", 'source_only')
+    assert moved.train_dataloader.dataset.data_root == 'elsewhere'
+    own = "train_dataloader = dict(dataset=dict(_delete_=True, type='PotsdamDataset', data_root='own'))"
+    assert leaf(own, 'source_only').train_dataloader.dataset == dict(type='PotsdamDataset', data_root='own')
+
+
+# Optimizers ----------------------------------------------------------------------------------------------------------
+
+
+def test_parts_have_optimizers_of_their_own(leaf):
+    wrapper = leaf('optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0))').optim_wrapper
+    assert wrapper.keys() == {'constructor', 'segmentor', 'discriminator'}
+    assert wrapper.segmentor.optimizer == dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01, fused=True)
+    assert set(wrapper.segmentor.paramwise_cfg.custom_keys) == {'pos_block', 'norm'}
+    assert wrapper.segmentor.clip_grad.max_norm == 1.0
+    assert wrapper.discriminator.optimizer == dict(type='Adam', lr=1e-5, betas=(0.9, 0.99), fused=True)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'optim_wrapper = dict(discriminator=None, segmentor=dict(optimizer=dict(lr=0.5)))',
+        'optim_wrapper = dict(optimizer=dict(lr=0.5))\noptim_parts = dict(discriminator=None)',
+    ],
+)
+def test_a_leaf_names_parts_or_the_whole(leaf, text):
+    wrapper = leaf(text).optim_wrapper
+    assert wrapper.segmentor.optimizer.lr == 0.5
+    assert wrapper.segmentor.optimizer.type == 'AdamW'
+    assert wrapper.discriminator is None
+
+
+def test_optimizers_of_a_leaf_stay(leaf):
+    text = "optim_wrapper = dict(_delete_=True, constructor='Own', segmentor=dict(optimizer=dict(type='SGD', lr=1.0)))"
+    assert leaf(text).optim_wrapper == dict(constructor='Own', segmentor=dict(optimizer=dict(type='SGD', lr=1.0)))
+
+
+def test_a_part_without_a_rate(leaf):
+    with pytest.raises(ConfigError, match=r'no part_lr.*optim_parts\.discriminator'):
+        leaf('part_lr = None')
+    assert leaf('part_lr = None\noptim_wrapper = dict(discriminator=None)').optim_wrapper.discriminator is None
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_in_memory_is_folded_in_place():
+    config = Config.fromfile(CONFIGS / 'st_dasegnet/demo.py')
+    assert load_config(config) is config
+    assert config.model.type == 'STDASegNet'
+    before = config.to_dict()
+    assert load_config(config).to_dict() == before
+
+
+def test_what_is_written_down_is_read_alike(tmp_path):
+    config = compose('st_dasegnet', task='dubai', network='segformer_r18')
+    assert config.filename == 'st_dasegnet_dubai_segformer_r18.py'
+    config.dump(tmp_path / 'written.py')
+    assert load_config(tmp_path / 'written.py').to_dict() == Config(config.to_dict()).to_dict()
+
+
+def test_schedules_are_the_networks_unless_named():
+    axes = dict(task='dubai', network='deeplabv3plus_r50')
+    assert compose('source_only', **axes).optim_wrapper.optimizer.type == 'SGD'
+    named = compose('source_only', schedule='adamw_600', **axes)
+    assert named.train_cfg.max_iters == 600
+    assert Path(named.filename).stem == 'source_only_dubai_deeplabv3plus_r50_adamw_600'
+
+
+def test_files_of_ones_own(tmp_path):
+    (tmp_path / 'mine.py').write_text(f"_base_ = '{CONFIGS}/_base_/tasks/dubai.py'\ntask = dict(num_classes=9)\n")
+    config = compose('source_only', task=str(tmp_path / 'mine.py'), network='segformer_r18')
+    assert config.model.decode_head.num_classes == 9
+    assert Path(config.filename).stem == 'source_only_mine_segformer_r18'
+    with pytest.raises(ConfigError, match=r'--task nowhere\.py does not exist'):
+        compose('source_only', task='nowhere.py', network='segformer_r18')
+    (tmp_path / 'mine.py').write_text('train_cfg = dict()\n')
+    with pytest.raises(ConfigError, match='train_cfg'):
+        compose('source_only', task=str(tmp_path / 'mine.py'), network='segformer_r18')
+
+
+@pytest.mark.parametrize(
+    ('axes', 'first', 'others'),
+    [
+        ({}, '--task', ['potsdam2vaihingen', 'voc_synthetic']),
+        (dict(task='dubai'), '--network', ['deeplabv3plus_r50', 'segformer_r18']),
+        (dict(task='dubay', network='segformer_r18'), 'dubai, ', ['potsdam2vaihingen']),
+        (dict(task='dubai', network='segformer_r81'), 'segformer_r18, ', ['deeplabv3plus_r50']),
+        (dict(task='dubai', network='segformer_r18', schedule='sgd_80k'), 'sgd_40k, ', ['adamw_600']),
+    ],
+)
+def test_unknown_names_list_those_that_there_are(axes, first, others):
+    with pytest.raises(ConfigError, match=rf'({"there are " + first if first.endswith(", ") else first})') as error:
+        compose('st_dasegnet', **axes)
+    assert all(name in str(error.value) for name in others)
+
+
+def test_whole_configurations_take_no_names():
+    with pytest.raises(ConfigError, match=r'demo\.py is whole already: --network'):
+        load_config(CONFIGS / 'st_dasegnet/demo.py', network='segformer_r18')
+
+
+def test_options_name_what_the_axes_have_become(leaf):
+    with pytest.raises(ConfigError, match=r'--cfg-options adaptor\.self_training\.weight.*model'):
+        leaf('', **{'adaptor.self_training.weight': 0.5})
+    assert leaf('', **{'model.self_training.weight': 0.5}).model.self_training.weight == 0.5
+
+
+def test_the_reference_of_a_composition_has_its_axes():
+    config = compose('feature_regression', task='voc_synthetic', network='segformer_mit-b0', schedule='adamw_600')
+    reference = load_config(config.reference_config, {'train_cfg.max_iters': 7})
+    assert (reference.model.type, reference.train_cfg.max_iters) == ('EncoderDecoder', 7)
+    assert reference.model.backbone.embed_dims == config.model.backbone.embed_dims == 32
+    with pytest.raises(ConfigError, match=r"'net': 'x'"):
+        load_config(dict(config='a.py', net='x'))
+    assert 'SegmentationClass' in reference.train_dataloader.dataset.data_prefix.seg_map_path
