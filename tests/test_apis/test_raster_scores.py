@@ -453,3 +453,32 @@ def test_two_maps_are_compared_by_name(tmp_path):
     assert other.classes == CLASSES
     np.testing.assert_array_equal(other.counts, own.counts)
     np.testing.assert_array_equal(other.counts, count(predicted, labels))
+
+
+def test_floods_against_their_shifted_copy(tmp_path, real_data):
+    """The labels of Sentinel-1 chips, moved by two columns, as a prediction."""
+    classes = tmp_path / 'classes.yaml'
+    classes.write_text(
+        'classes:\n  - {name: dry, id: 0}\n  - {name: water, id: 1}\n  - {name: unknown, id: -1, ignore: true}\n'
+    )
+    pairs, total, eroded = {}, np.zeros((2, 3), int), np.zeros((2, 3), int)
+    for path in sorted((real_data / 'sen1floods11' / 'Labels').glob('*.tif'))[:4]:
+        with rasterio.open(path) as raster:
+            ids, place = raster.read(1), dict(transform=raster.transform, crs=raster.crs)
+        labels = np.where(ids == -1, 255, ids).astype(np.uint8)
+        predicted = np.full_like(labels, 255)
+        predicted[:, 2:] = labels[:, :-2]
+        pairs[path.stem] = write_map(tmp_path / path.name, predicted, classes=('dry', 'water'), **place), path
+        near = np.zeros(labels.shape, bool)
+        for y, x in [(0, 1), (1, 0)]:  # the disc of one pixel
+            a, b = labels[: 512 - y, : 512 - x], labels[y:, x:]
+            apart = (a != b) & (a != 255) & (b != 255)
+            near[: 512 - y, : 512 - x] |= apart
+            near[y:, x:] |= apart
+        counts = count(predicted, labels)[:2, [0, 1, 3]]
+        total += counts
+        eroded += count(predicted, np.where(near, 255, labels))[:2, [0, 1, 3]]
+    report = evaluate_rasters(pairs, classes=classes, erode=1)
+    np.testing.assert_array_equal(report.full.counts, total)
+    np.testing.assert_array_equal(report.eroded.counts, eroded)
+    assert 0 < report.full.overall['mIoU'] < report.eroded.overall['mIoU'] < 100

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import Affine
@@ -224,3 +225,16 @@ def test_a_map_of_something_else(tmp_path):
         draw_quicklook(image, image)
     with pytest.raises((OSError, DataError)):
         draw_quicklook(tmp_path / 'none.tif', tmp_path / 'map.tif')
+
+
+def test_a_radar_image(real_data, tmp_path):
+    image = real_data / 'sen1floods11' / 'S1' / 'India_900498_S1Hand.tif'
+    with rasterio.open(real_data / 'sen1floods11' / 'Labels' / 'India_900498_LabelHand.tif') as raster:
+        labels, place = raster.read(1), dict(crs=raster.crs, transform=raster.transform)
+    write_map(tmp_path / 'map.tif', np.where(labels < 0, 255, labels), **place)
+    picture = draw_quicklook(image, tmp_path / 'map.tif')
+    # At 24.9 degrees north, a degree of longitude has 0.9 of the length of one of latitude.
+    columns = np.nonzero((picture == COLOURS[0]).all(-1).sum(0) > 100)[0]
+    assert np.ptp(columns) == pytest.approx(1024 * 0.9, rel=0.02)
+    share = count(picture, COLOURS[1]) / (count(picture, COLOURS[0]) + count(picture, COLOURS[1]))
+    assert share == pytest.approx((labels == 1).sum() / (labels >= 0).sum(), abs=0.005)
