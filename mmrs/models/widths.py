@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -224,7 +223,7 @@ def parts_of_model(model: Mapping[str, Any], kind: str) -> Iterator[tuple[str, d
 def fill_channels(model: dict[str, Any]) -> None:
     """Put numbers where a model's configuration has ``in_channels=None``, in place.
 
-    The backbone's bands are those of the data preprocessor, unless it says otherwise. A neck and a discriminator take
+    The backbone's are the bands that the data preprocessor has a mean for. A neck and a discriminator take
     what the backbone returns, the latter its last map; heads take what the neck returns, at their `in_index`, and
     `c1_in_channels` is the first of these maps. Nothing is built where nothing is asked.
 
@@ -268,13 +267,12 @@ def _asks(part: Mapping[str, Any]) -> bool:
 
 
 def _fill_bands(backbone: dict[str, Any], preprocessor: Mapping[str, Any]) -> None:
-    mean, kind = preprocessor.get('mean'), look_up(MODELS, backbone.get('type'))
-    if backbone.get('in_channels') is not None or not isinstance(mean, Sequence) or isinstance(mean, str):
-        return
-    parameters = [inspect.signature(own.__init__).parameters for own in getattr(kind, '__mro__', ())]
-    known = next((own['in_channels'] for own in parameters if 'in_channels' in own), None)
-    if known is not None and (known.default != len(mean) or 'in_channels' in backbone):
-        backbone['in_channels'] = len(mean)
+    if 'in_channels' in backbone and backbone['in_channels'] is None:
+        mean = preprocessor.get('mean')
+        if isinstance(mean, Sequence) and not isinstance(mean, str):
+            backbone['in_channels'] = len(mean)
+        else:
+            del backbone['in_channels']  # its own default
 
 
 def _variants(key: str, head: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

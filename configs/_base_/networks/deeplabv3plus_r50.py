@@ -11,6 +11,7 @@ network = dict(
     ),
     backbone=dict(
         type='ResNetV1c',
+        in_channels=None,  # the bands of the task
         init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnet50_v1c'),
         depth=50,
         num_stages=4,

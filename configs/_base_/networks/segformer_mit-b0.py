@@ -10,6 +10,7 @@ network = dict(
     ),
     backbone=dict(
         type='EfficientMiT',
+        in_channels=None,  # the bands of the task
         init_cfg=dict(
             type='Pretrained',
             checkpoint='https://mmassets.onedl.ai/mmsegmentation/v0.5/pretrain/segformer/mit_b0_20220624-7e0fe6dd.pth',

@@ -12,6 +12,7 @@ network = dict(
     ),
     backbone=dict(
         type='ResNetV1c',
+        in_channels=None,  # the bands of the task
         depth=18,
         stem_channels=32,
         base_channels=32,
