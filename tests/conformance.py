@@ -80,16 +80,20 @@ def write_deeplab(file: Path, source: Path, target: Path) -> Path:
     return leaf
 
 
-def write_entropy_minimisation(file: Path, source: Path, target: Path) -> Path:
-    config = Config.fromfile(write_adaptation_config(file, source))
-    for key in ('neck', 'discriminator', 'gan_loss', 'self_training'):
-        config.model.pop(key)
-    config.model.update(type='EntropyMinimisation', weight=0.1)
-    config.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
-    config.custom_hooks = []
-    config.custom_imports = dict(imports=['tests.entropy_minimisation'])
-    config.dump(file)
-    return file
+def plain(**adaptor: Any) -> Callable[[Path, Path, Path], Path]:
+    """What writes the configuration of a method whose network is backbone and decode head: its keys as in `adaptor`."""
+
+    def write(file: Path, source: Path, target: Path) -> Path:
+        config = Config.fromfile(write_adaptation_config(file, source))
+        for key in ('neck', 'discriminator', 'gan_loss', 'self_training'):
+            config.model.pop(key)
+        config.model.update(adaptor)
+        config.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+        config.custom_hooks = []
+        config.dump(file)
+        return file
+
+    return write
 
 
 # The tiny runs have mmseg's classes; those of this project take the same weights.
@@ -115,7 +119,7 @@ METHODS = {
     ),
     'st_dasegnet deeplab': Method(write_deeplab, ST_DASEGNET, CONFIDENT),
     'entropy minimisation': Method(
-        write_entropy_minimisation,
+        plain(type='EntropyMinimisation', weight=0.1),
         {loss: {'backbone', 'decode_head'} for loss in ('loss_seg', 'loss_entropy')},
         EFFICIENT,
     ),

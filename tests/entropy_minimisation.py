@@ -28,5 +28,7 @@ class EntropyMinimisation(Adaptor):
     def losses(self, source: Domain, target: Domain) -> dict[str, Tensor]:
         """``loss_seg`` on the source, ``loss_entropy`` and its unweighted ``share_entropy`` on the target."""
         losses = self.supervised_losses(self.extract_feat(source.images), source.labels)
-        entropy = self_information(self.decode_head(self.extract_feat(target.images))).sum(1).mean()
+        entropy = self_information(self.decode_head(self.extract_feat(target.images))).sum(1)
+        valid = target.valid_share(entropy[:, None])
+        entropy = (entropy * valid).sum() / valid.sum().clamp(min=1)
         return {**losses, 'loss_entropy': self.weight * entropy, 'share_entropy': entropy.detach()}

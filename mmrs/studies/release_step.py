@@ -7,7 +7,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmrs.models.adaptors import STDASegNet
+from mmrs.models.adaptors.st_dasegnet import STDASegNet
 from mmrs.models.data_preprocessor import DOMAINS
 from mmrs.models.parts.adversary import spatial_softmax
 

@@ -11,7 +11,7 @@ from mmengine.registry import DefaultScope
 
 from mmrs.apis import SegInferencer
 from mmrs.engine.optimizers import JointOptimWrapperConstructor
-from mmrs.models.adaptors import STDASegNet
+from mmrs.models.adaptors.st_dasegnet import STDASegNet
 from mmrs.utils.config import load_config, name_types
 from mmrs.weights import read_checkpoint
 from tests.tiny_runs import write_adaptation_config

@@ -1,5 +1,11 @@
-from .base import Adaptor, Domain
-from .feature_regression import FeatureRegression
-from .st_dasegnet import STDASegNet
+"""Adaptation methods: `base.py`, and a file for each, which is registered by being here."""
 
-__all__ = ['Adaptor', 'Domain', 'FeatureRegression', 'STDASegNet']
+from importlib import import_module
+from pkgutil import iter_modules
+
+from .base import Adaptor, Domain
+
+__all__ = ['Adaptor', 'Domain']
+
+for _module in iter_modules(__path__):
+    import_module(f'{__name__}.{_module.name}')

@@ -10,6 +10,7 @@ from mmengine.dist import is_distributed
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrs.utils import ConfigError
@@ -58,6 +59,14 @@ class Domain(NamedTuple):
     valid: Tensor | None
     labels: Tensor | None
     metas: Sequence[Mapping[str, Any]]
+
+    def valid_share(self, maps: Tensor) -> Tensor:
+        """``(N, h, w)``, 0 to 1, of the type of `maps`: for each pixel of maps ``(N, C, h, w)`` of the images, how much
+        of it has data.
+        """
+        if self.valid is None:
+            return maps.new_ones(len(maps), *maps.shape[-2:])
+        return F.interpolate(self.valid[:, None].to(maps.dtype), maps.shape[-2:], mode='area')[:, 0]
 
 
 class Adaptor(EncoderDecoder):

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
 from mmrs.registry import MODELS
@@ -196,7 +195,7 @@ class FeatureRegression(Adaptor):
             # Half precision is too coarse for sums of squares over a map.
             precision = torch.promote_types(expected[name].dtype, torch.float32)
             reference, student = expected[name].to(precision), found[name].to(precision)
-            valid = [_valid_share(domain.valid, student) for domain in (target, source)]
+            valid = [domain.valid_share(student) for domain in (target, source)]
             spread: Any = self.spread[_module_name(name)]
             if training:
                 spread.update(reference, valid[1])
@@ -223,13 +222,6 @@ class FeatureRegression(Adaptor):
 
 def _module_name(feature: str) -> str:
     return feature.replace('.', '_')
-
-
-def _valid_share(mask: Tensor | None, features: Tensor) -> Tensor:
-    """The share of each pixel of a feature map ``(N, C, h, w)`` for which ``(N, H, W)`` is True."""
-    if mask is None:
-        return features.new_ones(len(features), *features.shape[-2:])
-    return F.interpolate(mask[:, None].to(features.dtype), features.shape[-2:], mode='area')[:, 0]
 
 
 def _image_key(meta: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from mmrs.models.parts import SelfTraining
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 from tests import parity
-from tests.conformance import EFFICIENT, write_entropy_minimisation
+from tests.conformance import EFFICIENT, METHODS
 from tests.test_models.test_adaptors.test_st_dasegnet import AUXILIARY, LOVASZ, batch, resnet_config
 from tests.test_models.test_adaptors.test_st_dasegnet import config as st_dasegnet
 from tests.tiny_runs import quick_start, write_clips  # noqa: F401
@@ -156,7 +156,7 @@ def test_it_passes_the_checks_of_a_model(model):
 
 def test_it_trains_predicts_and_exports(tmp_path, capsys):
     clips = write_clips(tmp_path / 'clips', size=96)
-    config = write_entropy_minimisation(tmp_path / 'toy.py', clips, clips)
+    config = METHODS['entropy minimisation'].write(tmp_path / 'toy.py', clips, clips)
     found = Config.fromfile(config)
     found.merge_from_dict(EFFICIENT)
     found.dump(config)
