@@ -367,18 +367,21 @@ AUXILIARY = dict(
     norm_cfg=None, loss_decode=dict(type='PixelMeanCrossEntropyLoss', loss_weight=0.4),
 )  # fmt: skip
 
+# Of the pixels of these models some are above, and not equally many in each process.
+SURE = {'model.self_training.threshold': 0.21, 'model.self_training.rare_threshold': 0.2}
+
 #: What must be the same in any number of processes: the methods, with all their losses.
 SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     'source only': ('source only', {**WEIGHTED, 'model.auxiliary_head': AUXILIARY}),
     **{
         f'st_dasegnet {gan_type}': (
             'st_dasegnet decoder_only',
-            {**WEIGHTED, 'model.gan_loss.gan_type': gan_type, 'model.gan_loss.loss_weight': 0.1,
+            {**WEIGHTED, **SURE, 'model.gan_loss.gan_type': gan_type, 'model.gan_loss.loss_weight': 0.1,
              'model.self_training.class_weight': WEIGHTS},
         )
         for gan_type in ('vanilla', 'lsgan', 'l1', 'hinge', 'wgan', 'wgan-logistic-ns')
     },
-    'st_dasegnet single target': ('st_dasegnet single_target', {}),
+    'st_dasegnet single target': ('st_dasegnet single_target', SURE),
     'feature regression smooth_l1': ('feature regression', {}),
     **{
         f'feature regression {" ".join(loss.values())}': (name, {'model.loss_regression': loss})
