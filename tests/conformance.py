@@ -326,7 +326,10 @@ def comparable(value: Any, where: str = '') -> dict[str, Any]:
     if isinstance(value, (list, tuple)):
         value = dict(enumerate(value))
     if not isinstance(value, dict):
-        return {where: np.asarray(value.detach()) if isinstance(value, Tensor) else value}
+        if isinstance(value, Tensor):
+            # numpy has no bfloat16, of which float32 holds every number.
+            value = np.asarray(value.detach().float() if value.dtype == torch.bfloat16 else value.detach())
+        return {where: value}
     kept = [key for key in value if key not in _OWN and 'time' not in str(key)]
     return {k: v for key in kept for k, v in comparable(value[key], f'{where}.{key}').items()}
 

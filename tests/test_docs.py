@@ -1,9 +1,11 @@
-"""The pages hold together, and every block of docs/adding_a_dataset.md runs as it stands, on small arrays."""
+"""The pages hold together, and every block of the worked examples runs as it stands, on small arrays."""
 
 import importlib.util
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from mmrs.utils.config import load_config
 from tests.tiny_runs import REPOSITORY
 
-PAGE = REPOSITORY / 'docs' / 'adding_a_dataset.md'
+PAGE, METHOD_PAGE = (REPOSITORY / 'docs' / f'adding_a_{what}.md' for what in ('dataset', 'method'))
 ROOT_PAGES = [REPOSITORY / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')]
 PAGES = sorted((REPOSITORY / 'docs').glob('*.md')) + ROOT_PAGES
 
@@ -60,9 +62,23 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert 'id="mmrs.apis.inference.SegInferencer"' in (tmp_path / 'api' / 'mmrs.apis' / 'index.html').read_text()
 
 
-def blocks() -> list[tuple[str, str]]:
+def blocks(page: Path) -> list[tuple[str, str]]:
     """Language and text of the fenced blocks."""
-    return re.findall(r'^```(\w+)\n(.*?)^```', PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(r'^```(\w+)\n(.*?)^```', page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    return [line for language, text in blocks(page) if language == 'bash' for line in text.splitlines()]
+
+
+def write_files(page: Path, folder: Path) -> None:
+    """Those that a page shows whole."""
+    for language, text in blocks(page):
+        if match := re.match(r'# file: (\S+)\n', text):
+            assert language in ('python', 'yaml')
+            file = folder / match[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text[match.end() :])
 
 
 def write_arrays(folder: Path, size: int = 256) -> None:
@@ -80,23 +96,18 @@ def workplace(tmp_path):
     for name in ('configs', 'tools'):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     write_arrays(tmp_path / 'downloads' / 'csmask')
-    for language, text in blocks():
-        if match := re.match(r'# file: (\S+)\n', text):
-            assert language in ('python', 'yaml')
-            file = tmp_path / match[1]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text[match.end() :])
+    write_files(PAGE, tmp_path)
     return tmp_path
 
 
 def run(command: str, folder: Path) -> str:
-    words = command.split()
+    words = shlex.split(command)
     assert words[0] == 'python', command
     if 'tools/train.py' in words:  # two iterations instead of the page's
         words += ['--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2']
         words += ['default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1']
     words = [word.replace('iter_300', 'iter_2') for word in words]
-    environment = {**os.environ, 'PYTHONPATH': f'{REPOSITORY}:{folder}', 'MMRS_CACHE': str(folder / 'cache')}
+    environment = {**os.environ, 'PYTHONPATH': f'{folder}:{REPOSITORY}', 'MMRS_CACHE': str(folder / 'cache')}
     done = subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
     return done.stdout
@@ -104,15 +115,14 @@ def run(command: str, folder: Path) -> str:
 
 @pytest.mark.slow
 def test_every_command_of_the_worked_example_runs(workplace):
-    commands = [line for language, text in blocks() if language == 'bash' for line in text.splitlines()]
-    assert [command.split()[1] for command in commands] == [
+    assert [command.split()[1] for command in commands(PAGE)] == [
         'arrays2geotiff.py',
         'tools/check_dataset.py',
         'tools/analysis_tools/band_statistics.py',
         'tools/train.py',
         'tools/test.py',
     ]
-    printed = {command.split()[1]: run(command, workplace) for command in commands}
+    printed = {command.split()[1]: run(command, workplace) for command in commands(PAGE)}
     assert '0 errors, 1 warnings' in printed['tools/check_dataset.py']
     assert (workplace / 'domains.png').stat().st_size > 10_000
     line = printed['tools/analysis_tools/band_statistics.py'].strip().splitlines()[-1]
@@ -156,3 +166,24 @@ def test_what_the_page_quotes_is_in_the_configurations():
     (printed,) = re.findall(r'^data_preprocessor = (dict\(.*\))$', PAGE.read_text(), re.MULTILINE)
     for name, values in eval(printed, {'dict': dict}).items():
         np.testing.assert_allclose(config.model.data_preprocessor[name], values, atol=6e-5)
+
+
+@pytest.mark.slow
+def test_the_method_of_the_page(workplace):
+    run('python arrays2geotiff.py downloads/csmask', workplace)
+    for name in ('configs', 'tools'):
+        (workplace / name).unlink()
+    for name in ('configs', 'mmrs', 'tests', 'tools'):
+        shutil.copytree(REPOSITORY / name, workplace / name, ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copy(REPOSITORY / 'pyproject.toml', workplace)
+    write_files(METHOD_PAGE, workplace)
+    (entry,) = (text for _, text in blocks(METHOD_PAGE) if text.startswith('# in METHODS'))
+    suite = workplace / 'tests' / 'conformance.py'
+    suite.write_text(suite.read_text().replace('METHODS = {\n', f'METHODS = {{\n{entry}', 1))
+    _, conformance, own = (run(command, workplace) for command in commands(METHOD_PAGE))
+    (scalars,) = (workplace / 'work_dirs').glob('coral_*/*/vis_data/scalars.json')
+    record = json.loads(scalars.read_text().splitlines()[0])
+    assert record['loss_coral'] > 0
+    assert record['loss'] == pytest.approx(record['loss_seg'] + record['loss_coral'], rel=1e-5)
+    assert int(re.search(r'(\d+) passed', conformance)[1]) > 10
+    assert '2 passed' in own
