@@ -65,7 +65,7 @@ def test_import_loads_no_heavy_package():
 
 
 def test_packages_import_quietly():
-    packages = ['registry', 'datasets', 'models', 'engine', 'evaluation', 'visualization', 'apis']
+    packages = ['apis', 'registry', 'datasets', 'models', 'engine', 'evaluation', 'visualization']
     result = run_python(f'import {", ".join(f"mmrs.{name}" for name in packages)}')
     assert result.returncode == 0, result.stderr
     assert (result.stdout, result.stderr) == ('', '')

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
-from mmseg.datasets import BaseSegDataset
 
 from mmrs.apis.class_weights import fill_class_weights
 from mmrs.apis.statistics import domain_leaves, fill_statistics
@@ -49,7 +49,7 @@ def fill_model(config: Config, classes: Any = None) -> None:
 def configured_meta(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
     """Classes and palette of a data set's configuration; of its files, `classes_file` alone is read."""
     kind = look_up(DATASETS, dataset['type'])
-    if isinstance(kind, type) and issubclass(kind, BaseSegDataset):
+    if isinstance(kind, type) and issubclass(kind, BaseDataset):
         return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True}).metainfo
     return {**getattr(kind, 'METAINFO', {}), **dataset.get('metainfo', {})}
 
