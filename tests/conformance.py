@@ -27,8 +27,9 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mmrs.apis import train
-from mmrs.engine.distributed import CPUDistributedDataParallel, init_cpu_group
+from mmrs.engine.distributed import CPUDistributedDataParallel
 from mmrs.registry import HOOKS, MODELS
+from mmrs.utils.process_group import init_cpu_group
 from mmrs.weights import read_checkpoint
 from tests import entropy_minimisation  # noqa: F401 (registers the smallest of the methods)
 from tests.rank_recorder import RankRecorder

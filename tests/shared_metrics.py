@@ -13,9 +13,9 @@ from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_rank
 from torch.utils.data import DataLoader
 
-from mmrs.engine.distributed import init_cpu_group
 from mmrs.evaluation import IoUMetric, RegressionLoss, SubmissionMetric
 from mmrs.evaluation.submission import SubmissionFormat
+from mmrs.utils.process_group import init_cpu_group
 
 CLASSES = ('road', 'house', 'tree')
 NUMBERS, BATCH_SIZES = (1, 3, 5), (1, 2)

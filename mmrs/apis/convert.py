@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from mmrs.apis.filling import fill_model
-from mmrs.apis.train import explained_errors
 from mmrs.install import install
 from mmrs.models.adaptors.st_dasegnet_release import convert_release
 from mmrs.registry import MODELS
 from mmrs.utils.config import load_config
+from mmrs.utils.config_types import explained_errors
 from mmrs.utils.files import atomic_path
 from mmrs.weights import read_checkpoint, state_dict_of, trusting_checkpoints
 

@@ -21,8 +21,6 @@ from mmseg.models import BaseSegmentor
 from mmrs.apis.filling import configured_meta, fill_model
 from mmrs.apis.preflight import check_loaders
 from mmrs.apis.statistics import applies_scale, leaves, loaded_bands
-from mmrs.apis.train import explained_errors
-from mmrs.engine.distributed import init_cpu_group
 from mmrs.geo.rasters import read_image
 from mmrs.install import install
 from mmrs.models.checks import check_model
@@ -38,8 +36,9 @@ from mmrs.prediction.stream import Task, stream
 from mmrs.prediction.window_grid import WindowGrid
 from mmrs.registry import MODELS
 from mmrs.utils.config import load_config, remove_pretrained, require_keys
-from mmrs.utils.config_types import check_types
+from mmrs.utils.config_types import check_types, explained_errors
 from mmrs.utils.errors import CheckpointError, ConfigError, DataError, require_one_of, some
+from mmrs.utils.process_group import init_cpu_group
 from mmrs.version import __version__
 from mmrs.weights import (
     Match,

@@ -20,13 +20,7 @@ from mmrs.datasets.class_names import class_names, difference, match_classes, sa
 from mmrs.datasets.image_warnings import image_warnings
 from mmrs.datasets.stream import StreamedDataset
 from mmrs.engine.compilation import compile_backbones
-from mmrs.engine.distributed import (
-    BatchNormSyncHook,
-    CPUDistributedDataParallel,
-    init_cpu_group,
-    launcher_environment,
-    on_cpu,
-)
+from mmrs.engine.distributed import BatchNormSyncHook, CPUDistributedDataParallel
 from mmrs.engine.saved_runs import damage, newest_checkpoint, require_resumable
 from mmrs.engine.schedules import (
     differences,
@@ -45,6 +39,7 @@ from mmrs.utils import random_states
 from mmrs.utils.config import walk
 from mmrs.utils.errors import CheckpointError, ConfigError, UserError, some
 from mmrs.utils.files import atomic_path
+from mmrs.utils.process_group import init_cpu_group, launcher_environment, on_cpu
 from mmrs.utils.wrappers import unwrapped
 from mmrs.weights import dataset_meta_of, load_checkpoint, load_matching, state_dict_of
 

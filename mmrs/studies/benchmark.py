@@ -25,7 +25,6 @@ from rich.progress import track
 from torch import Tensor
 
 from mmrs.apis.filling import fill_model
-from mmrs.apis.train import explained_errors
 from mmrs.engine.compilation import compile_backbones
 from mmrs.install import install
 from mmrs.models.adaptors import Adaptor
@@ -33,7 +32,7 @@ from mmrs.registry import MODELS
 from mmrs.studies.release_step import ReleaseStep
 from mmrs.studies.window_benchmark import peak_bytes
 from mmrs.utils.config import load_config, remove_pretrained, require_keys, walk
-from mmrs.utils.config_types import check_types
+from mmrs.utils.config_types import check_types, explained_errors
 from mmrs.utils.errors import ConfigError, require_number
 
 __all__ = ['BenchmarkSettings', 'Measurement', 'benchmark', 'format_report', 'stock_config']

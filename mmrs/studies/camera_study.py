@@ -18,8 +18,8 @@ from rich.table import Table
 
 from mmrs.apis.compare import parse_options
 from mmrs.apis.comparison import Spread, markdown_table
-from mmrs.apis.evaluate import evaluate
-from mmrs.apis.train import train
+from mmrs.apis.testing import evaluate
+from mmrs.apis.training import train
 from mmrs.engine.saved_runs import newest_checkpoint
 from mmrs.geo.rasters import open_raster
 from mmrs.install import install

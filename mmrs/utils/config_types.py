@@ -6,7 +6,8 @@ import difflib
 import re
 import textwrap
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config
@@ -15,7 +16,7 @@ from mmengine.registry import Registry
 from mmrs.utils.config import TYPE_KEYS, all_registries, kind_at, registries_by_name, walk, where_in
 from mmrs.utils.errors import ConfigError, UserError, lost_others
 
-__all__ = ['check_types', 'explain_error']
+__all__ = ['check_types', 'explain_error', 'explained_errors']
 
 _UNKNOWN = re.compile(r"'?([\w.]+)'? is not in the (?:(\w+)::)?([\w ]+) registry")
 
@@ -77,6 +78,18 @@ def explain_error(error: BaseException, config: Config) -> ConfigError | None:
     return ConfigError(
         f'{where_in(config)}{part} cannot be built: {type(error).__name__}: {textwrap.shorten(str(error), 300)}'
     )
+
+
+@contextmanager
+def explained_errors(config: Config) -> Iterator[None]:
+    """Turn what building from a configuration raises into a :class:`ConfigError` that says where the mistake is."""
+    try:
+        yield
+    except Exception as error:
+        explained = explain_error(error, config)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def _being_built(error: BaseException, config: Config) -> str | None:

@@ -109,7 +109,7 @@ def test_the_seed_goes_to_both_steps_and_options_to_theirs(config, tmp_path):
 
 def test_a_finished_reference_is_used_again(finished, tmp_path, runs, monkeypatch):
     said = []
-    monkeypatch.setattr(sys.modules['mmrs.apis.train'], 'print_log', lambda message, **_: said.append(message))
+    monkeypatch.setattr(sys.modules['mmrs.apis.training'], 'print_log', lambda message, **_: said.append(message))
     shutil.copytree(finished.reference.parent, tmp_path / 'run' / 'reference')
     train(finished.config, tmp_path / 'run')
     assert runs == [str(tmp_path / 'run')]

@@ -15,8 +15,9 @@ from mmengine.config import Config
 from torch import nn
 
 from mmrs.apis import init_model
-from mmrs.engine.distributed import BatchNormSyncHook, launcher_environment
+from mmrs.engine.distributed import BatchNormSyncHook
 from mmrs.utils import ConfigError
+from mmrs.utils.process_group import launcher_environment
 from mmrs.weights import read_checkpoint
 from tests import shared_metrics
 from tests.tiny_runs import (
@@ -106,7 +107,7 @@ def test_the_group_is_left_before_the_interpreter_ends(tmp_path):
     program = tmp_path / 'program.py'
     program.write_text(
         'import atexit, torch.distributed as dist\n'
-        'from mmrs.engine.distributed import init_cpu_group\n'
+        'from mmrs.utils.process_group import init_cpu_group\n'
         "atexit.register(lambda: print('still in a group:', dist.is_initialized()))\n"  # runs last
         'init_cpu_group(60)\n'
         "print('in a group:', dist.is_initialized())\n"

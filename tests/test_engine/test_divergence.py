@@ -1,6 +1,6 @@
 import pytest
 
-from mmrs.apis.train import train
+from mmrs.apis.training import train
 from mmrs.engine.hooks import DiscriminatorWatchHook
 from mmrs.utils import ConfigError
 from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config  # noqa: F401

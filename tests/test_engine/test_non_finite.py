@@ -10,7 +10,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import nn
 
-from mmrs.apis.train import train
+from mmrs.apis.training import train
 from mmrs.datasets.transforms import LoadRasterImage
 from mmrs.engine.hooks import NonFiniteHook
 from mmrs.registry import HOOKS, MODELS, TRANSFORMS
@@ -234,7 +234,8 @@ import copy, math, sys
 from types import SimpleNamespace
 import torch
 from mmengine.logging import MessageHub
-from mmrs.engine.distributed import CPUDistributedDataParallel, init_cpu_group
+from mmrs.engine.distributed import CPUDistributedDataParallel
+from mmrs.utils.process_group import init_cpu_group
 from mmrs.engine.hooks import NonFiniteHook
 from tests.conformance import changes
 from tests.toy_gan import ToyGAN, batches, joint, state

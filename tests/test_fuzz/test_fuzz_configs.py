@@ -15,11 +15,11 @@ from mmengine.registry import init_default_scope
 
 from mmrs.apis import init_model
 from mmrs.apis.preflight import check_config
-from mmrs.apis.train import build_runner, explained_errors
+from mmrs.apis.training import build_runner
 from mmrs.registry import DATASETS, TRANSFORMS
 from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.config import load_config, merge_options
-from mmrs.utils.config_types import check_types
+from mmrs.utils.config_types import check_types, explained_errors
 from mmrs.utils.records import flatten
 from tests.fuzzing import ours, values
 from tests.tiny_runs import started_quickly, write_adaptation_config, write_clips, write_regression_config

@@ -181,7 +181,7 @@ def test_one_of_several_reports(start):
 
 GLOO = REPORT.format("""\
 import torch
-    from mmrs.engine.distributed import init_cpu_group
+    from mmrs.utils.process_group import init_cpu_group
     init_cpu_group(60)
     torch.distributed.all_reduce(torch.ones(1))
     if rank == 1: {}

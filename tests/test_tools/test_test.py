@@ -12,7 +12,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 from mmrs.apis import SegInferencer, init_model
-from mmrs.apis.evaluate import without_labels
+from mmrs.apis.testing import without_labels
 from mmrs.datasets.isprs import PotsdamDataset
 from mmrs.datasets.loveda import LoveDADataset
 from mmrs.evaluation.submission import SubmissionFormat

@@ -4,8 +4,7 @@ import copy
 import gc
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from mmrs.apis.reference import (
     reference_config,
     takes_reference,
 )
-from mmrs.engine.distributed import launcher_environment
 from mmrs.engine.hooks import PreflightHook
 from mmrs.engine.runner import AdaptationRunner
 from mmrs.engine.saved_runs import newest_checkpoint, own_checkpoints, remove_unfinished
@@ -31,11 +29,12 @@ from mmrs.install import install
 from mmrs.registry import RUNNERS
 from mmrs.utils.config import enable_amp, load_config, pretrained_files, remove_pretrained, require_keys
 from mmrs.utils.config_checks import check_keys
-from mmrs.utils.config_types import check_types, explain_error
+from mmrs.utils.config_types import check_types, explained_errors
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
+from mmrs.utils.process_group import launcher_environment
 from mmrs.weights import download, trusting_checkpoints
 
-__all__ = ['build_runner', 'default_work_dir', 'explained_errors', 'train']
+__all__ = ['build_runner', 'default_work_dir', 'train']
 
 
 def build_runner(config: Config) -> Runner:
@@ -48,18 +47,6 @@ def build_runner(config: Config) -> Runner:
     check_types(config)
     with explained_errors(config):
         return RUNNERS.build(config)
-
-
-@contextmanager
-def explained_errors(config: Config) -> Iterator[None]:
-    """Turn what building from a configuration raises into a :class:`ConfigError` that says where the mistake is."""
-    try:
-        yield
-    except Exception as error:
-        explained = explain_error(error, config)
-        if explained is None:
-            raise
-        raise explained from error
 
 
 def default_work_dir(config: Config) -> str:

@@ -11,12 +11,13 @@ from prettytable import PrettyTable
 
 from mmrs.apis.filling import fill_model
 from mmrs.apis.preflight import check_loaders
-from mmrs.apis.train import build_runner, default_work_dir, explained_errors
+from mmrs.apis.training import build_runner, default_work_dir
 from mmrs.evaluation import IoUMetric
 from mmrs.evaluation.submission import SubmissionMetric, check_dataset, submission_format
 from mmrs.install import install
 from mmrs.utils.config import load_config, require_keys
 from mmrs.utils.config_checks import check_keys
+from mmrs.utils.config_types import explained_errors
 from mmrs.utils.errors import ConfigError, OutputError
 from mmrs.utils.files import new_directory, write_json
 from mmrs.visualization import LabelMapHook, OverlayHook, plot_confusion_matrix
