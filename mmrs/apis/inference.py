@@ -56,7 +56,7 @@ BACKENDS = ('torch', 'onnx')
 #: Side of a window, in pixels, where the configuration does not say.
 WINDOW = 512
 
-# Seconds. A process waits for the others until the slowest one is done, but not for ones that never come.
+# Seconds. A process waits until the slowest of the others is done, but not for processes that never come.
 _PATIENCE = 7 * 24 * 3600.0
 _JOINING = 300.0
 

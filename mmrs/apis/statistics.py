@@ -55,7 +55,7 @@ def leaves(dataset: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def domain_leaves(dataset: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The same by domain, `source` and `target`; under an empty name those of data sets of one domain."""
+    """Single data sets' configurations by domain, `source` and `target`; under an empty name if there is one domain."""
     if 'source' in dataset and 'target' in dataset:
         return {domain: list(leaves(dataset[domain])) for domain in ('source', 'target')}
     found: dict[str, list[dict[str, Any]]] = {}

@@ -101,7 +101,7 @@ class ImageTask(NamedTuple):
 
 
 class LabelTask(NamedTuple):
-    """A label map to read, and whether one of one band holds colours, and one of several may."""
+    """A label map to read: whether a map of one band holds colours, and whether a map of several bands may."""
 
     path: str
     by_colour: bool

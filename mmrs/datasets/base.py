@@ -85,7 +85,8 @@ class RemoteSensingDataset(BaseSegDataset):
             require(mapping is None or isinstance(mapping, Mapping), f'{own}: {name}', mapping, 'dict(...)')
         require_text(self, 'metainfo.classes', (metainfo or {}).get('classes'), several=True)
         self._index_of_id: dict[int, int] | None = None
-        # For masks in colours: an id of each colour's class, None if it is ignored; whether those of one band are such.
+        # For masks in colours: an id of each colour's class, None if the class is ignored; and whether masks of one
+        # band hold colours.
         self._id_of_colour: dict[Colour, int | None] = {}
         self._by_colour = False
         self.label_map: dict[int, int] | None

@@ -121,7 +121,8 @@ class AdaptationRunner(Runner):
             if on_cpu():
                 init_cpu_group(env_cfg.get('dist_cfg', {}).get('timeout'))
         super().setup_env(env_cfg)
-        # MMEngine names logs, folders and shared objects after the second; runs of one process may share that.
+        # MMEngine names logs, folders and shared objects after the second of the clock. A process may start two runs
+        # in a second.
         self._starts[self._timestamp] += 1
         if self._starts[self._timestamp] > 1:
             self._timestamp += f'_{self._starts[self._timestamp]}'

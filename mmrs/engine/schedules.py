@@ -77,7 +77,7 @@ def other_optimizers(wrapper: OptimWrapper, checkpoint: Mapping[str, Any]) -> It
 
 
 def differences(wrapper: OptimWrapper, schedulers: Schedulers, checkpoint: Mapping[str, Any]) -> Iterator[str]:
-    """In what the optimizers and schedules of a configuration are not those that a checkpoint was trained with.
+    """How the optimizers and schedules of a configuration differ from what a checkpoint was trained with.
 
     Args:
         wrapper: The configuration's optimizer wrapper, before any step.

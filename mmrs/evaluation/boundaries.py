@@ -39,7 +39,7 @@ def near_boundary(labels: np.ndarray, footprint: np.ndarray) -> np.ndarray:
         `(H, W)`, bool; False for ignored pixels.
     """
     labelled = labels != IGNORE_INDEX
-    # Largest and smallest class within reach: 0 never raises the one, 255 never lowers the other.
+    # Largest and smallest class within reach: 0 never raises the largest, 255 never lowers the smallest.
     largest = cv2.dilate(np.where(labelled, labels, np.uint8(0)), footprint)
     smallest = cv2.erode(labels, footprint)
     return labelled & (largest != smallest)

@@ -65,7 +65,7 @@ def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
         )
 
 
-# Of what mmseg's metric takes beside.
+# Further arguments of mmseg's metric, which change nothing at these values.
 _DEFAULTS = dict(nan_to_num=None, beta=1, output_dir=None, format_only=False)
 
 

@@ -78,7 +78,7 @@ def _open_labels(path: str, img_path: str, grid_shape: tuple[int, int]) -> tuple
     labels = open_unmanaged(path)
     own = RasterGrid.of(labels)
     check_labels_fit(img_path, grid, path, own)
-    # A virtual raster hands what it is to resample on to its files, which would take it from their overviews.
+    # A virtual raster lets its files do the resampling, and these would read their overviews.
     if grid.matches(own) and (labels.driver != 'VRT' or own.shape == tuple(grid_shape)):
         return labels, True
     grid = grid.resampled(grid_shape)

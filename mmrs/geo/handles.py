@@ -64,8 +64,8 @@ def bound_block_cache() -> None:
 def scanning() -> Iterator[None]:
     """More of GDAL's block cache, for reading rasters from end to end."""
     bound_block_cache()
-    # Set for the process, which is what it holds for, and not by a `rasterio.Env`: those of a thread must end in order,
-    # which one around a generator does not.
+    # GDAL's cache is the process's. A `rasterio.Env` would have to end in the order of its thread, and an environment
+    # around a generator does not.
     bounded_here = 'GDAL_CACHEMAX' not in os.environ
     if bounded_here:
         set_gdal_config('GDAL_CACHEMAX', SCAN_CACHE_BYTES)

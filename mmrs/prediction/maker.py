@@ -90,7 +90,7 @@ class MapMaker:
         return [*files, quicklook_path(target)] if self.quicklook else files
 
     def leftovers(self, path: str, target: Path) -> list[Path]:
-        """What an earlier run made of a raster beside its map, and this one does not make."""
+        """Files that an earlier run made of a raster beside its map, and this run does not make."""
         pictures = [] if self.quicklook or not _made_of(target, path) else [quicklook_path(target)]
         layers = map_layers(self.predictor.classes, self.predictor.palette, EXTRA_LAYERS)
         rasters = [file for layer in layers if (file := layer.path(target)) not in self.outputs(target)]

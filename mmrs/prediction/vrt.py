@@ -161,7 +161,7 @@ def _exact(number: float) -> str:
 
 @dataclass(frozen=True)
 class _Map:
-    """What the maps of one mosaic have to agree in, and where one lies."""
+    """What the maps of a mosaic have to agree in, and where one of these maps lies."""
 
     path: Path
     grid: RasterGrid

@@ -38,7 +38,8 @@ _NO_DATA = (225, 225, 225)
 def draw_quicklook(
     image_path: PathLike, map_path: PathLike, bands: Sequence[int] | None = None, size: int = 1024
 ) -> np.ndarray:
-    """Draw a map beside the part of the image that it covers, with a legend, a scale bar, and north where it is not up.
+    """Draw a map beside the part of the image that it covers, with a legend, a scale bar, and an arrow to the north
+    where north is not up.
 
     Both are shown from overviews where there are any. They have the proportions that they have on the ground, except
     that something narrower than 1 : 16 is widened, which its title says. The legend says what share of the map's pixels

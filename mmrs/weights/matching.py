@@ -32,7 +32,7 @@ class Match:
 
     @property
     def complete(self) -> bool:
-        """Whether every weight of the one has met one of the other."""
+        """Whether each weight of the file has met a weight of the model, and none of the model is left."""
         return not (self.missing or self.unexpected or self.misshapen)
 
     def __str__(self) -> str:

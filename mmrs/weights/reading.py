@@ -82,7 +82,7 @@ _OPERATIONS = frozenset(
 )
 
 
-_PythonUnpickler: Any = vars(pickle)['_Unpickler']  # the one in C has no operations to restrict
+_PythonUnpickler: Any = vars(pickle)['_Unpickler']  # the unpickler in C has no operations to restrict
 
 
 class _RestrictedUnpickler(_PythonUnpickler):

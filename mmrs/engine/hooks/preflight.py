@@ -167,7 +167,7 @@ def _try_training(runner: Any) -> float | None:
     model = unwrapped(runner.model)
     if type(model).train_step is not BaseModel.train_step:
         return None
-    # Its optimizer and counts are not touched; what it notes for its next step stays with the copy.
+    # The run's optimizer wrapper and its counts are not touched: the trial step counts on a copy.
     wrapper = copy.copy(getattr(runner.optim_wrapper, 'lead', runner.optim_wrapper))
     model.train()
     with _explained('a training batch', model):

@@ -67,7 +67,7 @@ class DomainUniversalModule(nn.Module):
 
 
 class DisentangleStage(nn.Module):
-    """DSM of one stage, with the DUM's output concatenated behind it where ``universal`` is set."""
+    """DSM of one stage, with the DUM's output concatenated behind the stage's maps where ``universal`` is set."""
 
     def __init__(self, channels: int, reduction: int, min_channels: int, universal: bool) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ def parts_of(segmentor: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def _without_classifier(head: nn.Module, found: dict[str, Any]) -> Iterator[None]:
-    """Run a head without its classifier, whose input is recorded: some heads return more than the one map."""
+    """Run a head without its classifier, whose input is recorded: some heads return more than that map."""
     classifier = getattr(head, 'conv_seg', None)
     if classifier is None:
         yield

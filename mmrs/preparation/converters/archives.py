@@ -71,7 +71,7 @@ def _unpacked(source: Path, suffixes: tuple[str, ...]) -> Iterator[Member]:
         folders.sort()
         for name in sorted(names):
             if name.lower().endswith(suffixes):
-                # Absolute, so that a folder's name counts even where it is the one that was named.
+                # Absolute, so that the name of the given folder itself counts, too.
                 yield Member(PurePosixPath(Path(os.path.abspath(parent), name).as_posix()), Path(parent, name))
 
 

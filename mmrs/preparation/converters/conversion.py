@@ -71,7 +71,7 @@ class DatasetConversion(ABC):
 
     @property
     def depends_on_all(self) -> bool:
-        """Whether a file that is added or removed changes what becomes of the others, so that no run can continue."""
+        """Whether adding or removing a file changes what other files are made into, so that no run can continue."""
         return False
 
     @staticmethod
