@@ -575,6 +575,45 @@ BREAKAGES: list[Breakage] = [
             'pass',
         ),
     ),
+    # Configurations
+    *_in_file(
+        'mmrs/utils/composition.py',
+        ('tests/test_utils/test_composition.py',),
+        (
+            'method-over-leaf',
+            'what a leaf says of its model is lost to the method',
+            "_merge(_merge(network, adaptor), config.get('model') or {})",
+            "_merge(_merge(network, config.get('model') or {}), adaptor)",
+        ),
+        (
+            'rate-of-the-segmentor',
+            'discriminators learn at the rate of the students',
+            'dict(optimizer=dict(lr=rate))',
+            "dict(optimizer=dict(lr=plain['optimizer']['lr']))",
+        ),
+        (
+            'target-statistics-without-target',
+            'training on the source alone normalises by the statistics of the target',
+            "elif given['trains_on'] == 'source':",
+            'elif False:',
+        ),
+    ),
+    *_in_file(
+        'mmrs/models/widths.py',
+        ('tests/test_models/test_widths.py',),
+        (
+            'first-map-discriminated',
+            'discriminators are built for another map than they get',
+            "discriminator['in_channels'] = stages[-1]",
+            "discriminator['in_channels'] = stages[0]",
+        ),
+        (
+            'heads-before-the-neck',
+            'heads are built for maps that no neck has widened',
+            'maps if from_neck else stages',
+            'stages',
+        ),
+    ),
 ]
 
 
