@@ -43,13 +43,15 @@ class Method(NamedTuple):
 
     `write` writes the configuration of a tiny run: to a file, on clips in a folder, and on those in a second folder
     where the method takes pairs. `reach` says which parts of the model each loss moves; it moves no other. `options`
-    change the configuration. `labels` is off where no label is read, of the source neither.
+    change the configuration. `labels` is off where no label is read, of the source neither. `exact` is off where two
+    processes cannot train as one does on the batch of both, as with batch normalisation in the backbone.
     """
 
     write: Callable[[Path, Path, Path], Path]
     reach: Mapping[str, set[str]]
     options: Mapping[str, Any] = {}
     labels: bool = True
+    exact: bool = True
 
 
 def write_source_only(file: Path, source: Path, target: Path) -> Path:
@@ -118,7 +120,7 @@ METHODS = {
     'st_dasegnet single_target': Method(
         write_st_dasegnet, ST_DASEGNET, {**EFFICIENT, **CONFIDENT, 'model.self_training.teacher': 'single_target'}
     ),
-    'st_dasegnet deeplab': Method(write_deeplab, ST_DASEGNET, CONFIDENT),
+    'st_dasegnet deeplab': Method(write_deeplab, ST_DASEGNET, CONFIDENT, exact=False),
     'entropy minimisation': Method(
         plain(type='EntropyMinimisation', weight=0.1),
         {loss: {'backbone', 'decode_head'} for loss in ('loss_seg', 'loss_entropy')},
@@ -396,6 +398,8 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
         )
     },
 }  # fmt: skip
+_VARIED = {method for method, _ in SHARED.values()}
+SHARED.update({name: (name, {}) for name, method in METHODS.items() if method.exact and name not in _VARIED})
 
 # Normalisation by batch, and what is drawn at random, would differ.
 _QUIET = {

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from mmrs.models.adaptors import Adaptor, Domain
-from mmrs.models.parts.adversary import self_information
+from mmrs.models.parts import self_information
 from mmrs.registry import MODELS
 
 
@@ -28,7 +28,5 @@ class EntropyMinimisation(Adaptor):
     def losses(self, source: Domain, target: Domain) -> dict[str, Tensor]:
         """``loss_seg`` on the source, ``loss_entropy`` and its unweighted ``share_entropy`` on the target."""
         losses = self.supervised_losses(self.extract_feat(source.images), source.labels)
-        entropy = self_information(self.decode_head(self.extract_feat(target.images))).sum(1)
-        valid = target.valid_share(entropy[:, None])
-        entropy = (entropy * valid).sum() / valid.sum().clamp(min=1)
+        entropy = target.mean(self_information(self.decode_head(self.extract_feat(target.images))).sum(1))
         return {**losses, 'loss_entropy': self.weight * entropy, 'share_entropy': entropy.detach()}

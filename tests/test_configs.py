@@ -21,6 +21,7 @@ from mmrs.preparation.converters.clips import write_raster
 from mmrs.registry import DATASETS, MODELS
 from mmrs.utils.config import load_config, merge_options, pretrained_files, remove_pretrained, walk
 from mmrs.utils.config_types import check_types
+from mmrs.utils.errors import DataError
 from tests.tiny_runs import REPOSITORY, quick_start  # noqa: F401
 from tools import test as test_tool
 from tools import train as train_tool
@@ -47,21 +48,19 @@ def compose(method: str, task: str, network: str):
 
 
 def possible(method: str) -> list[str]:
-    """The tasks that a method can have."""
-    unpaired = [task for task in TASKS if task not in PAIRED]
-    return dict(feature_regression=PAIRED, st_dasegnet=unpaired, source_only=TASKS, target_supervised=LABELLED_TARGETS)[
-        method
-    ]
+    """The tasks that a method can have: those without pairs, but for some methods."""
+    others = dict(feature_regression=PAIRED, source_only=TASKS, target_supervised=LABELLED_TARGETS)
+    return others.get(method) or [task for task in TASKS if task not in PAIRED]
 
 
 #: Every task with the method that is made for it, its networks in turn; then the others on every network.
+WITH_EVERY_TASK = ('st_dasegnet', 'feature_regression')
 SAMPLE = [
-    (method, task, NETWORKS[i % len(NETWORKS)])
-    for method in ('st_dasegnet', 'feature_regression')
-    for i, task in enumerate(possible(method))
+    (method, task, NETWORKS[i % len(NETWORKS)]) for method in WITH_EVERY_TASK for i, task in enumerate(possible(method))
 ] + [
     (method, possible(method)[i], network)
-    for method in ('source_only', 'target_supervised')
+    for method in METHODS
+    if method not in WITH_EVERY_TASK
     for i, network in enumerate(NETWORKS)
 ]
 
@@ -139,7 +138,7 @@ def number_of_bands(cfg) -> int:
 def fill(cfg) -> None:
     try:
         fill_model(cfg)
-    except FileNotFoundError:  # a table of classes of one's own
+    except DataError:  # a table of classes of one's own
         fill_model(cfg, class_names(cfg))
 
 

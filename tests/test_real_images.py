@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
+from mmrs.apis.filling import fill_model
 from mmrs.engine.optimizers import JointOptimWrapperConstructor
 from mmrs.registry import DATASETS, MODELS
+from mmrs.utils.config import load_config
 
 CONFIG = Path(__file__).resolve().parents[1] / 'configs' / 'st_dasegnet' / 'potsdam2vaihingen.py'
 ISPRS = dict(type='PotsdamDataset')
@@ -33,25 +34,16 @@ def test_training_step(real_data, kind, source, target, images, labels):
     if not (real_data / source).is_dir():
         pytest.skip(f'no {source} in {real_data}')
     init_default_scope('mmrs')
-    cfg = Config.fromfile(CONFIG)
-    classes = 7 if kind is LOVEDA else 6
-    cfg.merge_from_dict(
-        dict(
-            model=dict(
-                backbone=dict(init_cfg=None, embed_dims=8, num_layers=[1, 1, 1, 1]),
-                neck=dict(in_channels=[8, 16, 40, 64]),
-                decode_head=dict(
-                    in_channels=[8, 16, 40, 72],
-                    channels=16,
-                    num_classes=classes,
-                    loss_decode=dict(class_weight=None),
-                    target=dict(loss_decode=dict(class_weight=None)),
-                ),
-                discriminator=dict(in_channels=64, base_channels=8),
-                self_training=dict(class_weight=None),
-            )
-        )
-    )
+    cfg = load_config(CONFIG)
+    cfg.merge_from_dict({
+        'model.backbone': dict(init_cfg=None, embed_dims=8, num_layers=[1, 1, 1, 1]),
+        'model.decode_head': dict(channels=16, loss_decode=dict(class_weight=None)),
+        'model.decode_head.num_classes': 7 if kind is LOVEDA else 6,
+        'model.decode_head.target.loss_decode.class_weight': None,
+        'model.discriminator.base_channels': 8,
+        'model.self_training.class_weight': None,
+    })  # fmt: skip
+    fill_model(cfg)
     roots = {domain: str(real_data / name) for domain, name in (('source', source), ('target', target))}
     dataset = DATASETS.build(
         dict(

@@ -16,7 +16,7 @@ from mmrs.models.discriminators import strided_convolutions
 from mmrs.models.widths import fill_channels, last_stride, parts_of_model
 from mmrs.registry import DATASETS
 from mmrs.utils.config import look_up
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, DataError
 
 __all__ = ['configured_meta', 'fill_model']
 
@@ -60,13 +60,13 @@ def _fill_classes(config: Config, classes: Any) -> None:
     asking = {key: head for key, head in heads if 'num_classes' in head and head['num_classes'] is None}
     if not asking:
         return
-    missing: OSError | None = None
+    missing: Exception | None = None
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         dataset = (config.get(key) or {}).get('dataset')
         if dataset and not classes:
             try:
                 classes = configured_meta(next(iter(domain_leaves(dataset).values()))[0]).get('classes')
-            except OSError as error:  # a test needs no training data
+            except (OSError, DataError) as error:  # a test needs no training data
                 missing = missing or error
     if not classes and missing is not None:
         raise missing

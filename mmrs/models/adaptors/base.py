@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.dist import is_distributed
+from mmengine.dist import all_reduce, is_distributed
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
@@ -67,6 +67,17 @@ class Domain(NamedTuple):
         if self.valid is None:
             return maps.new_ones(len(maps), *maps.shape[-2:])
         return F.interpolate(self.valid[:, None].to(maps.dtype), maps.shape[-2:], mode='area')[:, 0]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of values ``(N, h, w)`` over the pixels that have data: those of all processes together.
+
+        Every process has to call it at the same time. What it returns differs between processes, but the mean of that
+        over the processes, which data-parallel training takes of gradients, is the mean over all pixels.
+        """
+        weight = self.valid_share(values[:, None])
+        number = weight.sum()
+        all_reduce(number, 'mean')
+        return (values * weight).sum() / number.clamp(min=torch.finfo(number.dtype).tiny)
 
 
 class Adaptor(EncoderDecoder):
@@ -161,16 +172,17 @@ class Adaptor(EncoderDecoder):
                 'SyncBN'
             )
 
-    def supervised_losses(self, features: Any, labels: Tensor) -> dict[str, Tensor]:
+    def supervised_losses(self, features: Any, labels: Tensor | None) -> dict[str, Tensor]:
         """The losses of the encoder-decoder on labels.
 
         Args:
             features: What :meth:`extract_feat` returns for the images.
-            labels: ``(N, H, W)``.
+            labels: ``(N, H, W)``: those of the source.
 
         Returns:
             ``loss_seg``, and where there are auxiliary heads ``loss_aux``, their sum.
         """
+        assert labels is not None, 'a method that does not learn from labels has none'
         losses = {'loss_seg': head_loss(self.decode_head, self.decode_head(features), labels)}
         if self.with_auxiliary_head:
             auxiliary: Any = self.auxiliary_head

@@ -1,6 +1,6 @@
 """What adaptation methods are composed of: each part is shared by methods, or made to be."""
 
-from .adversary import Adversary
+from .adversary import Adversary, self_information, softmax, spatial_softmax
 from .channel_spread import ChannelSpread
 from .feature_cache import FeatureCache
 from .frozen_copy import FrozenCopy
@@ -14,4 +14,7 @@ __all__ = [
     'PseudoLabel',
     'SelfTraining',
     'make_pseudo_label',
+    'self_information',
+    'softmax',
+    'spatial_softmax',
 ]
