@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 
 from mmrs.apis.class_weights import fill_class_weights
 from mmrs.apis.statistics import domain_leaves, fill_statistics
+from mmrs.install import install
 from mmrs.models.discriminators import strided_convolutions
 from mmrs.models.widths import fill_channels, last_stride, parts_of_model
 from mmrs.registry import DATASETS
@@ -35,8 +36,9 @@ def fill_model(config: Config, classes: Any = None) -> None:
     Raises:
         ConfigError: Something cannot be found out.
         DataError: The images have different bands, or one that is constant.
-        OSError: A file or folder is missing or cannot be read.
+        UnreadableError: A file cannot be read.
     """
+    install()
     init_default_scope(config.get('default_scope', 'mmrs'))
     fill_statistics(config)
     _fill_classes(config, classes)

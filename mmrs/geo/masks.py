@@ -48,14 +48,14 @@ def holds_colours(path: str, bands: int, index_of_colour: Mapping[Colour, int], 
         by_colour: See `ClassTable.by_colour`.
 
     Raises:
-        DataError: It has another number of bands, or is in colours where the classes have none.
+        UnusableError: It has another number of bands, or is in colours where the classes have none.
     """
     if bands < 3:
         if bands == 2:
-            raise DataError(f'{path} has 2 bands; a mask has one band of ids or grey, or three of a colour.')
+            raise UnusableError(f'{path} has 2 bands; a mask has one band of ids or grey, or three of a colour.')
         return by_colour
     if not index_of_colour:
-        raise DataError(
+        raise UnusableError(
             f'{path} has {bands} bands, which is a mask in colours, but the classes are given by id. Give each class '
             'its `color` in the table of classes (classes_file, --classes); of bands that all hold the same ids, id 3 '
             'is the color [3, 3, 3].'

@@ -23,7 +23,7 @@ from mmrs.geo.folders import RASTER_SUFFIXES
 from mmrs.geo.handles import bound_block_cache, file_state, handles
 from mmrs.geo.orientation import require_upright
 from mmrs.geo.resampling import resample, resampling_weights
-from mmrs.utils.errors import DataError, OutputError, UnreadableError, UnusableError
+from mmrs.utils.errors import DataError, UnreadableError, UnusableError
 
 PathLike = str | Path
 
@@ -164,7 +164,7 @@ def require_last_block(path: str, raster: DatasetReader) -> None:
 
 
 def require_all_blocks(raster: DatasetReader, length: int) -> None:
-    """Raises OutputError for an open GeoTIFF that was just written if it lacks a block: GDAL does not always say so.
+    """Raises OSError for an open GeoTIFF that was just written if it lacks a block: GDAL does not always say so.
 
     Args:
         raster: The file, or one of its overviews.
@@ -174,7 +174,7 @@ def require_all_blocks(raster: DatasetReader, length: int) -> None:
     for row, column in np.ndindex(*blocks):
         offset, size = (raster.get_tag_item(f'BLOCK_{key}_{column}_{row}', 'TIFF', 1) for key in ('OFFSET', 'SIZE'))
         if offset is None or size is None or int(offset) + int(size) > length:
-            raise OutputError('it is not complete; the disk may be full')
+            raise OSError('it is not complete; the disk may be full')
 
 
 def is_whole_png(path: PathLike) -> bool:

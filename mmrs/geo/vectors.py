@@ -1,5 +1,6 @@
 """Labels that are drawn as polygons."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from rasterio.warp import transform
 
 from mmrs.geo.grids import Bounds, RasterGrid, move_bounds
 from mmrs.geo.handles import file_state, handles
-from mmrs.utils.errors import DataError, UnreadableError, require_file
+from mmrs.utils.errors import DataError, UnreadableError
 
 #: Suffixes of vector files.
 VECTOR_SUFFIXES = ('.gpkg', '.geojson', '.fgb', '.shp')
@@ -57,13 +58,14 @@ class VectorLayer:
         count: Number of polygons.
 
     Raises:
-        UnreadableError: It cannot be read.
-        DataError: There is no such file; or it has several layers and none is named, no such layer or field, no CRS, or
+        UnreadableError: There is no such file, or it cannot be read.
+        DataError: It has several layers and none is named, no such layer or field, no CRS, or
             no polygons.
     """
 
     def __init__(self, path: str, name: str | None = None, attribute: str | None = None, role: str = 'label') -> None:
-        require_file(path, 'a vector file')
+        if not os.path.isfile(path):
+            raise UnreadableError(f'{path}: no such file; a vector file was expected there')
         self.path, self.attribute = path, attribute
         option = f'{role}_layer (--{role}-layer)'
         with _reading(path):

@@ -27,7 +27,7 @@ from mmengine.config import Config, ConfigDict
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError
 
-__all__ = ['FOLDED', 'compose', 'fold', 'is_method']
+__all__ = ['FOLDED', 'SHARED', 'compose', 'fold', 'is_method']
 
 #: The keys of the axes, and what they become.
 FOLDED = {
@@ -40,6 +40,9 @@ FOLDED = {
     'task': 'model and the data loaders',
     'trains_on': 'the data loaders',
 }
+
+#: Keys that may stand once, beside the parts of a joint optimizer, for all of them.
+SHARED = ('type', 'accumulative_counts', 'dtype', 'loss_scale')
 
 _AXES = {'task': 'tasks', 'network': 'networks', 'schedule': 'schedules'}
 
@@ -101,7 +104,10 @@ def _find(axis: str, name: str | None, method: Path, base: Path | None) -> Path:
     near = difflib.get_close_matches(name or '', known, n=3, cutoff=0.4)
     listed = ', '.join([*near, *(other for other in known if other not in near)]) or f'none in {folder}'
     what = f'--{axis} {name} is unknown' if name else f'config {method} is a method, and needs a --{axis}'
-    raise ConfigError(f'{what}; there are {listed}; or name a file of your own')
+    raise ConfigError(
+        f'{what}; there are {listed}; or name a file of your own. A tool without --{axis} takes the configuration that '
+        'a run has written into its work dir'
+    )
 
 
 def fold(config: Config) -> None:
@@ -156,7 +162,8 @@ def _fold_model(config: Config, given: Mapping[str, Any], task: Mapping[str, Any
 
 def _ask_task(node: Any, task: Mapping[str, Any]) -> None:
     """Put the values of a task where a model asks for them; a key for which it has none goes."""
-    for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+    # From the end, for what goes from a list moves what follows.
+    for key, value in reversed(list(node.items() if isinstance(node, dict) else enumerate(node))):
         if isinstance(value, (dict, list)):
             _ask_task(value, task)
         elif isinstance(value, str) and value.startswith('task.'):
@@ -171,10 +178,14 @@ def _ask_task(node: Any, task: Mapping[str, Any]) -> None:
 def _use_labels(config: Config, domain: str, task: Mapping[str, Any]) -> None:
     """Train on the labelled images of one domain."""
     pair = config.train_dataloader.dataset
-    if not ('source' in pair and 'target' in pair):
-        return  # a leaf has a data set of its own
+    is_pair = 'source' in pair and 'target' in pair  # else a leaf has a data set of its own
     changes = task.get(f'{domain}_labels')
-    if changes is None:
+    if changes is not None:
+        changes = {key: value for key, value in changes.items() if is_pair or key != 'train_dataloader'}
+        _require_unchanged(config, changes, f'task.{domain}_labels')
+    elif not is_pair:
+        return
+    else:
         changes = dict(train_dataloader=dict(dataset=pair[domain]))
         if 'seg_map_path' not in (pair[domain].get('data_prefix') or {'seg_map_path': ''}):
             raise ConfigError(
@@ -197,6 +208,38 @@ def _use_labels(config: Config, domain: str, task: Mapping[str, Any]) -> None:
         config[key] = {**config[key], **value}
 
 
+def _require_unchanged(config: Config, changes: Mapping[str, Any], where: str) -> None:
+    """Refuse what a leaf says of data that a task's labels replace."""
+    own = _task_file(config.filename)
+    if own is None:
+        return
+
+    def replaced(found: Config, key: str) -> Any:
+        value = found.get(key)
+        return value.get('dataset') if key.endswith('_dataloader') and value else value
+
+    before = Config.fromfile(own)
+    if lost := [key for key in changes if key in before and replaced(config, key) != replaced(before, key)]:
+        key = f'{lost[0]}.dataset' if lost[0].endswith('_dataloader') else lost[0]
+        raise ConfigError(
+            f'config {config.filename}: what it says of {key} would have no effect, for labels of one domain alone are '
+            f'trained on: set {where}.{key}'
+        )
+
+
+def _task_file(file: str | None) -> Path | None:
+    """The file of the task among those that a file is based on."""
+    if file is None or not Path(file).is_file():
+        return None
+    for base in Config._get_base_files(str(file)):
+        path = Path(file).parent / base
+        keys = Config.fromfile(path).keys()
+        found = path if 'task' in keys and not {'adaptor', 'network'} & keys else _task_file(str(path))
+        if found is not None:
+            return found
+    return None
+
+
 def _fold_optimizers(config: Config, parts: Mapping[str, Any], rate: float | None) -> None:
     """Make the optimizer of the schedule that of the segmentor, and add those of a method's other parts."""
     plain = dict(config.optim_wrapper)
@@ -205,7 +248,9 @@ def _fold_optimizers(config: Config, parts: Mapping[str, Any], rate: float | Non
     if plain.get('type') == 'OptimWrapper':
         del plain['type']  # the default
     said = {name: plain.pop(name) for name in ('segmentor', *parts) if name in plain}
-    joint = dict(constructor='JointOptimWrapperConstructor', segmentor=_merge(plain, parts.get('segmentor') or {}))
+    shared = {key: plain.pop(key) for key in SHARED if key in plain}
+    own = dict(segmentor=_merge(plain, parts.get('segmentor') or {}))
+    joint = dict(constructor='JointOptimWrapperConstructor', **shared, **own)
     keys = (joint['segmentor'].get('paramwise_cfg') or {}).get('custom_keys') or {}
     for name in [name for name, value in keys.items() if value is None]:
         del keys[name]
@@ -213,8 +258,9 @@ def _fold_optimizers(config: Config, parts: Mapping[str, Any], rate: float | Non
         if name == 'segmentor':
             continue
         joint[name] = None if part is None else _merge(dict(optimizer=dict(lr=rate)), part)
-        if part is not None and joint[name].optimizer.lr is None and said.get(name, {}) is not None:
+    config.optim_wrapper = _merge(joint, said)
+    for name in parts:
+        if (config.optim_wrapper[name] or {}).get('optimizer', {}).get('lr', 0) is None:
             raise ConfigError(
                 f'config {config.filename}: the schedule has no part_lr, so optim_parts.{name}.optimizer needs an lr'
             )
-    config.optim_wrapper = _merge(joint, said)

@@ -3,7 +3,7 @@ import yaml
 from mmengine.config import Config
 
 from mmrs.apis.filling import fill_model
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, DataError
 
 MIT = dict(type='EfficientMiT', embed_dims=8, num_layers=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])
 TABLE = dict(classes=[dict(name=name, id=i) for i, name in enumerate(('water', 'land', 'cloud'))])
@@ -49,7 +49,7 @@ def test_classes_of_a_table(own):
 
 def test_a_test_needs_no_training_data(own):
     cfg = config(dict(own, data_root='nowhere'))
-    with pytest.raises(FileNotFoundError, match=r'nowhere.classes\.yaml'):
+    with pytest.raises(DataError, match=r'nowhere.classes\.yaml'):
         fill_model(cfg)
     cfg.test_dataloader = dict(dataset=own)
     fill_model(cfg)

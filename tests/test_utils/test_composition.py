@@ -115,6 +115,24 @@ def test_what_would_be_lost_is_refused(leaf):
     assert leaf(own, 'source_only').train_dataloader.dataset == dict(type='PotsdamDataset', data_root='own')
 
 
+def test_what_labels_of_one_domain_replace_is_refused(leaf):
+    moved = "train_dataloader = dict(dataset=dict(source=dict(data_root='elsewhere')))"
+    with pytest.raises(ConfigError, match=r'train_dataloader\.dataset .*task\.source_labels\.train_dataloader'):
+        leaf(moved, 'source_only', 'dubai_synthetic')
+    evaluator = "val_evaluator = dict(_delete_=True, type='IoUMetric', iou_metrics=['mFscore'])"
+    with pytest.raises(ConfigError, match=r'task\.source_labels\.val_evaluator'):
+        leaf(evaluator, 'source_only', 'voc_synthetic')
+    # What stands beside is kept.
+    assert (
+        leaf('train_dataloader = dict(batch_size=3)', 'source_only', 'voc_synthetic').train_dataloader.batch_size == 3
+    )
+    # Of a data set of its own, validation is as for the labels.
+    own = "train_dataloader = dict(dataset=dict(_delete_=True, type='PotsdamDataset', data_root='own'))"
+    config = leaf(own, 'source_only', 'voc_synthetic')
+    assert config.train_dataloader.dataset == dict(type='PotsdamDataset', data_root='own')
+    assert config.val_evaluator.type == 'IoUMetric'
+
+
 # Optimizers ----------------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +162,14 @@ def test_a_leaf_names_parts_or_the_whole(leaf, text):
 def test_optimizers_of_a_leaf_stay(leaf):
     text = "optim_wrapper = dict(_delete_=True, constructor='Own', segmentor=dict(optimizer=dict(type='SGD', lr=1.0)))"
     assert leaf(text).optim_wrapper == dict(constructor='Own', segmentor=dict(optimizer=dict(type='SGD', lr=1.0)))
+
+
+def test_what_all_optimizers_have_in_common_stands_beside_them(leaf):
+    wrapper = leaf(
+        "optim_wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', accumulative_counts=2)"
+    ).optim_wrapper
+    assert (wrapper.type, wrapper.dtype, wrapper.accumulative_counts) == ('AmpOptimWrapper', 'bfloat16', 2)
+    assert not {'type', 'dtype', 'accumulative_counts'} & {*wrapper.segmentor, *wrapper.discriminator}
 
 
 def test_a_part_without_a_rate(leaf):

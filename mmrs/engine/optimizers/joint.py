@@ -10,6 +10,7 @@ from torch import nn
 
 from mmrs.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmrs.utils import ConfigError
+from mmrs.utils.composition import SHARED
 from mmrs.utils.wrappers import unwrapped
 
 from .default import DefaultOptimWrapperConstructor
@@ -108,10 +109,6 @@ def _without_unsupported_fused(optimizer: dict) -> dict:
     """Drop ``fused``, which changes speed alone, where this torch refuses it (before 2.4: on CPUs, and SGD's)."""
     old = tuple(int(part) for part in torch.__version__.split('.')[:2]) < (2, 4)
     return {key: value for key, value in optimizer.items() if not (old and key == 'fused')}
-
-
-#: Keys that may stand once, beside the parts, for all of them.
-SHARED = ('type', 'accumulative_counts', 'dtype', 'loss_scale')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
