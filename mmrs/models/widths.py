@@ -163,11 +163,15 @@ class _NumbersOnCPU(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _of_zeros(config: Mapping[str, Any]) -> nn.Module:
-    """Build a module of zeros, which costs neither the initialisation of its weights nor random numbers."""
+def _without_values(config: Mapping[str, Any]) -> nn.Module:
+    """Build a module on the meta device, which costs neither memory nor random numbers."""
     shared = {key: value for key, value in config.items() if key not in ('source', 'target')}
     with torch.device('meta'), _NumbersOnCPU():
-        module = revert_sync_batchnorm(MODELS.build(shared))
+        return revert_sync_batchnorm(MODELS.build(shared))
+
+
+def _with_zeros(module: nn.Module) -> nn.Module:
+    """The same module on the CPU, to be run."""
     module.to_empty(device='cpu')
     for tensor in (*module.parameters(), *module.buffers()):  # what serves as an index must be valid
         tensor.data.zero_()
@@ -178,7 +182,7 @@ def _of_zeros(config: Mapping[str, Any]) -> nn.Module:
 @torch.no_grad()
 def _run(backbone: Mapping[str, Any]) -> tuple[tuple[int, int], list[Tensor]]:
     """Size of an image, and the maps that a backbone returns of it."""
-    built = _of_zeros(backbone)
+    built = _with_zeros(_without_values(backbone))
     # Some transformers take images of one size only.
     size = to_2tuple(getattr(built, 'img_size', _SIDE))
     maps = built(torch.zeros(1, backbone.get('in_channels') or 3, *size))
@@ -192,17 +196,17 @@ def widths(backbone: Mapping[str, Any]) -> list[int]:
         backbone: Its configuration; what `source` and `target` in it change, for a method with two of them, is left
             out.
     """
-    known = getattr(_of_zeros(backbone), 'out_channels', None)
+    known = getattr(_without_values(backbone), 'out_channels', None)
     return list(known) if isinstance(known, Sequence) else [stage.shape[1] for stage in _run(backbone)[1]]
 
 
 def _neck_widths(neck: Mapping[str, Any], backbone: Mapping[str, Any]) -> list[int]:
-    built = _of_zeros(neck)
+    built = _without_values(neck)
     known = getattr(built, 'out_channels', None)
     if isinstance(known, Sequence):
         return list(known)
     with torch.no_grad():
-        return [stage.shape[1] for stage in built(_run(backbone)[1])]
+        return [stage.shape[1] for stage in _with_zeros(built)(_run(backbone)[1])]
 
 
 def last_stride(backbone: Mapping[str, Any]) -> float:

@@ -18,14 +18,15 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError
+from mmrs.utils.errors import ConfigError, require_one_of
 
 __all__ = ['FOLDED', 'SHARED', 'compose', 'fold', 'is_method']
 
@@ -120,13 +121,24 @@ def fold(config: Config) -> None:
         return
     if is_method(config):
         raise ConfigError(f'config {config.filename} is a method alone: it needs a task and a network')
+    _require_spelt(config, config.keys(), FOLDED.keys())
     given = {key: config.pop(key, None) for key in FOLDED}
     task = given['task'] or {}
+    asked = {'num_classes', 'data_preprocessor', 'source_labels', 'target_labels'}
+    asked |= set(re.findall(r"'task\.(\w+)'", f'{given["network"]} {given["adaptor"]} {config.get("model")}'))
+    _require_spelt(config, task, asked, 'task.')
     _fold_model(config, given, task)
     if given['trains_on'] is not None:
         _use_labels(config, given['trains_on'], task)
     if given['optim_parts']:
         _fold_optimizers(config, given['optim_parts'], given['part_lr'])
+
+
+def _require_spelt(config: Config, keys: Iterable[str], known: Set[str], where: str = '') -> None:
+    """Refuse keys that nothing reads, and that are spelt nearly like others; the rest are variables."""
+    for key in set(keys) - known:
+        if near := difflib.get_close_matches(key, known, 1, 0.85):
+            raise ConfigError(f'config {config.filename}: nothing reads {where}{key}; did you mean {where}{near[0]}?')
 
 
 def _merge(base: Any, changes: Any) -> Any:
@@ -177,7 +189,10 @@ def _ask_task(node: Any, task: Mapping[str, Any]) -> None:
 
 def _use_labels(config: Config, domain: str, task: Mapping[str, Any]) -> None:
     """Train on the labelled images of one domain."""
-    pair = config.train_dataloader.dataset
+    require_one_of('trains_on', domain, ('source', 'target'))
+    pair = (config.get('train_dataloader') or {}).get('dataset')
+    if pair is None:
+        raise ConfigError(f'config {config.filename}: the task has no train_dataloader.dataset')
     is_pair = 'source' in pair and 'target' in pair  # else a leaf has a data set of its own
     changes = task.get(f'{domain}_labels')
     if changes is not None:

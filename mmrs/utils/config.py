@@ -68,13 +68,16 @@ def load_config(
     """
     axes = dict(task=task, network=network, schedule=schedule)
     if isinstance(config, Config):
+        if any(axes.values()):
+            config = compose(config, **axes)
         fold(config)
         name_types(config)
         return config
     if isinstance(config, Mapping):
         if 'config' not in config or (set(config) - {'config', *axes}):
             raise ConfigError(f'{dict(config)} was found; dict(config=FILE, task=NAME, network=NAME) was expected')
-        return load_config(**config, options=options)
+        given = {key: value for key, value in axes.items() if value}
+        return load_config(**{**config, **given}, options=options)
     path = Path(config)
     if path.suffix != '.py':
         raise ConfigError(f'{path} is no configuration file: one that ends in .py was expected')

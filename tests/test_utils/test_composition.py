@@ -181,6 +181,32 @@ def test_a_part_without_a_rate(leaf):
 # Names ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('task = dict(class_weights=[1.0] * 6)', r'task\.class_weights; did you mean task\.class_weight\?'),
+        ('task = dict(num_clases=6)', r'task\.num_clases; did you mean task\.num_classes\?'),
+        ('task = dict(target_label=dict())', r'did you mean task\.target_labels\?'),
+        ('part_lrs = 1e-4', r'part_lrs; did you mean part_lr\?'),
+        ("trains_on = 'soruce'", "trains_on is 'soruce'; one of source, target"),
+        ('train_dataloader = dict(dataset=None)', 'no train_dataloader.dataset'),
+    ],
+)
+def test_what_nothing_would_read_is_refused(leaf, text, message):
+    with pytest.raises(ConfigError, match=message):
+        leaf(text, 'source_only')
+
+
+def test_names_go_with_a_configuration_in_memory():
+    method = CONFIGS / 'st_dasegnet' / 'method.py'
+    axes = dict(task='dubai', network='segformer_r18')
+    expected = load_config(method, **axes).to_dict()
+    assert load_config(Config.fromfile(method), **axes).to_dict() == expected
+    assert load_config(dict(config=method, network='segformer_r18'), task='dubai').to_dict() == expected
+    with pytest.raises(ConfigError, match='is whole already: --task'):
+        load_config(Config.fromfile(CONFIGS / 'st_dasegnet' / 'dubai.py'), task='dubai')
+
+
 def test_a_configuration_in_memory_is_folded_in_place():
     config = Config.fromfile(CONFIGS / 'st_dasegnet/demo.py')
     assert load_config(config) is config
