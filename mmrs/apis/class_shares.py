@@ -1,0 +1,79 @@
+"""How the labels of a training's source are shared out among the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmrs.geo.statistics import class_statistics, default_workers
+from mmrs.install import install
+from mmrs.registry import DATASETS
+from mmrs.utils.errors import ConfigError
+
+__all__ = ['source_shares']
+
+
+def source_shares(config: Config) -> list[float]:
+    """Shares of the classes in the labelled pixels of the source's training images.
+
+    Where the training has one domain, that is the source. Label maps count as often as they are drawn in an epoch: all
+    of a `ConcatDataset`, `times` over in a `RepeatDataset`. A sampler that prefers some images is not taken into
+    account. Pixels are counted once, by the cache that rare-class sampling uses too.
+
+    Args:
+        config: A configuration with `train_dataloader`.
+
+    Returns:
+        One share above 0 for each class, in the order of the class indices; their sum is 1.
+
+    Raises:
+        ConfigError: There is no training data set, or a class without a pixel, whose share has no logarithm.
+        DataError: A file is missing or cannot be read, or the source has no labels.
+    """
+    install()
+    init_default_scope(config.get('default_scope', 'mmrs'))
+    dataset = (config.get('train_dataloader') or {}).get('dataset')
+    if not dataset:
+        raise ConfigError(
+            f'config {config.filename}: there is no train_dataloader.dataset, in whose labels classes could be counted'
+        )
+    built = DATASETS.build(_source_of(dataset))
+    counts, classes = _pixels(built), built.metainfo['classes']
+    if absent := [name for name, number in zip(classes, counts) if not number]:
+        raise ConfigError(
+            f'{_described(built)}: its training labels have no pixel of {", ".join(absent)} ({counts.sum():,} of '
+            f'{", ".join(name for name in classes if name not in absent) or "any class"}); the share of a class must '
+            'be above 0. Leave the class out with class_map, or give shares of your own'
+        )
+    return (counts / counts.sum()).tolist()
+
+
+def _source_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """A data set's configuration with the source in place of two domains, wrappers kept."""
+    if 'source' in dataset and 'target' in dataset:
+        return _source_of(dataset['source'])
+    own = dict(dataset)
+    if 'dataset' in own:
+        own['dataset'] = _source_of(own['dataset'])
+    elif 'datasets' in own:
+        own['datasets'] = [_source_of(part) for part in own['datasets']]
+    return own
+
+
+def _pixels(dataset: Any) -> np.ndarray:
+    """Labelled pixels of each class, ``(K,)``, through wrappers of data sets."""
+    if (parts := getattr(dataset, 'datasets', None)) is not None:
+        return np.sum([_pixels(part) for part in parts], axis=0)
+    if (inner := getattr(dataset, 'dataset', None)) is not None:
+        return getattr(dataset, 'times', 1) * _pixels(inner)
+    dataset.full_init()
+    return class_statistics(dataset, default_workers()).sum(axis=0)
+
+
+def _described(dataset: Any) -> str:
+    roots: Sequence[Any] = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', dataset)]
+    return ', '.join(f'{type(part).__name__} {getattr(part, "data_root", None) or ""}'.strip() for part in roots)
