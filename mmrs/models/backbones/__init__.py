@@ -1,4 +1,5 @@
+from .efficientnet_lite import EfficientNetLite
 from .mit import EfficientMiT
 from .resnet import ResNetV1c
 
-__all__ = ['EfficientMiT', 'ResNetV1c']
+__all__ = ['EfficientMiT', 'EfficientNetLite', 'ResNetV1c']
