@@ -10,13 +10,14 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
+from mmrs.apis.class_shares import source_shares
 from mmrs.apis.class_weights import fill_class_weights
 from mmrs.apis.statistics import domain_leaves, fill_statistics
 from mmrs.install import install
 from mmrs.models.discriminators import strided_convolutions
 from mmrs.models.widths import fill_channels, last_stride, parts_of_model
-from mmrs.registry import DATASETS
-from mmrs.utils.config import look_up
+from mmrs.registry import DATASETS, MODELS
+from mmrs.utils.config import look_up, walk
 from mmrs.utils.errors import ConfigError, DataError
 
 __all__ = ['configured_meta', 'fill_model']
@@ -25,9 +26,9 @@ __all__ = ['configured_meta', 'fill_model']
 def fill_model(config: Config, classes: Any = None) -> None:
     """Put numbers where the model of a configuration leaves them open, in place, so that the written one is whole.
 
-    Statistics and class weights as :func:`fill_statistics` and :func:`fill_class_weights` say; `num_classes` are the
-    data set's, channels what the network has, see :func:`fill_channels`; and a discriminator's `num_conv` follows from
-    its map.
+    Statistics, class weights and shares of the classes as :func:`fill_statistics`, :func:`fill_class_weights` and
+    :func:`source_shares` say; `num_classes` are the data set's, channels what the network has, see
+    :func:`fill_channels`; and a discriminator's `num_conv` follows from its map.
 
     Args:
         config: The configuration.
@@ -46,6 +47,7 @@ def fill_model(config: Config, classes: Any = None) -> None:
         fill_channels(config.model)
         _fill_discriminator(config)
     fill_class_weights(config)
+    _fill_shares(config)
 
 
 def configured_meta(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -79,6 +81,20 @@ def _fill_classes(config: Config, classes: Any) -> None:
         )
     for head in asking.values():
         head['num_classes'] = len(classes)
+
+
+def _fill_shares(config: Config) -> None:
+    losses = [node for _, node in walk(config.get('model'), 'model') if node.get('type') == 'PriorNeutralLoss']
+    if losses and not getattr(look_up(MODELS, config.model.get('type')), 'learns_from_labels', True):
+        raise ConfigError(
+            f'config {config.filename}: class_prior is set, but {config.model.type} learns from no labels, so that it '
+            'would have no effect: set it for the reference'
+        )
+    asking = [node for node in losses if node.get('shares', 'auto') == 'auto']
+    if asking:
+        shares = source_shares(config)
+        for node in asking:
+            node['shares'] = shares  # type: ignore[index]
 
 
 def _fill_discriminator(config: Config) -> None:

@@ -10,7 +10,8 @@ Each axis is a file, and has keys of its own, which nothing but :func:`fold` rea
   with an optimizer of their own; `trains_on`, the domain of whose labels alone it learns; `reference_method`.
 - schedule (`_base_/schedules/NAME.py`): `optim_wrapper` of the whole, and `part_lr`, the rate of such parts.
 
-What a leaf says of `model` and `optim_wrapper` stands, whatever the four say.
+What a leaf says of `model` and `optim_wrapper` stands, whatever the four say. Any configuration may have `class_prior`,
+which :func:`fold_class_prior` reads last.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mmengine.config import Config, ConfigDict
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, require_one_of
 
-__all__ = ['FOLDED', 'SHARED', 'compose', 'fold', 'is_method']
+__all__ = ['FOLDED', 'SHARED', 'compose', 'fold', 'fold_class_prior', 'is_method']
 
 #: The keys of the axes, and what they become.
 FOLDED = {
@@ -121,7 +122,7 @@ def fold(config: Config) -> None:
         return
     if is_method(config):
         raise ConfigError(f'config {config.filename} is a method alone: it needs a task and a network')
-    _require_spelt(config, config.keys(), FOLDED.keys())
+    _require_spelt(config, config.keys(), FOLDED.keys() | {'class_prior'})
     given = {key: config.pop(key, None) for key in FOLDED}
     task = given['task'] or {}
     asked = {'num_classes', 'data_preprocessor', 'source_labels', 'target_labels'}
@@ -132,6 +133,35 @@ def fold(config: Config) -> None:
         _use_labels(config, given['trains_on'], task)
     if given['optim_parts']:
         _fold_optimizers(config, given['optim_parts'], given['part_lr'])
+
+
+def fold_class_prior(config: Config) -> None:
+    """Put a `PriorNeutralLoss` with the values of the key `class_prior`, if any, around each decode loss, in place.
+
+    Raises:
+        ConfigError: The model has no `loss_decode`, or one that is prior-neutral already.
+    """
+    prior = config.pop('class_prior', None)
+    if prior is not None and not _put_around(config.get('model') or {}, dict(prior), config.filename):
+        raise ConfigError(f'config {config.filename}: class_prior is set, but the model has no loss_decode')
+
+
+def _put_around(node: Any, prior: dict[str, Any], filename: str | None) -> int:
+    """Number of losses below a node of the model that got one around them."""
+    number = 0
+    for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        if key == 'loss_decode':
+            terms = value if isinstance(value, (list, tuple)) else [value]
+            if any(term['type'] == 'PriorNeutralLoss' for term in terms):
+                raise ConfigError(
+                    f'config {filename}: class_prior is set, but a loss_decode is prior-neutral already: set its tau'
+                )
+            wrapped = [dict(type='PriorNeutralLoss', loss=term, **prior) for term in terms]
+            node[key] = wrapped if isinstance(value, (list, tuple)) else wrapped[0]
+            number += len(terms)
+        elif isinstance(value, (dict, list)):
+            number += _put_around(value, prior, filename)
+    return number
 
 
 def _require_spelt(config: Config, keys: Iterable[str], known: Set[str], where: str = '') -> None:

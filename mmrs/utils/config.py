@@ -22,7 +22,7 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 
 import mmrs.registry
-from mmrs.utils.composition import FOLDED, compose, fold, is_method
+from mmrs.utils.composition import FOLDED, compose, fold, fold_class_prior, is_method
 from mmrs.utils.errors import ConfigError
 
 __all__ = [
@@ -72,6 +72,7 @@ def load_config(
             config = compose(config, **axes)
         fold(config)
         name_types(config)
+        fold_class_prior(config)
         return config
     if isinstance(config, Mapping):
         if 'config' not in config or (set(config) - {'config', *axes}):
@@ -107,6 +108,7 @@ def load_config(
     name_types(config)
     if options:
         merge_options(config, options)
+    fold_class_prior(config)
     return config
 
 

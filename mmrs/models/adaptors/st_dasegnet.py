@@ -177,7 +177,8 @@ class STDASegNet(Adaptor):
         terms = [None, None] if weight is None else self.pseudo_terms
         heads = zip('st', self.heads, self.segmentor.decode(features), terms)
         return {
-            prefix + student: head_loss(head, logits, label, weight, chosen) for student, head, logits, chosen in heads
+            prefix + student: head_loss(head, logits, label, weight, chosen, from_source=weight is None)
+            for student, head, logits, chosen in heads
         }
 
     def _auxiliary_losses(self, features: tuple[Features, Features], label: Tensor) -> dict[str, Tensor]:

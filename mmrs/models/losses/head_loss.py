@@ -13,13 +13,19 @@ from torch.nn import functional as F
 
 from mmrs.utils import ConfigError
 
+from .prior_neutral import PriorNeutralLoss
 from .probing import loss_probes, loss_terms
 
 __all__ = ['head_loss', 'terms_by_pixel']
 
 
 def head_loss(
-    head: Any, logits: Tensor, label: Tensor, weight: Tensor | None = None, terms: Sequence[int] | None = None
+    head: Any,
+    logits: Tensor,
+    label: Tensor,
+    weight: Tensor | None = None,
+    terms: Sequence[int] | None = None,
+    from_source: Tensor | bool = True,
 ) -> Tensor:
     """The sum of the terms of a head's loss, each averaged if it is a map, as mmseg does.
 
@@ -29,6 +35,8 @@ def head_loss(
         label: ``(N, H, W)``.
         weight: ``(N, H, W)``, a factor on each pixel.
         terms: Which terms count, by their indices; None: all.
+        from_source: Whether the labels are the source's, or for which pixels ``(N, H, W)``; the rest are pseudo-labels,
+            which :class:`PriorNeutralLoss` does not change.
     """
     logits = F.interpolate(logits, label.shape[-2:], mode='bilinear', align_corners=head.align_corners)
     if weight is None and head.sampler is not None:
@@ -36,7 +44,10 @@ def head_loss(
     chosen: Iterable[Any] = loss_terms(head)
     if terms is not None:
         chosen = [term for n, term in enumerate(chosen) if n in terms]
-    values = [term(logits, label, weight=weight, ignore_index=head.ignore_index).mean() for term in chosen]
+    values = []
+    for term in chosen:
+        of_labels = dict(from_source=from_source) if isinstance(term, PriorNeutralLoss) else {}
+        values.append(term(logits, label, weight=weight, ignore_index=head.ignore_index, **of_labels).mean())
     return torch.stack(values).sum()
 
 
