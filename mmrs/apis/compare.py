@@ -66,23 +66,37 @@ class Entry:
         warm_start: What to start from: a checkpoint file, or ``NAME/FILE`` for the file of that name from the run of
             the entry NAME with the same seed.
         cfg_options: ``KEY=VALUE`` as on the command line.
+        task: With a method's file: the task, see :func:`load_config`.
+        network: Likewise.
+        schedule: Likewise.
+        title: Name of its folder, instead of :attr:`name`'s own.
     """
 
     config: Path
     warm_start: str | None = None
     cfg_options: tuple[str, ...] = ()
+    task: str | None = None
+    network: str | None = None
+    schedule: str | None = None
+    title: str | None = None
 
     @classmethod
-    def parse(cls, text: str, cfg_options: Sequence[str] = ()) -> Entry:
+    def parse(cls, text: str, cfg_options: Sequence[str] = (), **axes: str | None) -> Entry:
         """Read ``CONFIG`` or ``CONFIG:CHECKPOINT``."""
         config, _, warm_start = text.partition(':')
-        return cls(Path(config), warm_start or None, tuple(cfg_options))
+        return cls(Path(config), warm_start or None, tuple(cfg_options), **axes)
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """Those of task, network and schedule that are given."""
+        given = dict(task=self.task, network=self.network, schedule=self.schedule)
+        return {axis: value for axis, value in given.items() if value is not None}
 
     @property
     def name(self) -> str:
-        """Folder and name of the configuration, such as ``st_dasegnet_demo``."""
+        """Folder and name of the configuration and its axes, such as ``st_dasegnet_demo``."""
         path = self.config.absolute()
-        return f'{path.parent.name}_{path.stem}'
+        return self.title or '_'.join([path.parent.name, path.stem, *(Path(own).stem for own in self.axes.values())])
 
 
 @dataclass
@@ -190,7 +204,8 @@ class Run:
         checkpoint = newest_checkpoint(self.folder)
         # Logs without a usable checkpoint are worth nothing.
         how = ['--resume', str(checkpoint)] if checkpoint else ['--overwrite']
-        return [str(self.entry.config), '--work-dir', str(self.folder), *how, '--cfg-options', *options]
+        axes = [text for axis, value in self.entry.axes.items() for text in (f'--{axis}', value)]
+        return [str(self.entry.config), *axes, '--work-dir', str(self.folder), *how, '--cfg-options', *options]
 
     def train(self, poll: Callable[[], None]) -> None:
         """Train, in a process of its own.
@@ -265,7 +280,7 @@ def plan_runs(entries: Sequence[Entry], seeds: Sequence[int], out: Path) -> list
     for entry in entries:
         if entry.name in configs:
             raise ConfigError(f'{entry.config}: there is another configuration of the name {entry.name}')
-        config = load_config(entry.config, parse_options(entry.cfg_options))
+        config = load_config(entry.config, parse_options(entry.cfg_options), **entry.axes)
         if not (config.get('train_cfg') or {}).get('max_iters'):
             raise ConfigError(f'config {entry.config} has no train_cfg.max_iters; it must count iterations')
         if config.get('val_dataloader') is None:
@@ -390,6 +405,7 @@ def _about(entry: Entry, runs: Sequence[Run]) -> dict[str, Any]:
         config=str(entry.config),
         warm_start=entry.warm_start,
         cfg_options=list(entry.cfg_options),
+        **entry.axes,
         iterations=iterations,
     )
 

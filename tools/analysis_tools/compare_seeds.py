@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmrs.apis.compare import Entry, compare, plot_comparison
 from mmrs.apis.comparison import output_console
+from mmrs.utils.arguments import add_axes
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -23,6 +24,10 @@ examples:
   # shorter runs, with the mean curves of each configuration
   python tools/analysis_tools/compare_seeds.py configs/source_only/dubai.py configs/st_dasegnet/dubai.py \\
       --seeds 0 1 -o work_dirs/short --curves work_dirs/short/curves.png --cfg-options train_cfg.max_iters=100
+
+  # methods on a task and a network, without files of their own
+  python tools/analysis_tools/compare_seeds.py configs/source_only/method.py configs/st_dasegnet/method.py \\
+      --task trial_dubai --network segformer_efficientnet-lite0 -o work_dirs/dubai_lite0
 
 The same command goes on where an interrupted one stopped. Scores are those of the last iteration, never of the best
 one: to choose by target scores takes target labels.
@@ -43,6 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='configuration file, and what to start from: a file, or FOLDER_NAME/FILE for FILE of the run of '
         'configs/FOLDER/NAME.py with the same seed',
     )
+    add_axes(parser)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='K', help='seeds (default: 0 1 2)')
     parser.add_argument(
         '-o', '--out', type=Path, required=True, metavar='DIR', help='folder for runs, comparison.json, comparison.md'
@@ -59,7 +65,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 @report_errors
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    entries = [Entry.parse(text, args.cfg_options) for text in args.configs]
+    axes = dict(task=args.task, network=args.network, schedule=args.schedule)
+    entries = [Entry.parse(text, args.cfg_options, **axes) for text in args.configs]
     comparison = compare(entries, args.seeds, args.out, args.dry_run, args.overwrite)
     if args.dry_run:
         return 0

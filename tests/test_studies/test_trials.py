@@ -1,0 +1,150 @@
+import itertools
+import json
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rich.console import Console
+
+from mmrs.apis import compare
+from mmrs.apis.compare import plan_runs
+from mmrs.studies import trials as module
+from mmrs.studies.trials import PAIRS, Trials
+from mmrs.utils.errors import ConfigError, DataError
+
+SOURCE_ONLY = {0: 40.0, 1: 44.0}
+
+
+class Tools:
+    """Stands in for train.py and test.py: runs of two iterations whose score is told by method, tau and seed."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[str]]] = []
+
+    def __call__(self, tool, arguments, log, poll=None, interval=1.0):
+        self.calls.append((tool, list(arguments)))
+        after = {key: value for key, value in itertools.pairwise(arguments) if key.startswith('--')}
+        folder = Path(after['--work-dir'])
+        if tool == 'test.py':
+            score = 50 + 10 * float(after['--prior-strength'])
+            folder.mkdir(parents=True)
+            Path(after['--metrics']).write_text(json.dumps({'mIoU': score, 'aAcc': None, 'IoU.water': score}))
+            return 0
+        options = dict(text.split('=', 1) for text in arguments[arguments.index('--cfg-options') + 1 :])
+        iterations = int(options.get('train_cfg.max_iters', 300 if '--schedule' in after else 600))
+        score = SOURCE_ONLY[int(options.get('randomness.seed', 0))] + 8 * float(options.get('class_prior.tau', 0))
+        score += 3 * ('st_dasegnet' in folder.parent.name)
+        records = [
+            dict(step=i, loss=1.0, time=0.25, confident_share=0.5, disc_accuracy_source=0.6) for i in range(1, 5)
+        ]
+        records.append({'mIoU': score, 'aAcc': 70.0, 'IoU.water': score, 'step': iterations})
+        file = folder / '20260101_000000' / 'vis_data' / 'scalars.json'
+        file.parent.mkdir(parents=True)
+        file.write_text(''.join(json.dumps(record) + '\n' for record in records))
+        (folder / f'iter_{iterations}.pth').touch()
+        (folder / 'config.py').write_text('')
+        return 0
+
+
+@pytest.fixture
+def tools(monkeypatch, tmp_path):
+    monkeypatch.setattr(compare, 'run_tool', tools := Tools())
+    monkeypatch.setattr(module, 'run_tool', tools)
+    monkeypatch.chdir(tmp_path)
+    for folder in PAIRS['gid5'].made:
+        (tmp_path / 'data' / folder).mkdir(parents=True)
+    return tools
+
+
+def build(**options):
+    quiet = Console(file=StringIO(), width=200)
+    return Trials(**{'out': Path('out'), 'pairs': ['gid5'], 'seeds': [0, 1], 'console': quiet, **options})
+
+
+def test_rows_gains_and_starts(tools):
+    trials = build(taus=[0.0, 1.0], strengths=[0.0, 0.5])
+    markdown, table = trials.run()
+    rows = {
+        (row['method'], row['tau in training'], row['strength afterwards']): row
+        for row in json.loads(table.read_text())['rows']
+    }
+    # A network that is neutral has nothing to correct.
+    assert set(rows) == {
+        (m, *own) for m in ('source_only', 'st_dasegnet') for own in ((0.0, 0.0), (0.0, 0.5), (1.0, 0.0))
+    }
+    assert rows['source_only', 0.0, 0.0]['mIoU']['values'] == [40.0, 44.0]
+    assert rows['source_only', 1.0, 0.0]['gain']['values'] == [8.0, 8.0]
+    assert rows['st_dasegnet', 1.0, 0.0]['gain']['values'] == [11.0, 11.0]
+    assert rows['st_dasegnet', 0.0, 0.5]['gain']['values'] == [15.0, 11.0]
+    assert (
+        rows['st_dasegnet', 0.0, 0.5]['overall accuracy']['values']
+        != rows['st_dasegnet', 0.0, 0.0]['overall accuracy']['values']
+    )
+    assert rows['st_dasegnet', 0.0, 0.0]['discriminator accuracy']['values'] == [60.0, 60.0]
+    line = next(x for x in markdown.read_text().splitlines() if x.startswith('| source_only | imagenet | 1 | 0 |'))
+    assert '| 0 1 | 50.0 ± 2.8 | 8.0 ± 0.0 | 70.0 ± 0.0 | 50.0 ± 2.8 |' in line
+    # An adaptation starts from the training of its own seed and tau.
+    started = [
+        call for tool, call in tools.calls if tool == 'train.py' and 'st_dasegnet' in call[call.index('--work-dir') + 1]
+    ]
+    for call in started:
+        run = Path(call[call.index('--work-dir') + 1])
+        of_tau = run.parent.name.removeprefix('st_dasegnet_')
+        assert f'load_from=out/gid5/two_branch_{of_tau}/{run.name}/iter_300.pth' in call
+    assert len(started) == 4
+    # Nothing is done twice.
+    number = len(tools.calls)
+    build(taus=[0.0, 1.0], strengths=[0.0, 0.5]).run()
+    assert len(tools.calls) == number
+
+
+def test_an_estimate_trains_a_few_iterations_of_what_has_not_run(tools):
+    # Of 600 iterations each, but for the two of 300 that an adaptation consists of.
+    assert build(seeds=[0]).estimate() == pytest.approx(0.25 * (600 + 300 + 300))
+    build(seeds=[0], methods=['source_only']).run()
+    before = len(tools.calls)
+    assert build(seeds=[0], methods=['source_only']).estimate() == 0
+    assert build(seeds=[0, 1], methods=['source_only']).estimate() == pytest.approx(0.25 * 600)
+    assert len(tools.calls) == before
+
+
+def test_conversion_of_scenes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match='csmask'):
+        build().prepare('landsat2sentinel')
+    rng = np.random.default_rng(0)
+    arrays = dict(img=rng.random((8, 6, 6), np.float32), msk=rng.integers(0, 4, (8, 6, 1), np.uint8))
+    (tmp_path / 'downloads' / 'csmask').mkdir(parents=True)
+    for sensor in ('landsat5', 'sentinel2'):
+        np.savez(tmp_path / 'downloads' / 'csmask' / sensor, **arrays)
+    build().prepare('landsat2sentinel')
+    with rasterio.open('data/reflectance/landsat5/images/scene.tif') as image:
+        assert np.array_equal(image.read(), arrays['img'].transpose(2, 0, 1))
+    with rasterio.open('data/reflectance/sentinel2/labels/scene.tif') as labels:
+        assert np.array_equal(labels.read(1), arrays['msk'][..., 0])
+
+
+@pytest.mark.parametrize(
+    ('options', 'named'),
+    [
+        (dict(pairs=['nowhere']), 'nowhere'),
+        (dict(starts=['warm']), 'warm'),
+        (dict(methods=['none']), 'none'),
+        (dict(taus=[2]), '2'),
+    ],
+)
+def test_arguments_that_cannot_work(options, named):
+    with pytest.raises(ConfigError, match=named):
+        build(**options)
+
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_each_training_has_as_many_iterations(pair, tmp_path):
+    entries = build().entries(pair)
+    iterations = {run.entry.name: run.iterations for run in plan_runs(entries, [0], tmp_path)}
+    names = ('source_only', 'two_branch', 'st_dasegnet')
+    assert iterations == dict(zip((f'{name}_imagenet_tau0' for name in names), (600, 300, 300)))
+    starts = {entry.name: entry.warm_start for entry in entries if entry.warm_start}
+    assert starts == {'st_dasegnet_imagenet_tau0': 'two_branch_imagenet_tau0/iter_300.pth'}
