@@ -13,7 +13,7 @@ from mmrs.apis.inference import BACKENDS
 from mmrs.prediction.mapping import MapReport
 from mmrs.prediction.maps import DTYPES, EXTRA_LAYERS
 from mmrs.prediction.window_grid import BLENDS
-from mmrs.utils.arguments import add_cfg_options, add_trust, report_once
+from mmrs.utils.arguments import add_cfg_options, add_class_prior, add_trust, report_once
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -89,6 +89,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument('--overwrite', action='store_true', help='replace maps that exist')
     what.add_argument('--dry-run', action='store_true', help='only say what would be done')
 
+    add_class_prior(parser)
     add_trust(parser)
     add_cfg_options(parser)
     report_once(parser)
@@ -115,13 +116,19 @@ _MODEL = (
     'blend',
     'batch_size',
     'bands',
+    'tta',
+    'amp',
+    'trust_checkpoint',
+    'class_prior',
+    'prior_strength',
+    'source_shares',
 )
 
 
 @report_errors
 def main(argv: list[str] | None = None) -> int:
     args = vars(parse_args(argv))
-    inferencer = SegInferencer(**{name: args.pop(name) for name in (*_MODEL, 'tta', 'amp', 'trust_checkpoint')})
+    inferencer = SegInferencer(**{name: args.pop(name) for name in _MODEL})
     report = inferencer.predict_rasters(**args)
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         say(report)

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from mmrs.apis import evaluate
-from mmrs.utils.arguments import add_cfg_options, add_launcher, add_trust
+from mmrs.utils.arguments import add_cfg_options, add_class_prior, add_launcher, add_trust
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -53,6 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--metrics', metavar='FILE', help='write the scores to this file (default: in the work dir)')
     parser.add_argument('--overwrite', action='store_true', help='write into folders that are not empty')
+    add_class_prior(parser)
     add_trust(parser)
     add_cfg_options(parser)
     add_launcher(parser)

@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmrs.datasets.class_names import difference, same_names
 from mmrs.geo.statistics import class_statistics, default_workers
 from mmrs.install import install
 from mmrs.registry import DATASETS
@@ -17,7 +18,7 @@ from mmrs.utils.errors import ConfigError
 __all__ = ['source_shares']
 
 
-def source_shares(config: Config) -> list[float]:
+def source_shares(config: Config, classes: Sequence[str] | None = None) -> list[float]:
     """Shares of the classes in the labelled pixels of the source's training images.
 
     Where the training has one domain, that is the source. Label maps count as often as they are drawn in an epoch: all
@@ -26,12 +27,14 @@ def source_shares(config: Config) -> list[float]:
 
     Args:
         config: A configuration with `train_dataloader`.
+        classes: Names in the order that is wanted; by default the data set's.
 
     Returns:
-        One share above 0 for each class, in the order of the class indices; their sum is 1.
+        One share above 0 for each class, in this order; their sum is 1.
 
     Raises:
-        ConfigError: There is no training data set, or a class without a pixel, whose share has no logarithm.
+        ConfigError: There is no training data set, its classes are others, or one has no pixel, so
+            that its share has no logarithm.
         DataError: A file is missing or cannot be read, or the source has no labels.
     """
     install()
@@ -42,14 +45,21 @@ def source_shares(config: Config) -> list[float]:
             f'config {config.filename}: there is no train_dataloader.dataset, in whose labels classes could be counted'
         )
     built = DATASETS.build(_source_of(dataset))
-    counts, classes = _pixels(built), built.metainfo['classes']
-    if absent := [name for name, number in zip(classes, counts) if not number]:
+    own = built.metainfo['classes']
+    if classes is not None and not same_names(own, classes):
+        raise ConfigError(
+            f'{_described(built)} has the classes {", ".join(own)}, but the model has {", ".join(classes)} '
+            f'({difference(own, classes)})'
+        )
+    counts = _pixels(built)
+    if absent := [name for name, number in zip(own, counts) if not number]:
         raise ConfigError(
             f'{_described(built)}: its training labels have no pixel of {", ".join(absent)} ({counts.sum():,} of '
-            f'{", ".join(name for name in classes if name not in absent) or "any class"}); the share of a class must '
+            f'{", ".join(name for name in own if name not in absent) or "any class"}); the share of a class must '
             'be above 0. Leave the class out with class_map, or give shares of your own'
         )
-    return (counts / counts.sum()).tolist()
+    shares = dict(zip(own, (counts / counts.sum()).tolist()))
+    return [shares[name] for name in (own if classes is None else classes)]
 
 
 def _source_of(dataset: Mapping[str, Any]) -> dict[str, Any]:

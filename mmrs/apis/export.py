@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmseg.models import BaseSegmentor
 from torch import Tensor, nn
 
+from mmrs.apis.class_prior import ClassPrior, PriorOptions
 from mmrs.apis.inference import init_model
 from mmrs.apis.statistics import leaves, loaded_bands
 from mmrs.models.binary import two_logits
@@ -68,12 +69,15 @@ def export_onnx(
     cfg_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     trust_checkpoint: bool = False,
+    class_prior: str | Path | None = None,
+    prior_strength: float | None = None,
+    source_shares: str | Path | None = None,
 ) -> dict[str, float]:
     """Write the part of a model that predicts as an ONNX file, and compare the two in onnxruntime and PyTorch.
 
     The graph takes `image`, float32 ``(N, C, H, W)`` in file units, for any N, H and W: it normalises. It returns
     `probabilities` and `logits`, ``(N, K, H, W)``, also of a model with one output for two classes. Classes, palette,
-    mean, standard deviation, bands and the threshold of such a model are in the file's metadata, see
+    mean, standard deviation, bands, the threshold of such a model and the class prior are in the file's metadata, see
     :class:`OnnxPredictor`.
 
     Args:
@@ -86,6 +90,10 @@ def export_onnx(
         cfg_options: Dotted keys and values that override the configuration.
         overwrite: Replace `out`.
         trust_checkpoint: Unpickle the checkpoint fully if need be, which can run any code.
+        class_prior: Shares of the classes to predict with, see :class:`PriorOptions`; by default those that the model
+            has learned. The file says so, and is not given another one later.
+        prior_strength: Likewise.
+        source_shares: Likewise.
 
     Returns:
         The greatest differences between onnxruntime and PyTorch on random images of three sizes: of `probabilities`,
@@ -101,12 +109,14 @@ def export_onnx(
     onnx = import_onnx_package('onnx')
     import_onnx_package('onnxruntime')
     require_number('tolerance', tolerance, above=0)
+    options = PriorOptions(class_prior, prior_strength, source_shares)
     with atomic_path(out, overwrite) as temporary:
         model = init_model(config, checkpoint, 'cpu', cfg_options, trust_checkpoint)
         predictor = TorchPredictor(model)
+        prior = options.apply(model, model.cfg, predictor.classes) if options else None
         graph = _Graph(model, predictor.mean, predictor.std).eval()
         exported = onnx.load_model_from_string(_trace(graph, opset))
-        onnx.helper.set_model_props(exported, {METADATA_KEY: json.dumps(_metadata(predictor))})
+        onnx.helper.set_model_props(exported, {METADATA_KEY: json.dumps(_metadata(predictor, prior))})
         onnx.checker.check_model(exported)
         try:
             onnx.save(exported, temporary)
@@ -156,7 +166,7 @@ def _name(model: Any) -> str:
     return f'{type(model).__name__} with {names}' if names else type(model).__name__
 
 
-def _metadata(predictor: TorchPredictor) -> dict[str, Any]:
+def _metadata(predictor: TorchPredictor, prior: ClassPrior | None) -> dict[str, Any]:
     cfg = predictor.model.cfg
     test = cfg.get('test_dataloader')
     return dict(
@@ -168,6 +178,7 @@ def _metadata(predictor: TorchPredictor) -> dict[str, Any]:
         bands=loaded_bands(next(leaves(test.dataset))) if test else None,
         config=Path(cfg.filename).name if cfg.filename else None,
         version=__version__,
+        class_prior=None if prior is None else prior.record(),
     )
 
 

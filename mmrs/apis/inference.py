@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
 
+from mmrs.apis.class_prior import PriorOptions
 from mmrs.apis.filling import configured_meta, fill_model
 from mmrs.apis.preflight import check_loaders
 from mmrs.apis.statistics import applies_scale, leaves, loaded_bands
@@ -155,11 +157,15 @@ class SegInferencer:
         tta: Average over four flips of each window.
         amp: Compute in bfloat16 where torch finds that safe; for the backend ``torch`` only.
         trust_checkpoint: Unpickle the checkpoint fully if need be, which can run any code.
+        class_prior: Shares of the classes to predict with, see :class:`PriorOptions`; by default those that the model
+            has learned.
+        prior_strength: Likewise.
+        source_shares: Likewise.
 
     Raises:
         ConfigError: Something in the configuration or the options cannot work.
         CheckpointError: The checkpoint cannot be read or does not fit.
-        DataError: The ONNX file cannot be used.
+        DataError: The ONNX file or a table of shares cannot be used.
 
     Example:
         >>> inferencer = SegInferencer('configs/st_dasegnet/potsdam2vaihingen.py', 'iter_40000.pth')
@@ -183,8 +189,12 @@ class SegInferencer:
         tta: bool = False,
         amp: bool = False,
         trust_checkpoint: bool = False,
+        class_prior: str | os.PathLike | None = None,
+        prior_strength: float | None = None,
+        source_shares: str | os.PathLike | None = None,
     ) -> None:
         install()
+        options = PriorOptions(class_prior, prior_strength, source_shares)
         cfg = load_config(config, cfg_options)
         require_one_of('backend', backend, BACKENDS)
         init_default_scope(cfg.get('default_scope', 'mmrs'))  # the steps of the pipeline need it too
@@ -192,12 +202,25 @@ class SegInferencer:
         _join_processes()
         device = device or _own_device()
         self.predictor: Predictor
+        record: dict[str, Any] | None = None
         if backend == 'onnx':
             if amp:
                 raise ConfigError('amp is for the backend torch: an ONNX file has its precision')
-            self.predictor = OnnxPredictor(checkpoint, device)
+            exported = self.predictor = OnnxPredictor(checkpoint, device)
+            if options:
+                filled = copy.deepcopy(cfg)
+                with explained_errors(filled):
+                    fill_model(filled, exported.classes)
+                prior = options.resolve(filled, exported.classes)
+                exported.shift_logits(prior.offsets)
+                record = prior.record()
+            else:
+                record = exported.metadata.get('class_prior')
         else:
-            self.predictor = TorchPredictor(init_model(cfg, checkpoint, device, trust_checkpoint=trust_checkpoint), amp)
+            model = init_model(cfg, checkpoint, device, trust_checkpoint=trust_checkpoint)
+            self.predictor = TorchPredictor(model, amp)
+            if options:
+                record = options.apply(model, model.cfg, self.predictor.classes).record()
         if tta:
             self.predictor = FlipAverage(self.predictor)
         dataset = next(leaves(cfg.test_dataloader.dataset)) if cfg.get('test_dataloader') else {}
@@ -218,14 +241,16 @@ class SegInferencer:
             apply_scale=applies_scale(dataset),
         )
         self.gsd: float | None = dataset.get('gsd')
-        model = json.dumps([cfg.model.to_dict(), self.steps, tta, amp, backend], sort_keys=True, default=str)
-        self._identity = dict(
+        settings = json.dumps([cfg.model.to_dict(), self.steps, tta, amp, backend], sort_keys=True, default=str)
+        self._identity: dict[str, Any] = dict(
             mmrs=__version__,
             config=Path(cfg.filename).name if cfg.filename else '',
             checkpoint=Path(checkpoint).name,
             weights=pooch.file_hash(str(checkpoint)),
-            model=hashlib.sha256(model.encode()).hexdigest(),
+            model=hashlib.sha256(settings.encode()).hexdigest(),
         )
+        if record is not None:
+            self._identity['class_prior'] = record
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger, print_log
 from prettytable import PrettyTable
 
+from mmrs.apis.class_prior import ClassPrior, PriorOptions
 from mmrs.apis.filling import fill_model
 from mmrs.apis.preflight import check_loaders
 from mmrs.apis.training import build_runner, default_work_dir
@@ -76,6 +79,9 @@ def evaluate(
     launcher: str = 'none',
     overwrite: bool = False,
     trust_checkpoint: bool = False,
+    class_prior: str | Path | None = None,
+    prior_strength: float | None = None,
+    source_shares: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on the test set of a configuration.
 
@@ -95,6 +101,10 @@ def evaluate(
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
         overwrite: Write into folders and over a file that exist already.
         trust_checkpoint: Unpickle the checkpoint fully if need be, which can run any code.
+        class_prior: Shares of the classes to predict with, see :class:`PriorOptions`; by default those that the model
+            has learned.
+        prior_strength: Likewise.
+        source_shares: Likewise.
 
     Returns:
         What the evaluators returned, and under ``classes`` and ``confusion_matrix`` the details, in the first process.
@@ -106,6 +116,7 @@ def evaluate(
         OutputError: An output exists already.
     """
     install()
+    options = PriorOptions(class_prior, prior_strength, source_shares)
     cfg = load_config(config, cfg_options)
     check_keys(cfg)
     cfg.launcher = launcher
@@ -120,6 +131,7 @@ def evaluate(
     check_loaders(cfg, tta)
     with explained_errors(cfg):
         fill_model(cfg)
+    prior = _PriorHook(options, copy.deepcopy(cfg)) if options else None
     cfg.load_from, cfg.resume = str(checkpoint), False
     # A runner without them is one for tests.
     unused = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr')
@@ -141,6 +153,8 @@ def evaluate(
         dataset.pipeline = without_labels(dataset.pipeline)
 
     runner = build_runner(cfg)
+    if prior is not None:
+        runner.register_hook(prior)
     with explained_errors(cfg), trusting_checkpoints(trust_checkpoint):
         if format_only:
             check_dataset(runner.test_loop.dataloader.dataset)
@@ -152,12 +166,31 @@ def evaluate(
         if isinstance(metric, IoUMetric) and metric.matrix is not None:
             results.update(_details(metric, Path(runner.log_dir)))
     about = dict(config=cfg.filename, checkpoint=str(checkpoint), tta=tta, images=len(runner.test_dataloader.dataset))
+    if prior is not None and prior.prior is not None:
+        about['class_prior'] = prior.prior.record()
     write_json({**about, **results}, target, overwrite)
     print_log(f'scores: {target}', MMLogger.get_current_instance())
     for what, folder in (('label maps', out), ('pictures', show_dir)):
         if folder is not None:
             print_log(f'{what}: {folder}', MMLogger.get_current_instance())
     return results
+
+
+class _PriorHook(Hook):
+    """Changes the class prior of the model when its weights are there.
+
+    Args:
+        options: How.
+        config: The model's, filled, with the training data.
+    """
+
+    def __init__(self, options: PriorOptions, config: Config) -> None:
+        self.options, self.config = options, config
+        self.prior: ClassPrior | None = None
+
+    def before_test(self, runner: Any) -> None:
+        # By now the classes of the data set are in the order of the checkpoint's.
+        self.prior = self.options.apply(runner.model, self.config, runner.test_dataloader.dataset.metainfo['classes'])
 
 
 def _use_submission(cfg: Config, out: str | Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,24 @@ class OnnxPredictor:
                 f'of the bands, are of no use ({reason}); {_EXPORT}'
             ) from error
         self.bands = len(self.mean)
+        self._offsets: Tensor | None = None
+
+    def shift_logits(self, offsets: Sequence[float]) -> None:
+        """Add a constant to the logits of each class from now on, as :func:`mmrs.models.class_prior.shift_logits` does.
+
+        Args:
+            offsets: One number for each class.
+
+        Raises:
+            ConfigError: The model was exported with a class prior of its own.
+        """
+        if (own := self.metadata.get('class_prior')) is not None:
+            raise ConfigError(
+                f'{self._file} was exported with the class prior {own.get("prior")} at strength {own.get("strength")}, '
+                'and a second correction would be added to that: predict without --class-prior, or export the '
+                'checkpoint without it'
+            )
+        self._offsets = torch.tensor(list(offsets))[:, None, None]
 
     def __call__(self, images: Tensor, valid: Tensor | None) -> Tensor:
         """See :class:`Predictor`; the probabilities are on the CPU.
@@ -90,6 +109,8 @@ class OnnxPredictor:
             # The mean becomes zero in the normalisation.
             pixels = torch.where(valid[:, None], pixels, pixels.new_tensor(self.mean)[:, None, None])
         feed: dict[str, np.ndarray] = {'image': pixels.cpu().numpy()}
+        if self._offsets is not None:
+            return (torch.from_numpy(self.session.run(['logits'], feed)[0]) + self._offsets).softmax(1)
         return torch.from_numpy(self.session.run(['probabilities'], feed)[0])
 
 

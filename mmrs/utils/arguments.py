@@ -13,7 +13,16 @@ from mmengine.config import DictAction
 
 from mmrs.utils.errors import wait_for_turn
 
-__all__ = ['Options', 'add_axes', 'add_cfg_options', 'add_launcher', 'add_overwrite', 'add_trust', 'report_once']
+__all__ = [
+    'Options',
+    'add_axes',
+    'add_cfg_options',
+    'add_class_prior',
+    'add_launcher',
+    'add_overwrite',
+    'add_trust',
+    'report_once',
+]
 
 
 class Options(DictAction):
@@ -91,6 +100,29 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override the config: a.b=1, list="[1,2]" or list=1,2, "c=dict(d=1,e=x)" (no blanks inside, quotes around '
         'brackets)',
+    )
+
+
+def add_class_prior(parser: argparse.ArgumentParser) -> None:
+    """Add ``--class-prior``, ``--prior-strength`` and ``--source-shares``."""
+    group = parser.add_argument_group(
+        'shares of the classes (docs/class_shares.md)',
+        'for data whose shares of the classes are others than in training. The right shares raise overall accuracy; '
+        'equal ones raise rare classes and may lower overall accuracy; where shares are alike, both cost a little.',
+    )
+    group.add_argument(
+        '--class-prior',
+        metavar='PRIOR',
+        help="uniform: equal shares; source: the source's (puts them back where training was prior-neutral); or a "
+        'table: TABLE.yaml or .json (CLASS: SHARE), AREAS.csv of predict.py --areas',
+    )
+    group.add_argument(
+        '--prior-strength', type=float, metavar='S', help='0 (nothing) to 1 (all of the correction); default: 0.5'
+    )
+    group.add_argument(
+        '--source-shares',
+        metavar='FILE',
+        help="such a table of the source's training labels; by default they are counted, once",
     )
 
 

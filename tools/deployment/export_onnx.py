@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from mmrs.apis.export import OPSET, TOLERANCE, export_onnx
-from mmrs.utils.arguments import add_cfg_options, add_trust
+from mmrs.utils.arguments import add_cfg_options, add_class_prior, add_trust
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -43,6 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='how far onnxruntime may be from PyTorch, in probabilities and in logits (default: %(default)s)',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace FILE')
+    add_class_prior(parser)
     add_trust(parser)
     add_cfg_options(parser)
     return parser.parse_args(argv)
