@@ -85,6 +85,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument('--min-area', type=float, default=0.0, metavar='M2', help='of a polygon, in square metres')
     what.add_argument('--simplify', type=float, default=0.0, metavar='M', help='tolerance of the outlines, in metres')
     what.add_argument('--vrt', metavar='FILE.vrt', help='virtual mosaic of all maps')
+    what.add_argument('--areas', metavar='FILE.csv', help='pixels, square metres and share of each class in each map')
     what.add_argument('--resume', action='store_true', help='keep finished maps, continue half-done ones')
     what.add_argument('--overwrite', action='store_true', help='replace maps that exist')
     what.add_argument('--dry-run', action='store_true', help='only say what would be done')

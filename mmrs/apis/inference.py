@@ -249,6 +249,8 @@ class SegInferencer:
             weights=pooch.file_hash(str(checkpoint)),
             model=hashlib.sha256(settings.encode()).hexdigest(),
         )
+        #: What :meth:`ClassPrior.record` says of a class prior that is not the one the model has learned.
+        self.class_prior = record
         if record is not None:
             self._identity['class_prior'] = record
 
@@ -311,6 +313,7 @@ class SegInferencer:
         min_area: float = 0.0,
         simplify: float = 0.0,
         vrt: str | os.PathLike | None = None,
+        areas: str | os.PathLike | None = None,
         resume: bool = False,
         overwrite: bool = False,
         dry_run: bool = False,
@@ -338,6 +341,7 @@ class SegInferencer:
             min_area: Square metres that a polygon has at least.
             simplify: Metres that the outline of a polygon may be off.
             vrt: Virtual raster for the mosaic of all maps.
+            areas: Table (CSV) of the area of each class in each map, see :func:`write_areas`.
             resume: Keep finished maps and continue half-done ones.
             overwrite: Replace maps that exist.
             dry_run: Only say what would be done.
@@ -361,7 +365,7 @@ class SegInferencer:
             dtype=dtype,
         )
         maker = MapMaker(self.predictor, settings, self.steps, self._identity, quicklook, resume, overwrite)
-        return make_maps(maker, inputs, out, vector, min_area, simplify, vrt, dry_run, progress)
+        return make_maps(maker, inputs, out, vector, min_area, simplify, vrt, areas, dry_run, progress)
 
 
 class _InMemory:

@@ -17,6 +17,7 @@ from mmrs.geo.label_maps import CLASSES_TAG
 from mmrs.geo.vectors import VectorLayer
 from mmrs.geo.windows import Window
 from mmrs.prediction.area import describe_miss
+from mmrs.prediction.areas import AREA_COLUMNS
 from mmrs.prediction.jobs import MapJob, MapSettings, plan_job
 from mmrs.prediction.maps import EXTRA_LAYERS, FINGERPRINT_TAG, map_layers, read_fingerprint
 from mmrs.prediction.parts import PartStore
@@ -231,6 +232,8 @@ def _is_ours(joint: Path) -> bool:
     """Whether a file was made of all maps together."""
     if joint.suffix.lower() == '.vrt':
         return f'key="{CLASSES_TAG}"' in joint.read_text(errors='replace')
+    if joint.suffix.lower() == '.csv':
+        return joint.read_text(errors='replace').startswith(','.join(AREA_COLUMNS))
     try:
         return VectorLayer(str(joint), 'classes', 'class_id').count >= 0
     except (OSError, ValueError):

@@ -20,6 +20,7 @@ from mmengine.logging import MMLogger
 from mmrs.datasets.image_warnings import file_warnings
 from mmrs.geo.grids import crs_beside, write_crs
 from mmrs.geo.windows import Window
+from mmrs.prediction.areas import write_areas
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapJob, list_inputs
 from mmrs.prediction.maker import MapMaker, MapPlan
@@ -141,6 +142,7 @@ def make_maps(
     min_area: float = 0,
     simplify: float = 0,
     vrt: str | os.PathLike | None = None,
+    areas: str | os.PathLike | None = None,
     dry_run: bool = False,
     progress: bool = True,
 ) -> MapReport:
@@ -157,6 +159,7 @@ def make_maps(
         min_area: Square metres that an area of it has at least.
         simplify: Metres that its outlines may be off.
         vrt: Virtual raster for the mosaic of all maps.
+        areas: Table (CSV) of the area of each class in each map.
         dry_run: Only print what would be done.
         progress: Whether to show a progress bar.
 
@@ -173,7 +176,9 @@ def make_maps(
         check_polygon_options(Path(vector), min_area, simplify)
     if vrt is not None:
         require(Path(vrt).suffix.lower() == '.vrt', 'vrt', os.fspath(vrt), 'a file name that ends in .vrt')
-    joint = [Path(path) for path in (vector, vrt) if path is not None]
+    if areas is not None:
+        require(Path(areas).suffix.lower() == '.csv', 'areas', os.fspath(areas), 'a file name that ends in .csv')
+    joint = [Path(path) for path in (vector, vrt, areas) if path is not None]
 
     def prepare() -> MapPlan:
         plan = maker.plan(targets, joint)
@@ -224,6 +229,8 @@ def make_maps(
             write_polygons(report.maps, Path(vector), min_area, simplify, overwrite=True, progress=progress)
         if vrt is not None and report.maps:
             mosaic(report.maps, Path(vrt), overwrite=True)
+        if areas is not None and report.maps:
+            write_areas(report.maps, areas, overwrite=True)
         return report
 
     report = _from_first(conclude)
