@@ -154,7 +154,7 @@ def evaluate(
 
     runner = build_runner(cfg)
     if prior is not None:
-        runner.register_hook(prior)
+        runner.register_hook(prior, 'LOWEST')
     with explained_errors(cfg), trusting_checkpoints(trust_checkpoint):
         if format_only:
             check_dataset(runner.test_loop.dataloader.dataset)
@@ -188,8 +188,8 @@ class _PriorHook(Hook):
         self.options, self.config = options, config
         self.prior: ClassPrior | None = None
 
-    def before_test(self, runner: Any) -> None:
-        # By now the classes of the data set are in the order of the checkpoint's.
+    def before_test_epoch(self, runner: Any) -> None:
+        # By now classes are in the order of the checkpoint's, and a moving average of the weights is in its place.
         self.prior = self.options.apply(runner.model, self.config, runner.test_dataloader.dataset.metainfo['classes'])
 
 
