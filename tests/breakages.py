@@ -614,6 +614,32 @@ BREAKAGES: list[Breakage] = [
             'stages',
         ),
     ),
+    *_in_file(
+        'mmrs/models/class_prior.py',
+        ('tests/test_models/test_shift_logits.py',),
+        (
+            'binary-prior-of-one-class',
+            'one output for two classes is moved by the prior of the second class alone',
+            'offsets[1:] - offsets[:1]',
+            'offsets[1:]',
+        ),
+    ),
+    *_in_file(
+        'mmrs/apis/class_prior.py',
+        ('tests/test_apis/test_class_prior.py',),
+        (
+            'prior-exchanged',
+            'the shares that are wanted are taken out, those that were learned put in',
+            'np.log(self.wanted) - np.log(self.trained)',
+            'np.log(self.trained) - np.log(self.wanted)',
+        ),
+        (
+            'tau-forgotten',
+            'a model that was trained prior-neutrally is corrected once more',
+            '(1 - own.tau) * np.log(source)',
+            'np.log(source)',
+        ),
+    ),
 ]
 
 
