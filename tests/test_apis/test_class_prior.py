@@ -186,6 +186,15 @@ def test_predictions_scores_and_records_have_the_prior(run, tmp_path):
     assert list(written['wanted']) == list(names)
 
 
+def test_source_puts_back_what_prior_neutral_training_left_out(run):
+    config, checkpoint, _ = run
+    image, offsets = image_and_offsets(run, np.ones(6), -1.0)  # the logarithm of the source's shares
+    plain = SegInferencer(config, checkpoint, device='cpu').predict(image)
+    neutral = dict(cfg_options=dict(class_prior=dict(tau=1.0)), class_prior='source', prior_strength=1.0)
+    own = SegInferencer(config, checkpoint, device='cpu', **neutral).predict(image)
+    np.testing.assert_allclose(own.probabilities, moved(plain.probabilities, offsets), atol=1e-5)
+
+
 def test_maps_say_their_prior_and_are_not_resumed_with_another(run, tmp_path):
     config, checkpoint, clips = run
     scene = clips / 'img_dir' / 'val' / 'clip0.png'
