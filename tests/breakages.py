@@ -113,8 +113,14 @@ BREAKAGES: list[Breakage] = [
         (
             'pseudo-weights-dropped',
             'whether the teacher is sure of a pixel makes no difference',
-            'logits, label, weight, chosen)',
-            'logits, label, None, chosen)',
+            'logits, label, weight, chosen,',
+            'logits, label, None, chosen,',
+        ),
+        (
+            'pseudo-labels-under-the-sources-shares',
+            'prior-neutral training changes the loss on pseudo-labels, too',
+            'from_source=weight is None',
+            'from_source=True',
         ),
         (
             'auxiliary-heads-exchanged',
@@ -612,6 +618,26 @@ BREAKAGES: list[Breakage] = [
             'heads are built for maps that no neck has widened',
             'maps if from_neck else stages',
             'stages',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/prior_neutral.py',
+        (f'{MODEL_TESTS}/test_losses/test_prior_neutral.py',),
+        (
+            'shares-taken-away',
+            'prior-neutral training doubles the weight of the shares instead of cancelling it',
+            'logits = logits + (',
+            'logits = logits - (',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/backbones/efficientnet_lite.py',
+        (f'{MODEL_TESTS}/test_backbones/test_efficientnet_lite.py',),
+        (
+            'padded-at-the-other-end',
+            'pretrained filters of EfficientNet-Lite see the image shifted by a pixel at each halving',
+            'return total // 2, total - total // 2',
+            'return total - total // 2, total // 2',
         ),
     ),
     *_in_file(

@@ -17,6 +17,7 @@ from rich.console import Console
 from mmrs.apis.compare import Entry, Run, compare, duration, plan_runs
 from mmrs.apis.comparison import NOTE, Comparison, Spread, markdown_table
 from mmrs.geo.statistics import default_workers
+from mmrs.install import install
 from mmrs.models.adaptors.base import DISC_ACCURACY
 from mmrs.preparation.converters.clips import write_raster
 from mmrs.preparation.converters.color_masks import Conversion
@@ -166,6 +167,7 @@ class Trials:
     data: Path = field(default=Path('data'), init=False)
 
     def __post_init__(self) -> None:
+        install()
         for name, values, known in (('pair', self.pairs, PAIRS), ('start', self.starts, STARTS)):
             for value in values:
                 require_one_of(name, value, known)

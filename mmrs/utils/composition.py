@@ -152,11 +152,15 @@ def _put_around(node: Any, prior: dict[str, Any], filename: str | None) -> int:
     for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
         if key == 'loss_decode':
             terms = value if isinstance(value, (list, tuple)) else [value]
-            if any(term['type'] == 'PriorNeutralLoss' for term in terms):
+            if any(term.get('type') == 'PriorNeutralLoss' for term in terms):
                 raise ConfigError(
                     f'config {filename}: class_prior is set, but a loss_decode is prior-neutral already: set its tau'
                 )
-            wrapped = [dict(type='PriorNeutralLoss', loss=term, **prior) for term in terms]
+            # Without a type it is what a domain changes in the loss of both.
+            wrapped = [
+                dict(type='PriorNeutralLoss', loss=term, **prior) if 'type' in term else dict(loss=term)
+                for term in terms
+            ]
             node[key] = wrapped if isinstance(value, (list, tuple)) else wrapped[0]
             number += len(terms)
         elif isinstance(value, (dict, list)):

@@ -46,9 +46,9 @@ CONFIGS = {
     'analysis_tools.compare_seeds': ['CONFIG', '-o', 'OUT', '--dry-run', '--cfg-options', 'model.type=x'],
 }
 
-#: Tools that read neither.
+#: Tools that read neither, or the project's own configurations alone.
 OTHERS = {'analysis_tools.benchmark_windows', 'analysis_tools.plot_curves', 'analysis_tools.show_camera_changes',
-          'download_dataset', 'evaluate_raster'}  # fmt: skip
+          'analysis_tools.trials', 'download_dataset', 'evaluate_raster'}  # fmt: skip
 
 
 def is_installed() -> bool:

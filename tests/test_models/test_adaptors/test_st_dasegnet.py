@@ -291,6 +291,19 @@ def test_target_pixels_without_data_get_no_pseudo_label():
         torch.testing.assert_close(value, others[name], msg=name)
 
 
+def test_prior_neutral_training_leaves_pseudo_labels_as_they_are():
+    cfg = config(self_training=dict(teacher='decoder_only', threshold=0.1, rare_threshold=0.1))
+    plain = build(cfg).eval()
+    cfg['decode_head']['loss_decode'] = dict(
+        type='PriorNeutralLoss', loss=cfg['decode_head']['loss_decode'], shares=[0.7, 0.1, 0.1, 0.1]
+    )
+    neutral = build(cfg).eval()
+    losses, others = loss_of(plain, batch()), loss_of(neutral, batch())
+    changed = {name for name, value in losses.items() if not torch.equal(value, others[name])}
+    assert changed == {'loss_seg_s2s', 'loss_seg_s2t'}
+    assert losses['loss_pseudo_t2t'] > 0
+
+
 # Several losses, auxiliary heads, one output channel ----------------------------------------------------------------
 
 DICE = dict(type='mmseg.DiceLoss', loss_name='loss_dice', loss_weight=3.0)

@@ -124,6 +124,13 @@ def test_the_key_reaches_each_decode_loss_and_goes():
         load_config(Config(dict(model=dict(type='EncoderDecoder'), class_prior=dict(tau=1.0))))
 
 
+def test_what_a_domain_changes_of_the_loss_stays_so():
+    config = load_config(REPOSITORY / 'configs/st_dasegnet/potsdam2vaihingen.py', {'class_prior.tau': 1.0})
+    head = config.model.decode_head
+    assert head.loss_decode.type == 'PriorNeutralLoss'
+    assert head.target.loss_decode == dict(loss=dict(class_weight=[1.0, 1.0, 1.25, 1.25, 1.5, 1.5]))
+
+
 def test_auto_is_what_the_source_has(monkeypatch):
     monkeypatch.setattr('mmrs.apis.filling.source_shares', lambda config: SHARES)
     loss = dict(type='PriorNeutralLoss', loss=CE)
