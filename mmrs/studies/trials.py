@@ -82,7 +82,7 @@ class Pair:
         title: For tables.
         task: Name of the task.
         downloads: Folder of the publishers' files, below that of all downloads.
-        made: Folders that the conversion makes, below that of the data.
+        made: What its conversion writes last, below the folder of the data.
         convert: Makes them, of these files.
     """
 
@@ -94,10 +94,16 @@ class Pair:
 
 
 PAIRS = dict(
-    dubai=Pair('Dubai, bright to dark', 'trial_dubai', 'dubai', ('dubai_source', 'dubai_target'), _convert_dubai),
-    gid5=Pair('GID-5, middle to dark', 'trial_gid5', 'gid5', ('gid5_clips',), _convert_gid5),
+    dubai=Pair(
+        'Dubai, bright to dark',
+        'trial_dubai',
+        'dubai',
+        ('dubai_source/report.json', 'dubai_target/report.json'),
+        _convert_dubai,
+    ),
+    gid5=Pair('GID-5, middle to dark', 'trial_gid5', 'gid5', ('gid5_clips/report.json',), _convert_gid5),
     landsat2sentinel=Pair(
-        'Landsat-5 to Sentinel-2', 'landsat2sentinel', 'csmask', ('reflectance',), _convert_reflectance
+        'Landsat-5 to Sentinel-2', 'landsat2sentinel', 'csmask', ('reflectance/classes.yaml',), _convert_reflectance
     ),
 )
 
@@ -242,7 +248,7 @@ class Trials:
             DataError: They are not there.
         """
         pair = PAIRS[name]
-        if all((self.data / folder).is_dir() for folder in pair.made) and not self.overwrite:
+        if all((self.data / file).is_file() for file in pair.made):
             return
         folder = self.downloads / pair.downloads
         require_folder(folder, f'the files of {pair.title} as docs/datasets.md describes them (--downloads)')

@@ -53,8 +53,9 @@ def tools(monkeypatch, tmp_path):
     monkeypatch.setattr(compare, 'run_tool', tools := Tools())
     monkeypatch.setattr(module, 'run_tool', tools)
     monkeypatch.chdir(tmp_path)
-    for folder in PAIRS['gid5'].made:
-        (tmp_path / 'data' / folder).mkdir(parents=True)
+    for file in PAIRS['gid5'].made:
+        (tmp_path / 'data' / file).parent.mkdir(parents=True)
+        (tmp_path / 'data' / file).touch()
     return tools
 
 
