@@ -161,8 +161,6 @@ def _require_weights(path: Path) -> None:
         what = 'is empty: what was to write it has failed'
     elif head.lstrip()[:1] == b'<':
         what = 'is a web page (HTML or XML), not the file itself. Download it again'
-    elif re.match(rb'.{8}\{"', head, re.DOTALL):
-        what = 'is in the format safetensors. Convert it: torch.save(safetensors.torch.load_file(FILE), "FILE.pth")'
     elif path.suffix.lower() == '.onnx':
         what = 'is a model in ONNX format; only predict.py takes it, with --backend onnx'
     if what:
@@ -174,6 +172,22 @@ def _require_weights(path: Path) -> None:
         return
     with suppress(tarfile.TarError), tarfile.open(path, 'r:'):
         raise UnpicklingError('it is in the tar format of torch before 0.1.10, which is not read safely')
+
+
+def _is_safetensors(path: Path) -> bool:
+    with open(path, 'rb') as file:
+        return re.match(rb'.{8}\{\s*["}]', file.read(512), re.DOTALL) is not None
+
+
+def _load_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
+    """Tensors of a file that can hold nothing else."""
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(
+            f'checkpoint {path} is in the format safetensors, which needs a package: pip install safetensors'
+        ) from error
+    return load_file(path, device=str(map_location or 'cpu'))
 
 
 _trusting: ContextVar[bool] = ContextVar('trusting', default=False)
@@ -194,7 +208,7 @@ def trusting_checkpoints(trust: bool = True) -> Iterator[None]:
 
 
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read a local checkpoint with ``weights_only=True``.
+    """Read a local checkpoint: a file in the format safetensors, or any other with ``weights_only=True``.
 
     Besides tensors, only what MMEngine's own checkpoints hold is allowed: log buffers and numpy arrays of numbers. See
     :func:`trusting_checkpoints` for the others.
@@ -205,12 +219,14 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     path = Path(path).expanduser()
     if not path.is_file():
         folder = path if path.is_dir() else path.parent
-        names = [p.name for p in folder.glob('*.pth')]
+        names = [p.name for pattern in ('*.pth', '*.safetensors') for p in folder.glob(pattern)]
         near = names if path.is_dir() else difflib.get_close_matches(path.name, names, n=3, cutoff=0.4)
         hint = f'; that folder has {some(sorted(near), 3)}' if near else ''
         problem = 'is a folder, where a file was expected' if path.is_dir() else 'does not exist'
         raise CheckpointError(f'checkpoint {path} {problem}{hint}')
     try:
+        if _is_safetensors(path):
+            return dict(_load_safetensors(path, map_location))
         _require_weights(path)
         checkpoint = _load_weights(path, map_location)
     except CheckpointError:
@@ -245,7 +261,7 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     lines = str(error).splitlines() or ['']
     return CheckpointError(
         f'{path} is no readable PyTorch checkpoint ({type(error).__name__}: {lines[0][:200]}): is it complete, and a '
-        '.pth file?'
+        '.pth or .safetensors file?'
     )
 
 

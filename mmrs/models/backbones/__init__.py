@@ -1,5 +1,6 @@
 from .efficientnet_lite import EfficientNetLite
 from .mit import EfficientMiT
 from .resnet import ResNetV1c
+from .vit import PlainViT
 
-__all__ = ['EfficientMiT', 'EfficientNetLite', 'ResNetV1c']
+__all__ = ['EfficientMiT', 'EfficientNetLite', 'PlainViT', 'ResNetV1c']
