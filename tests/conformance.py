@@ -76,11 +76,24 @@ model = dict(
 """
 
 
-def write_deeplab(file: Path, source: Path, target: Path) -> Path:
-    base = write_adaptation_config(file, source)
-    leaf = base.with_name(f'deeplab_{file.name}')
-    leaf.write_text(f"_base_ = './{base.name}'\n" + DEEPLAB)
-    return leaf
+LORA = """
+model = dict(
+    backbone=dict(
+        _delete_=True, type='PlainViT', patch_size=4, embed_dims=8, depth=2, num_heads=2, num_registers=1,
+        key_bias=False, layer_scale=1.0, pyramid=dict(channels=4), lora=dict(rank=2, projections=('q', 'v', 'fc1'))))
+"""
+
+
+def on_network(name: str, network: str) -> Callable[[Path, Path, Path], Path]:
+    """What writes the configuration of a tiny ST-DASegNet on another network."""
+
+    def write(file: Path, source: Path, target: Path) -> Path:
+        base = write_adaptation_config(file, source)
+        leaf = base.with_name(f'{name}_{file.name}')
+        leaf.write_text(f"_base_ = './{base.name}'\n" + network)
+        return leaf
+
+    return write
 
 
 def plain(**adaptor: Any) -> Callable[[Path, Path, Path], Path]:
@@ -120,7 +133,10 @@ METHODS = {
     'st_dasegnet single_target': Method(
         write_st_dasegnet, ST_DASEGNET, {**EFFICIENT, **CONFIDENT, 'model.self_training.teacher': 'single_target'}
     ),
-    'st_dasegnet deeplab': Method(write_deeplab, ST_DASEGNET, CONFIDENT, exact=False),
+    'st_dasegnet deeplab': Method(on_network('deeplab', DEEPLAB), ST_DASEGNET, CONFIDENT, exact=False),
+    'st_dasegnet lora': Method(
+        on_network('lora', LORA), ST_DASEGNET, {**CONFIDENT, 'model.self_training.teacher': 'single_target'}
+    ),
     'entropy minimisation': Method(
         plain(type='EntropyMinimisation', weight=0.1),
         {loss: {'backbone', 'decode_head'} for loss in ('loss_seg', 'loss_entropy')},

@@ -25,6 +25,7 @@ from mmrs.apis.preflight import check_loaders
 from mmrs.apis.statistics import applies_scale, leaves, loaded_bands
 from mmrs.geo.rasters import read_image
 from mmrs.install import install
+from mmrs.models.backbones.lora import merge_lora
 from mmrs.models.checks import check_model
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapSettings
@@ -83,7 +84,8 @@ def init_model(
         trust_checkpoint: Unpickle the checkpoint fully if need be, which can run any code.
 
     Returns:
-        The model in evaluation mode, with its configuration as ``cfg`` and classes and palette as ``dataset_meta``.
+        The model in evaluation mode, low-rank parts merged into its weights, with its configuration as ``cfg`` and
+        classes and palette as ``dataset_meta``.
 
     Raises:
         ConfigError: Something in the configuration cannot work.
@@ -107,6 +109,7 @@ def init_model(
         check_model(model)
     if checkpoint is not None:
         _require_what_predicts(load_matching(model, state_dict_of(state, checkpoint), checkpoint), checkpoint)
+    merge_lora(model)
     if not meta and cfg.get('test_dataloader'):
         with explained_errors(cfg):
             meta = configured_meta(next(leaves(cfg.test_dataloader.dataset)))
@@ -389,12 +392,17 @@ class _InMemory:
 
 
 def _require_what_predicts(match: Match, checkpoint: str | Path) -> None:
-    """Raise CheckpointError where random weights would predict; those of a teacher or discriminator do not."""
+    """Raise CheckpointError where random weights would predict, or some not; a teacher's or discriminator's do not."""
     random = [name for name in (*match.missing, *match.misshapen) if name.startswith(_PREDICTING)]
     if random:
         raise CheckpointError(
             f'{checkpoint} does not fit the model: {len(random)} weights that predict are not in it, or have another '
             f'shape ({some(random, 3)}). Is it a checkpoint of this configuration?'
+        )
+    if any(name.endswith('.lora_b') for name in match.unexpected):
+        raise CheckpointError(
+            f'{checkpoint} has low-rank parts ({some(match.unexpected, 1)}), which would be left out: set '
+            'model.backbone.lora as it was in training'
         )
 
 

@@ -85,7 +85,9 @@ class SimpleFeaturePyramid(nn.Module):
         """
         outputs = []
         for i, (level, scale) in enumerate(zip(self.levels, self.scales)):
-            # In whole numbers, which a graph can be traced with: ceil(a / b) is -(-a // b).
-            rows, columns = (-(-side * int(2 * scale) // (2 * patch_size)) for side in (height, width))
+            # Rounded up in whole numbers above 0, which an exported graph divides as Python does.
+            rows, columns = (
+                (side * int(2 * scale) + 2 * patch_size - 1) // (2 * patch_size) for side in (height, width)
+            )
             outputs.append(level(maps[i % len(maps)])[..., :rows, :columns])
         return outputs

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ class LoRALinear(nn.Linear):
     """A linear layer whose weights stay as they are, and to which the product of two thin matrices is added.
 
     ``y = W x + b + alpha / rank * B A x``. B starts at zero, so that the layer starts as the one it is made of. Weight
-    and bias keep their names: files of the plain layer fit. The matrices are `lora_a` and `lora_b`.
+    and bias keep their names, and the matrices are `lora_a` and `lora_b`. A file of the plain layer, or of a merged
+    one, has neither: after it is loaded the layer is what the file says.
 
     Args:
         linear: The layer that it takes the place of; weight and bias are shared with it.
@@ -52,6 +54,15 @@ class LoRALinear(nn.Linear):
         if self.lora_a is not None and self.lora_b is not None:
             self.weight += self.scale * (self.lora_b @ self.lora_a)
             self.lora_a = self.lora_b = None
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, strict: bool, missing_keys: list[str], *rest: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *rest)
+        matrices = {f'{prefix}lora_a', f'{prefix}lora_b'}
+        if self.lora_b is not None and f'{prefix}weight' in state_dict and not matrices & state_dict.keys():
+            nn.init.zeros_(self.lora_b)
+            missing_keys[:] = [key for key in missing_keys if key not in matrices]
 
     def extra_repr(self) -> str:
         """What `print` shows of it."""

@@ -277,8 +277,9 @@ class PlainViT(BaseModule):
         x = x.flatten(2).transpose(1, 2)
         if self.pos_embed is not None:
             x = x + self._positions(self.pos_embed, rows, columns)
-        prefix = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.register_tokens) if token is not None]
-        x = torch.cat((*prefix, x), dim=1)
+        tokens = [token for token in (self.cls_token, self.register_tokens) if token is not None]
+        # `len` would fix the number of images in an exported graph.
+        x = torch.cat((*(token.expand(x.shape[0], -1, -1) for token in tokens), x), dim=1)
         rotation = self._rotation(rows, columns, x) if self.pos_embed is None else None
         maps = []
         for i, block in enumerate(self.blocks):
@@ -293,8 +294,13 @@ class PlainViT(BaseModule):
 
     def _positions(self, learned: Tensor, rows: int, columns: int) -> Tensor:
         """Learned position embeddings ``(1, rows * columns, C)`` for a grid of any size."""
-        grid = learned.transpose(1, 2).unflatten(2, (math.isqrt(learned.shape[1]), -1))
-        grid = F.interpolate(grid, (rows, columns), mode='bicubic', antialias=self.pos_antialias)
+        side = math.isqrt(learned.shape[1])
+        grid = learned.transpose(1, 2).unflatten(2, (side, side))
+        if self.pos_antialias:
+            vertical, horizontal = (_antialiased_bicubic(n, side, grid) for n in (rows, columns))
+            grid = vertical @ grid @ horizontal.T
+        else:
+            grid = F.interpolate(grid, (rows, columns), mode='bicubic')
         return grid.flatten(2).transpose(1, 2)
 
     def _rotation(self, rows: int, columns: int, x: Tensor) -> Rotation:
@@ -306,3 +312,16 @@ class PlainViT(BaseModule):
         angles = (grid[..., None] * frequencies).flatten(2).flatten(0, 1).repeat(1, 2)
         angles = F.pad(angles, (0, 0, self.num_prefix, 0))  # class and registers have no place: they are not turned
         return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+def _antialiased_bicubic(number: int, side: int, like: Tensor) -> Tensor:
+    """The matrix ``(number, side)`` that resizes an axis as torch's ``antialias=True`` does, which ONNX does not know.
+
+    Keys' cubic convolution with a = -0.5, as wide as a pixel of the coarser of both grids.
+    """
+    options: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
+    centres = (torch.arange(number, **options) + 0.5) * (side / number)
+    width = torch.as_tensor(side / number, **options).clamp(min=1)
+    x = ((torch.arange(side, **options) + 0.5 - centres[:, None]) / width).abs()
+    weights = torch.where(x < 1, (1.5 * x - 2.5) * x**2 + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2) * (x < 2)
+    return weights / weights.sum(1, keepdim=True)
