@@ -247,6 +247,54 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
+        f'{MODELS}/backbones/vit.py',
+        (f'{MODEL_TESTS}/test_backbones/test_vit.py', f'{MODEL_TESTS}/test_backbones/test_lora.py'),
+        (
+            'registers-have-a-place',
+            'the tokens without a place are turned like patches, each by the angle of another one',
+            'F.pad(angles, (0, 0, self.num_prefix, 0))',
+            'F.pad(angles, (0, 0, 0, self.num_prefix))',
+        ),
+        (
+            'frozen-backbone-drops-paths',
+            'a frozen backbone in training mode gives other features for the same image each time',
+            'super().train(mode and not self.frozen)',
+            'super().train(mode)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/backbones/vit_weights.py',
+        (f'{MODEL_TESTS}/test_backbones/test_vit.py',),
+        (
+            'class-position-lost',
+            'the class token of DINOv2 starts without its position embedding',
+            "named['cls_token'] + positions[:, :1]",
+            "named['cls_token']",
+        ),
+        (
+            'gate-and-input-exchanged',
+            'the halves of a packed SwiGLU change places: the pretrained features are gone',
+            'named[gate], named[first] = named.pop(key).chunk(2)',
+            'named[first], named[gate] = named.pop(key).chunk(2)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/backbones/lora.py',
+        (f'{MODEL_TESTS}/test_backbones/test_lora.py',),
+        (
+            'lora-merged-without-its-factor',
+            'maps come from other weights than those that were validated',
+            'self.weight += self.scale * (self.lora_b @ self.lora_a)',
+            'self.weight += self.lora_b @ self.lora_a',
+        ),
+        (
+            'lora-trains-all',
+            'the pretrained weights train beside the low-rank parts',
+            '    network.requires_grad_(False)\n',
+            '    pass\n',
+        ),
+    ),
+    *_in_file(
         f'{MODELS}/binary.py',
         (f'{MODEL_TESTS}/test_losses/test_losses.py', f'{MODEL_TESTS}/test_parts/test_self_training.py', *DISENTANGLED),
         (

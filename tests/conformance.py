@@ -80,7 +80,8 @@ LORA = """
 model = dict(
     backbone=dict(
         _delete_=True, type='PlainViT', patch_size=4, embed_dims=8, depth=2, num_heads=2, num_registers=1,
-        key_bias=False, layer_scale=1.0, pyramid=dict(channels=4), lora=dict(rank=2, projections=('q', 'v', 'fc1'))))
+        key_bias=False, layer_scale=1.0, pyramid=dict(channels=4, scales=(4, 2, 1, 1)),
+        lora=dict(rank=2, projections=('q', 'v', 'fc1'))))
 """
 
 

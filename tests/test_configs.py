@@ -146,6 +146,26 @@ def class_names(cfg) -> tuple:
     return tuple(f'class{i}' for i in range(cfg.model.decode_head.num_classes or 6))
 
 
+#: Parameters of the published networks, without mask token and the class token's position.
+PUBLISHED = {'dinov2_vit-s14': 22_055_808, 'dinov3_vit-s16': 21_596_160}
+
+
+@pytest.mark.parametrize('network', PUBLISHED)
+def test_as_much_of_a_vision_transformer_trains_as_options_say(network):
+    # Two matrices of 8 x 384 in each of two layers of 12 blocks.
+    for options, expected in (({}, PUBLISHED[network]), ({'frozen': True}, 0), ({'lora.rank': 8}, 12 * 4 * 8 * 384)):
+        cfg = compose('source_only', 'dubai', network)
+        merge_options(cfg, {f'model.backbone.{key}': value for key, value in options.items()})
+        cfg.model.backbone.in_channels = 3
+        remove_pretrained(cfg.model)
+        init_default_scope('mmrs')
+        with torch.device('meta'):
+            backbone = MODELS.build(cfg.model.backbone)
+        trained = [p for name, p in backbone.named_parameters() if p.requires_grad and not name.startswith('pyramid')]
+        assert sum(parameter.numel() for parameter in trained) == expected
+        assert all(parameter.requires_grad for parameter in backbone.pyramid.parameters())
+
+
 def test_pretrained_weights_are_named_by_official_urls(config):
     for key, name in pretrained_files(config.model, 'model').items():
         assert name.startswith(('https://', 'open-mmlab://')), f'{key} is {name}'
@@ -205,6 +225,9 @@ def narrow(cfg) -> dict:
     kind, head = cfg.model.backbone.type, cfg.model.decode_head
     if kind.endswith(('MiT', 'MixVisionTransformer')):
         options = {'backbone.embed_dims': 8, 'backbone.num_layers': [1, 1, 1, 1]}
+    elif kind == 'PlainViT':
+        options = {'backbone.embed_dims': 16, 'backbone.num_heads': 2, 'backbone.depth': 2}
+        options.update({'backbone.out_indices': [1], 'backbone.pyramid.channels': 8})
     elif kind.startswith('ResNet'):
         options = {'backbone.depth': 18, 'backbone.stem_channels': 8, 'backbone.base_channels': 8}
     elif kind == 'EfficientNetLite':
