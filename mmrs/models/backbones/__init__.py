@@ -1,6 +1,7 @@
 from .efficientnet_lite import EfficientNetLite
 from .mit import EfficientMiT
 from .resnet import ResNetV1c
+from .timm_backbone import TimmBackbone
 from .vit import PlainViT
 
-__all__ = ['EfficientMiT', 'EfficientNetLite', 'PlainViT', 'ResNetV1c']
+__all__ = ['EfficientMiT', 'EfficientNetLite', 'PlainViT', 'ResNetV1c', 'TimmBackbone']
