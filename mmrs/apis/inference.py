@@ -68,7 +68,7 @@ _PREDICTING = ('backbone.', 'neck.', 'decode_head.', 'segmentor.')
 
 
 def init_model(
-    config: str | Path | Config,
+    config: str | Path | Config | Mapping[str, Any],
     checkpoint: str | Path | None = None,
     device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
@@ -77,7 +77,7 @@ def init_model(
     """Build a model for prediction.
 
     Args:
-        config: A configuration or its file.
+        config: A configuration or its file; or a dict of a method's file and its axes, see :func:`load_config`.
         checkpoint: Weights to load; without them the model is as random as it was built.
         device: ``'cpu'``, ``'cuda:1'``, ...; by default the first GPU if there is one.
         cfg_options: Dotted keys and values that override the configuration.

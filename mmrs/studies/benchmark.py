@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,6 +28,7 @@ from mmrs.apis.filling import fill_model
 from mmrs.engine.compilation import compile_backbones
 from mmrs.install import install
 from mmrs.models.adaptors import Adaptor
+from mmrs.models.backbones.lora import merge_lora
 from mmrs.registry import MODELS
 from mmrs.studies.release_step import ReleaseStep
 from mmrs.studies.window_benchmark import peak_bytes
@@ -52,7 +53,7 @@ class BenchmarkSettings:
     """What to measure.
 
     Args:
-        config: Configuration file.
+        config: Configuration file; or a dict of a method's file, `config`, and the names of its `task` and `network`.
         batch_size: Training images per domain; None: the configuration's.
         crop_size: Their height and width in pixels; None: the configuration's.
         inference_size: Height and width of the image that is predicted, in pixels.
@@ -61,7 +62,7 @@ class BenchmarkSettings:
         cfg_options: Dotted keys and values that override the configuration.
     """
 
-    config: str | Path
+    config: str | Path | Mapping[str, Any]
     batch_size: int | None = None
     crop_size: int | None = None
     inference_size: int = 512
@@ -152,8 +153,9 @@ class _Subject:
 
     @torch.no_grad()
     def predict(self) -> None:
-        """Logits at the image's size and their classes."""
+        """Logits at the image's size and their classes; the model does not train from here on."""
         self.model.eval()
+        merge_lora(self.model)
         self.model.predict(self.images)
 
     @torch.no_grad()
@@ -222,11 +224,14 @@ def _peak_memory(settings: BenchmarkSettings, stock: bool, steps: int = 3) -> in
 
 
 def benchmark(
-    settings: BenchmarkSettings, stock: bool = False, against: Mapping[str, Any] | None = None
+    settings: BenchmarkSettings,
+    stock: bool = False,
+    against: Mapping[str, Any] | None = None,
+    networks: Sequence[str] = (),
 ) -> dict[str, Measurement]:
-    """Measure a model, and perhaps a second form of it.
+    """Measure a model, and perhaps a second form of it; or several networks.
 
-    Both forms are timed alternately, so that what else the machine does meets both alike. Images and weights are
+    All forms are timed alternately, so that what else the machine does meets all alike. Images and weights are
     random.
 
     Args:
@@ -234,19 +239,23 @@ def benchmark(
         stock: The second form is built of MMSegmentation's modules with torch's plain optimizers, and an ST-DASegNet
             trains by :class:`ReleaseStep`.
         against: Dotted keys and values that make the second form out of the configuration.
+        networks: Names of networks, for a configuration that is a dict: each is measured in place of its `network`.
 
     Returns:
         Measurements under ``mmrs`` and ``stock``, or ``changed`` and ``mmrs``: the first is compared with the second.
+        Those of several networks under their names.
 
     Raises:
         ConfigError: Something in the configuration cannot work.
         AssertionError: With the same weights the two forms predict different logits.
     """
+    if networks:
+        settings = _on_network(settings, networks[0])  # batch and crop size are the task's
     settings = settings.resolved()
     require_number('iters', settings.iters, at_least=1)
-    if stock and against:
-        raise ConfigError('the stock form and changed options are measured one at a time')
-    forms = {'mmrs': settings}
+    if sum(map(bool, (stock, against, networks))) > 1:
+        raise ConfigError('the stock form, changed options and several networks are measured one at a time')
+    forms = {name: _on_network(settings, name) for name in networks} or {'mmrs': settings}
     if stock:
         forms['stock'] = settings
     elif against:
@@ -279,6 +288,12 @@ def benchmark(
     return results
 
 
+def _on_network(settings: BenchmarkSettings, network: str) -> BenchmarkSettings:
+    if not isinstance(settings.config, Mapping):
+        raise ConfigError(f'--networks is for the file of a method with a --task, not for {settings.config}')
+    return replace(settings, config={**settings.config, 'network': network})
+
+
 def check_agreement(logits: Tensor, expected: Tensor) -> None:
     """Compare logits of the two forms of a model.
 
@@ -302,9 +317,10 @@ def format_report(results: dict[str, Measurement]) -> str:
         ('inference, median', 'ms', lambda m: 1e3 * statistics.median(m.inference)),
         ('inference, fastest', 'ms', lambda m: 1e3 * min(m.inference)),
     ]
-    lines = [f'{"":30}' + ''.join(f'{name:>10}' for name in results) + ('     ratio' if len(results) == 2 else '')]
+    width = max(10, *(len(name) + 2 for name in results))
+    lines = [f'{"":30}' + ''.join(f'{name:>{width}}' for name in results) + ('     ratio' if len(results) == 2 else '')]
     for title, unit, value in rows:
         values = [value(measurement) for measurement in results.values()]
-        line = f'{f"{title} ({unit})":30}' + ''.join(f'{v:10.3f}' if unit == 's' else f'{v:10.1f}' for v in values)
+        line = f'{f"{title} ({unit})":30}' + ''.join(f'{v:{width}.{3 if unit == "s" else 1}f}' for v in values)
         lines.append(line + (f'{values[0] / values[1]:10.2f}' if len(results) == 2 else ''))
     return '\n'.join(lines)

@@ -67,7 +67,7 @@ class _Timed(TorchPredictor):
 
 
 def benchmark_prediction(
-    config: str | Path,
+    config: str | Path | Mapping[str, Any],
     size: int = 4096,
     window: int = WINDOW,
     batch_size: int = 4,

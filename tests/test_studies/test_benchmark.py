@@ -138,6 +138,35 @@ def test_measures_a_configuration_against_changed_options(config_file, monkeypat
         benchmark(settings, stock=True, against={'compile': True})
 
 
+def test_measures_several_networks(config_file, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, '_peak_memory', lambda settings, stock: 1)
+    monkeypatch.setattr(module, 'ProcessPoolExecutor', lambda *_: ThreadPoolExecutor(1))
+
+    class Subject:
+        def __init__(self, settings, stock):
+            seen.append(settings.load().model.backbone)
+
+        def train_step(self):
+            pass
+
+        predict = train_step
+
+    monkeypatch.setattr(module, '_Subject', Subject)
+    axes = dict(config=REPOSITORY / 'configs/source_only/method.py', task='dubai')
+    names = ['segformer_r18', 'dinov3_vit-s16']
+    results = benchmark(BenchmarkSettings(axes, iters=1), networks=names)
+    assert list(results) == names
+    assert [backbone.type for backbone in seen] == ['ResNetV1c', 'PlainViT']
+    header, *rows = format_report({name: Measurement([1.0], [1.0], 1) for name in names}).splitlines()
+    assert header.split() == [*names, 'ratio']
+    assert len({len(row) for row in (header, *rows)}) == 1
+    with pytest.raises(ConfigError, match=config_file.name):
+        benchmark(BenchmarkSettings(config_file), networks=names)
+    with pytest.raises(ConfigError, match='one at a time'):
+        benchmark(BenchmarkSettings(axes), stock=True, networks=names)
+
+
 def test_backbones_are_compiled_where_the_configuration_says_so(config_file):
     options = {'compile': dict(backend='eager')}
     subject = module._Subject(BenchmarkSettings(config_file, cfg_options=options).resolved(), False)

@@ -8,7 +8,7 @@ import sys
 
 from mmrs.studies.benchmark import BenchmarkSettings, benchmark, format_report
 from mmrs.studies.prediction_benchmark import benchmark_prediction
-from mmrs.utils.arguments import Options, add_cfg_options
+from mmrs.utils.arguments import Options, add_axes, add_cfg_options
 from mmrs.utils.errors import report_errors
 
 EXAMPLES = """\
@@ -22,6 +22,10 @@ examples:
 
   # with activations that are computed again instead of kept, beside the same without
   python tools/analysis_tools/benchmark.py configs/st_dasegnet/demo.py --against model.backbone.with_cp=True
+
+  # several networks side by side
+  python tools/analysis_tools/benchmark.py configs/source_only/method.py --task dubai \\
+      --networks segformer_mit-b0 dinov2_vit-s14
 
   # from a raster to its map: megapixels per second, and how long the model waits for windows
   python tools/analysis_tools/benchmark.py configs/st_dasegnet/demo.py --predict 4096
@@ -47,6 +51,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='measure the configuration with these options too, alternately, and print ratios of that to the rest',
     )
+    beside.add_argument(
+        '--networks', nargs='+', metavar='NAME', help='measure these networks alternately, in place of a --network'
+    )
     parser.add_argument(
         '--predict',
         type=int,
@@ -63,6 +70,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--inference-size', type=int, default=512, metavar='PX', help='predicted image (default: 512)')
     parser.add_argument('--iters', type=int, default=10, metavar='N', help='timed repetitions (default: 10)')
     parser.add_argument('--threads', type=int, metavar='N', help="CPU threads (default: torch's choice)")
+    add_axes(parser)
     add_cfg_options(parser)
     return parser.parse_args(argv)
 
@@ -70,12 +78,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 @report_errors
 def main(argv: list[str] | None = None) -> None:
     options = vars(parse_args(argv))
-    stock, against, size = (options.pop(name) for name in ('stock', 'against', 'predict'))
+    stock, against, networks, size = (options.pop(name) for name in ('stock', 'against', 'networks', 'predict'))
+    axes = {name: value for name in ('task', 'network', 'schedule') if (value := options.pop(name))}
+    if axes:
+        options['config'] = dict(config=options['config'], **axes)
     if size is not None:
         named = {key: options[key] for key in ('config', 'threads', 'cfg_options')}
         print(benchmark_prediction(size=size, batch_size=options['batch_size'] or 4, **named))
         return
-    print(format_report(benchmark(BenchmarkSettings(**options), stock, against)))
+    print(format_report(benchmark(BenchmarkSettings(**options), stock, against, networks or ())))
 
 
 if __name__ == '__main__':
