@@ -266,14 +266,14 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], source: str | Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint, with or without the ``state_dict`` level, less a leading ``module.``.
+    """The weights of a checkpoint, with or without the level ``state_dict`` or ``model``, less a leading ``module.``.
 
     Raises:
         CheckpointError: There are none.
     """
-    inner = checkpoint.get('state_dict', checkpoint)
-    named = inner.items() if isinstance(inner, Mapping) else ()
-    weights = {re.sub(r'^module\.', '', str(k)): v for k, v in named if isinstance(v, Tensor)}
+    levels = (checkpoint.get(key) for key in ('state_dict', 'model'))
+    inner = next((level for level in levels if isinstance(level, Mapping)), checkpoint)
+    weights = {re.sub(r'^module\.', '', str(k)): v for k, v in inner.items() if isinstance(v, Tensor)}
     if not weights:
         raise CheckpointError(f'{source} holds no weights; its keys are {", ".join(map(str, list(checkpoint)[:8]))}')
     return weights

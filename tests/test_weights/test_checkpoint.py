@@ -106,6 +106,7 @@ def test_what_is_no_file_or_no_dict(tmp_path):
 def test_state_dict_of():
     weights = dict(a=torch.zeros(1))
     assert list(state_dict_of(dict(state_dict={'module.a': weights['a']}), 'x')) == ['a']
+    assert list(state_dict_of(dict(model=weights, epoch=3), 'x')) == ['a']
     assert list(state_dict_of(weights, 'x')) == ['a']
     with pytest.raises(CheckpointError, match='x holds no weights; its keys are epoch'):
         state_dict_of(dict(epoch=3), 'x')

@@ -1,7 +1,10 @@
 """The plain vision transformer beside `transformers` and timm, and its weights under the names that others have."""
 
 import functools
+import inspect
+import io
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -370,6 +373,24 @@ def test_images_are_padded_to_whole_patches(size):
     (found,), (expected,) = model(image), model(padded)
     assert found.shape == (1, 32, rows, columns)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize('antialias', [False, True])
+def test_learned_positions_are_exported_for_any_size(antialias):
+    onnxruntime = pytest.importorskip('onnxruntime', reason='pip install onnx onnxruntime')
+    model, file = randomised(build(**_GRID, pos_antialias=antialias)), io.BytesIO()
+    axes = {0: 'N', 2: 'H', 3: 'W'}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of the exporter's age, and of constants
+        new = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
+        names = dict(input_names=['x'], dynamic_axes={'x': axes}, opset_version=17)
+        torch.onnx.export(model, (torch.randn(2, 3, 96, 128),), file, **names, **new)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=['CPUExecutionProvider'])
+    for size in ((1, 3, 30, 97), (2, 3, 131, 70)):
+        images = torch.randn(*size)
+        with torch.no_grad():
+            (expected,) = model(images)
+        assert session.run(None, {'x': images.numpy()})[0] == pytest.approx(expected.numpy(), abs=1e-4)
 
 
 def level_by_hand(level, x: torch.Tensor, scale: float) -> torch.Tensor:
