@@ -321,7 +321,7 @@ def _antialiased_bicubic(number: int, side: int, like: Tensor) -> Tensor:
     """
     options: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
     centres = (torch.arange(number, **options) + 0.5) * (side / number)
-    width = torch.as_tensor(side / number, **options).clamp(min=1)
+    width = (torch.ones(1, **options) * (side / number)).clamp(min=1)
     x = ((torch.arange(side, **options) + 0.5 - centres[:, None]) / width).abs()
     weights = torch.where(x < 1, (1.5 * x - 2.5) * x**2 + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2) * (x < 2)
     return weights / weights.sum(1, keepdim=True)
