@@ -60,10 +60,6 @@ class DualStudent(BaseModule):
         super().__init__()
         self.backbone = _build_pair(backbone)
         self.decode_head = _build_pair(decode_head)
-        # Batch normalisation keeps the domains' statistics apart; without it one pass serves all batches.
-        self.normalized_by_batch = {
-            domain for domain in DOMAINS if any(isinstance(m, _BatchNorm) for m in self.backbone[domain].modules())
-        }
         self.neck = MODELS.build({**neck, 'used_stages': sorted(set().union(*map(_stages_read_by, self.heads)))})
         auxiliary = [auxiliary_head] if isinstance(auxiliary_head, Mapping) else auxiliary_head or ()
         self.auxiliary_head = ModuleList(_build_pair(cfg) for cfg in auxiliary)
@@ -89,9 +85,12 @@ class DualStudent(BaseModule):
         by_student = []
         for domain in DOMAINS:
             backbone = self.backbone[domain]
+            # Batch normalisation keeps the domains' statistics apart; without it, or where it does not take those of a
+            # batch (`norm_eval`), one pass serves all batches.
+            apart = any(m.training for m in backbone.modules() if isinstance(m, _BatchNorm))
             # One batch alone has nothing to join, and in an exported graph its size must not be fixed.
             same_size = len(images) > 1 and len({batch.shape[1:] for batch in images}) == 1
-            if same_size and domain not in self.normalized_by_batch:
+            if same_size and not apart:
                 stages = [stage.split([len(b) for b in images]) for stage in backbone(torch.cat(list(images)))]
                 by_student.append([list(features) for features in zip(*stages)])
             else:

@@ -182,6 +182,22 @@ def test_domains_may_differ_in_size():
     assert all(torch.isfinite(value) for value in losses.values())
 
 
+@pytest.mark.parametrize('norm_eval', [True, False])
+def test_one_pass_serves_both_domains_unless_it_takes_statistics(norm_eval):
+    cfg = resnet_config()
+    cfg['backbone']['norm_eval'] = norm_eval
+    model, calls = build(cfg), []
+    backbone = model.segmentor.backbone['source']
+    backbone.register_forward_hook(lambda *_: calls.append(1))
+    images = torch.randn(2, 3, 64, 64), torch.randn(3, 3, 64, 64)
+    together = model.segmentor.extract(images)
+    assert len(calls) == (1 if norm_eval else 2)
+    for found, batch_ in zip(together, images):
+        (alone,) = model.segmentor.extract([batch_])
+        for own, other in zip([*found[0], *found[1]], [*alone[0], *alone[1]]):
+            torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5)
+
+
 def test_without_adaptation_it_trains_on_the_source_alone():
     model = build(config(discriminator=None, self_training=None))
     data = batch()
