@@ -36,7 +36,7 @@ _CONFIGS = REPOSITORY / 'configs'
 _RECIPES = REPOSITORY / 'tools' / 'dataset_converters' / 'recipes'
 
 #: What a network starts from, and the options that say so.
-STARTS = dict(imagenet=(), random=('model.backbone.init_cfg=None',))
+STARTS = dict(imagenet=(), random=('model.backbone.init_cfg=None', 'model.backbone.norm_eval=False'))
 
 
 # The pairs -----------------------------------------------------------------------------------------------------------
