@@ -18,8 +18,8 @@ examples:
   # mean and spread of three seeds
   python tools/demo.py --seeds 0 1 2
 
-  # a wider gap between the two domains, in folders of its own
-  python tools/demo.py --gap 0.8 -o work_dirs/demo_wide
+  # a narrower gap between the two domains, in folders of its own
+  python tools/demo.py --gap 0.5
 """
 
 
@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--gap', type=float, default=GAP, help='domain gap, 0 to 1.5 (default: %(default)s, medium)')
+    parser.add_argument('--gap', type=float, default=GAP, help='domain gap, 0 to 1.5 (default: %(default)s)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0], metavar='K', help='seeds (default: 0)')
     parser.add_argument(
         '-o', '--out', type=Path, metavar='DIR', help='folder for the results (default: work_dirs/demo[_gap_GAP])'

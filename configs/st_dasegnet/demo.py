@@ -14,8 +14,8 @@ _base_ = [
 # thousand iterations, is still what the network was at first.
 model = dict(self_training=dict(weight=1.0, threshold=0.8, rare_threshold=0.6))
 custom_hooks = [dict(type='TeacherEMAHook', decay=0.99)]
-train_cfg = dict(max_iters=120, val_interval=120)
-optim_wrapper = dict(optimizer=dict(lr=1.5e-4))
-param_scheduler = [dict(type='PolyLR', power=1.0, eta_min=0.0, begin=0, end=121, by_epoch=False)]
-load_from = 'work_dirs/source_only_demo/iter_120.pth'
-default_hooks = dict(checkpoint=dict(interval=120), logger=dict(interval=20))
+train_cfg = dict(max_iters=200, val_interval=200)
+optim_wrapper = dict(optimizer=dict(lr=3e-4))
+param_scheduler = [dict(type='PolyLR', power=1.0, eta_min=0.0, begin=0, end=201, by_epoch=False)]
+load_from = 'work_dirs/source_only_demo/iter_200.pth'
+default_hooks = dict(checkpoint=dict(interval=200), logger=dict(interval=20))

@@ -38,7 +38,7 @@ DATA = Path('data/synthetic')
 SOURCE_ONLY = REPOSITORY / 'configs' / 'source_only' / 'demo.py'
 ADAPTED = REPOSITORY / 'configs' / 'st_dasegnet' / 'demo.py'
 #: The gap that those were made for.
-GAP = 0.5
+GAP = 0.75
 _PAIR = 'pair.json'
 _META: Mapping[str, Any] = VaihingenDataset.METAINFO
 

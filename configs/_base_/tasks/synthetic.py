@@ -1,8 +1,8 @@
-"""The synthetic pair: crops of 256 px, small enough for a CPU."""
+"""The synthetic pair: crops of 192 px, small enough for a CPU."""
 
 _base_ = '../datasets/loaders.py'
 
-crop_size = (256, 256)
+crop_size = (192, 192)
 
 source_pipeline = [
     dict(type='LoadRasterImage'),
@@ -13,7 +13,7 @@ source_pipeline = [
     dict(type='PhotoMetricDistortion'),
     dict(type='PackRasterInputs'),
 ]
-# Cropped and flipped, unlike the paper's: squeezing 512 px into 256 would halve the resolution that is tested.
+# Cropped and flipped, unlike the paper's: squeezing 512 px into 192 would coarsen the resolution that is tested.
 target_pipeline = [
     dict(type='LoadRasterImage'),
     dict(type='RandomCrop', crop_size=crop_size),
