@@ -284,7 +284,7 @@ BREAKAGES: list[Breakage] = [
         (
             'lora-merged-without-its-factor',
             'maps come from other weights than those that were validated',
-            'self.weight += self.scale * (self.lora_b @ self.lora_a)',
+            'self.weight += self.lora_scale * (self.lora_b @ self.lora_a)',
             'self.weight += self.lora_b @ self.lora_a',
         ),
         (
@@ -710,8 +710,8 @@ BREAKAGES: list[Breakage] = [
         (
             'tau-forgotten',
             'a model that was trained prior-neutrally is corrected once more',
-            '(1 - own.tau) * np.log(source)',
-            'np.log(source)',
+            '- own.tau * np.log(source if own.shares is None else own.shares)',
+            '- 0 * np.log(source)',
         ),
     ),
 ]

@@ -22,6 +22,8 @@ from mmrs.geo.classes import read_yaml
 from mmrs.models.class_prior import shift_logits
 from mmrs.models.data_preprocessor import DOMAINS
 from mmrs.models.segmentors.dual_student import per_domain
+from mmrs.registry import MODELS
+from mmrs.utils.config import look_up
 from mmrs.utils.errors import ConfigError, DataError, require, require_file, require_number, some
 
 __all__ = ['STRENGTH', 'ClassPrior', 'PriorOptions', 'read_shares']
@@ -109,8 +111,9 @@ class PriorOptions:
     def resolve(self, config: Config, classes: Sequence[str]) -> ClassPrior:
         """The prior that a model has learned, and the wanted one.
 
-        The network's own is ``p_s ** (1 - tau) * class_weight`` for the source's shares `p_s`: a cross entropy with
-        class weights learns the posterior under shares that are weighted likewise. Where several heads' logits are
+        The network's own is ``p_s / q ** tau * class_weight`` for the shares `p_s` that training saw and `q` in a
+        :class:`PriorNeutralLoss`, which are the same unless `source_shares` says otherwise: a cross entropy with class
+        weights learns the posterior under shares that are weighted likewise. Where several heads' logits are
         averaged, so are the logarithms.
 
         Args:
@@ -122,11 +125,25 @@ class PriorOptions:
             DataError: A file is missing or cannot be read.
         """
         heads = list(_head_losses(config.model))
+        if not getattr(look_up(MODELS, config.model.get('type')), 'learns_from_labels', True):
+            require(
+                self.source_shares is not None,
+                'source_shares',
+                None,
+                f'a table of the shares that the reference of {config.model.type} has learned (equal ones, if it was '
+                'trained with class_prior.tau=1), for the configuration does not say them,',
+            )
+            heads = [_HeadLoss(0.0, None, [])]
         given = None if self.source_shares is None else read_shares(self.source_shares, classes)
         known = next((own.shares for own in heads if own.shares is not None), None)
         source = np.array(given if given is not None else known or self._counted(config, classes))
         require(len(source) == len(classes), 'shares', source.tolist(), f'a share for each of {", ".join(classes)}')
-        logs = [(1 - own.tau) * np.log(source) + np.log(own.weights(len(classes))) for own in heads]
+        logs = [
+            np.log(source)
+            - own.tau * np.log(source if own.shares is None else own.shares)
+            + np.log(own.weights(len(classes)))
+            for own in heads
+        ]
         trained = np.exp(np.mean(logs, axis=0))
         name = os.fspath(self.class_prior or '')
         if name == 'uniform':
@@ -205,8 +222,17 @@ def _head_losses(model: Mapping[str, Any]) -> Iterator[_HeadLoss]:
         )
         tau, shares = neutral[0] if neutral else (0.0, None)
         kept = [term for term, own_tau, _ in terms if bool(neutral) == (own_tau is not None)]
+        if sigmoids := [term['type'] for term in kept if own.get('out_channels') != 1 and _has_sigmoids(term)]:
+            raise ConfigError(
+                f'model.decode_head.loss_decode has {sigmoids[0]} with a sigmoid for each class: a class prior is of '
+                'classes that exclude each other. Train with a loss on the softmax'
+            )
         kept = [term for term in kept if 'CrossEntropy' in str(term.get('type'))]
         yield _HeadLoss(float(tau), None if isinstance(shares, str) else shares, kept)
+
+
+def _has_sigmoids(term: Mapping[str, Any]) -> bool:
+    return bool(term.get('use_sigmoid', str(term.get('type')).endswith('FocalLoss')))
 
 
 def _terms(loss: Any, tau: float | None = None, shares: Any = None) -> Iterator[tuple[Mapping[str, Any], Any, Any]]:

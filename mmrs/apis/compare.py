@@ -343,8 +343,11 @@ def compare(
             console.print(f'{finished} of {len(runs)} runs are finished already', highlight=False)
         _train_all(todo, comparison, overwrite, console)
     for run in runs:
-        results = run.results() if str(run) not in comparison.failed and not run.changes() else None
-        if results is not None:
+        results = run.results() if str(run) not in comparison.failed else None
+        if results is not None and (changes := run.changes()):  # what it starts from has been trained anew
+            if not dry_run:
+                comparison.failed[str(run)] = f'made with other settings ({shown(changes)}): --overwrite trains it anew'
+        elif results is not None:
             comparison.values[run.entry.name][run.seed] = results
     return comparison
 

@@ -84,7 +84,8 @@ def _fill_classes(config: Config, classes: Any) -> None:
 
 
 def _fill_shares(config: Config) -> None:
-    losses = [node for _, node in walk(config.get('model'), 'model') if node.get('type') == 'PriorNeutralLoss']
+    nodes = [node for _, node in walk(config.get('model'), 'model')]
+    losses = [node for node in nodes if str(node.get('type')).split('.')[-1] == 'PriorNeutralLoss']
     if losses and not getattr(look_up(MODELS, config.model.get('type')), 'learns_from_labels', True):
         raise ConfigError(
             f'config {config.filename}: class_prior is set, but {config.model.type} learns from no labels, so that it '

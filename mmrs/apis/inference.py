@@ -399,11 +399,6 @@ def _require_what_predicts(match: Match, checkpoint: str | Path) -> None:
             f'{checkpoint} does not fit the model: {len(random)} weights that predict are not in it, or have another '
             f'shape ({some(random, 3)}). Is it a checkpoint of this configuration?'
         )
-    if any(name.endswith('.lora_b') for name in match.unexpected):
-        raise CheckpointError(
-            f'{checkpoint} has low-rank parts ({some(match.unexpected, 1)}), which would be left out: set '
-            'model.backbone.lora as it was in training'
-        )
 
 
 def _join_processes() -> None:

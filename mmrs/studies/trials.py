@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from mmrs.apis.compare import Entry, Run, compare, duration, plan_runs
-from mmrs.apis.comparison import NOTE, Comparison, Spread, markdown_table
+from mmrs.apis.comparison import NOTE, Spread, markdown_table
 from mmrs.geo.statistics import default_workers
 from mmrs.install import install
 from mmrs.models.adaptors.base import DISC_ACCURACY
@@ -23,7 +23,7 @@ from mmrs.preparation.converters.clips import write_raster
 from mmrs.preparation.converters.color_masks import Conversion
 from mmrs.preparation.converters.recipe import Split, load_recipe
 from mmrs.utils.config import load_config
-from mmrs.utils.errors import UserError, require, require_file, require_folder, require_one_of
+from mmrs.utils.errors import UserError, describe, require, require_file, require_folder, require_one_of
 from mmrs.utils.files import write_json, write_text
 from mmrs.utils.processes import REPOSITORY, run_tool, tail
 
@@ -119,15 +119,20 @@ class _Variant:
     start: str
     tau: float
     strength: float = 0.0
+    part: str = ''  # '_first_half' where another one starts from it
 
     @property
     def run(self) -> str:
         """Name of its training."""
-        return f'{self.method}_{self.start}_tau{self.tau:g}'
+        return f'{self.method}_{self.start}_tau{self.tau:g}{self.part}'
 
     @property
     def name(self) -> str:
         return self.run + (f'_posthoc{self.strength:g}' if self.strength else '')
+
+
+#: Scores by name, of a variant and a seed.
+_Rows = dict[_Variant, dict[int, dict[str, float]]]
 
 
 def _config_of(method: str) -> Path:
@@ -210,7 +215,7 @@ class Trials:
         )
         first = load_config(entry.config, None, **entry.axes).get('load_from')
         if first:  # work_dirs/METHOD/FILE
-            before = replace(variant, method=Path(first).parent.name, strength=0.0)
+            before = replace(variant, method=Path(first).parent.name, strength=0.0, part='_first_half')
             yield from self._chain(pair, before, _FIRST_HALF)
             entry = replace(entry, warm_start=f'{before.run}/{Path(first).name}', schedule=_SECOND_HALF)
         yield entry
@@ -226,17 +231,24 @@ class Trials:
         Raises:
             UserError: Something failed; all that could be done without it was.
         """
-        tables, failed = [], []
+        tables: list[Path] = []
+        failed: list[str] = []
+        for name in self.pairs:  # all of them before hours of training
+            self.prepare(name)
         for name in self.pairs:
             self._say(f'[bold]{PAIRS[name].title}[/]')
-            self.prepare(name)
-            out = self.out / name
-            entries = self.entries(name)
-            comparison = compare(entries, self.seeds, out, overwrite=self.overwrite, console=self.console)
+            out, entries = self.out / name, self.entries(name)
+            try:
+                comparison = compare(entries, self.seeds, out, overwrite=self.overwrite, console=self.console)
+            except UserError as error:
+                failed.append(f'{name}: {describe(error)}')
+                continue
             failed += [f'{name}: {run}: {why}' for run, why in comparison.failed.items()]
-            runs = {str(run): run for run in plan_runs(entries, self.seeds, out)}
-            rows = self._rows(comparison, {(run.entry.name, run.seed): run for run in runs.values()})
-            tables += self._save(name, rows)
+            # Seeds that an earlier call has trained stay in the table.
+            others = {int(folder.name.removeprefix('seed_')) for folder in out.glob('*/seed_*')} - set(self.seeds)
+            runs = plan_runs(entries, [*self.seeds, *sorted(others)], out)
+            finished = {(run.entry.name, run.seed): run for run in runs if run.state() == 'finished'}
+            tables += self._save(name, self._rows(name, finished, failed))
         if failed:
             raise UserError('\n'.join(failed))
         return tables
@@ -254,18 +266,19 @@ class Trials:
         require_folder(folder, f'the files of {pair.title} as docs/datasets.md describes them (--downloads)')
         pair.convert(folder, self.data)
 
-    def _rows(
-        self, comparison: Comparison, runs: dict[tuple[str, int], Run]
-    ) -> dict[_Variant, dict[int, dict[str, float]]]:
-        """Scores by variant and seed."""
-        rows: dict[_Variant, dict[int, dict[str, float]]] = {}
-        for variant in self.variants():
-            rows[variant] = {}
-            for seed, values in comparison.values[variant.run].items():
-                scores = values
+    def _rows(self, pair: str, finished: Mapping[tuple[str, int], Run], failed: list[str]) -> _Rows:
+        """Scores by variant and seed; what fails is added to a list."""
+        rows: _Rows = {variant: {} for variant in self.variants()}
+        for variant, (name, seed) in itertools.product(rows, finished):
+            if name != variant.run:
+                continue
+            try:
+                scores = finished[name, seed].results() or {}
                 if variant.strength:
-                    scores = {**values, **self._corrected(runs[variant.run, seed], variant.strength)}
+                    scores = {**scores, **self._corrected(finished[name, seed], variant.strength)}
                 rows[variant][seed] = scores
+            except UserError as error:
+                failed.append(f'{pair}: {describe(error)}')
         return rows
 
     def _corrected(self, run: Run, strength: float) -> dict[str, float]:
@@ -290,7 +303,7 @@ class Trials:
 
     # Tables ----------------------------------------------------------------------------------------------------------
 
-    def _save(self, name: str, rows: dict[_Variant, dict[int, dict[str, float]]]) -> list[Path]:
+    def _save(self, name: str, rows: _Rows) -> list[Path]:
         def spread(variant: _Variant, keys: Sequence[str]) -> Spread:
             found = [[values[key] for key in keys if key in values] for values in rows[variant].values()]
             return Spread(tuple(float(np.mean(own)) for own in found if own))

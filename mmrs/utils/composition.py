@@ -27,7 +27,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError, require_one_of
+from mmrs.utils.errors import ConfigError, require, require_one_of
 
 __all__ = ['FOLDED', 'SHARED', 'compose', 'fold', 'fold_class_prior', 'is_method']
 
@@ -139,20 +139,25 @@ def fold_class_prior(config: Config) -> None:
     """Put a `PriorNeutralLoss` with the values of the key `class_prior`, if any, around each decode loss, in place.
 
     Raises:
-        ConfigError: The model has no `loss_decode`, or one that is prior-neutral already.
+        ConfigError: It is no dict; a decode head has no `loss_decode`, or one that is prior-neutral already.
     """
-    prior = config.pop('class_prior', None)
-    if prior is not None and not _put_around(config.get('model') or {}, dict(prior), config.filename):
-        raise ConfigError(f'config {config.filename}: class_prior is set, but the model has no loss_decode')
+    if (prior := config.pop('class_prior', None)) is None:
+        return
+    require(isinstance(prior, Mapping), f'config {config.filename}: class_prior', prior, 'dict(tau=1.0)')
+    model = config.get('model') or {}
+    for key, missing in (('decode_head', {}), ('auxiliary_head', [])):
+        heads = missing if model.get(key) is None else model[key]
+        for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+            if not head.get('loss_decode'):
+                raise ConfigError(f'config {config.filename}: class_prior is set, but model.{key} has no loss_decode')
+    _put_around(model, dict(prior), config.filename)
 
 
-def _put_around(node: Any, prior: dict[str, Any], filename: str | None) -> int:
-    """Number of losses below a node of the model that got one around them."""
-    number = 0
+def _put_around(node: Any, prior: dict[str, Any], filename: str | None) -> None:
     for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
         if key == 'loss_decode':
             terms = value if isinstance(value, (list, tuple)) else [value]
-            if any(term.get('type') == 'PriorNeutralLoss' for term in terms):
+            if any(str(term.get('type')).split('.')[-1] == 'PriorNeutralLoss' for term in terms):
                 raise ConfigError(
                     f'config {filename}: class_prior is set, but a loss_decode is prior-neutral already: set its tau'
                 )
@@ -162,10 +167,8 @@ def _put_around(node: Any, prior: dict[str, Any], filename: str | None) -> int:
                 for term in terms
             ]
             node[key] = wrapped if isinstance(value, (list, tuple)) else wrapped[0]
-            number += len(terms)
         elif isinstance(value, (dict, list)):
-            number += _put_around(value, prior, filename)
-    return number
+            _put_around(value, prior, filename)
 
 
 def _require_spelt(config: Config, keys: Iterable[str], known: Set[str], where: str = '') -> None:

@@ -161,7 +161,7 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
             raise ConfigError(f'--cfg-options {key}: {{{{ is for configuration files, where it stands for other text')
         for name in (name for _, node in walk(value) for name in node if repr(name) != f"'{name}'"):
             raise ConfigError(f'--cfg-options {key}: the key {name!r} was found; text without quotes was expected')
-    top_level = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
+    top_level = {*inspect.signature(Runner.__init__).parameters, 'class_prior'} - {'self', 'cfg'}
     for key in options:
         node: Any = config
         parts = key.split('.')

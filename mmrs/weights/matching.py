@@ -76,6 +76,11 @@ def load_matching(
     # A counter that old checkpoints lack; nothing here depends on it.
     missing = [k for k in missing if k not in misshapen and not k.endswith('num_batches_tracked')]
     match = Match(len(fitting) - len(unexpected), missing, list(unexpected), misshapen)
+    if lost := [key for key in (*unexpected, *misshapen) if key.endswith('.lora_b')]:
+        raise CheckpointError(
+            f'{source} has low-rank parts that the model has not, or of another rank ({some(lost, 2)}): without them '
+            'the weights are those of before the training. Set model.backbone.lora to what it was trained with'
+        )
 
     if not match.loaded:
         raise CheckpointError(

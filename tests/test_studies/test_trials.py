@@ -12,7 +12,7 @@ from mmrs.apis import compare
 from mmrs.apis.compare import plan_runs
 from mmrs.studies import trials as module
 from mmrs.studies.trials import PAIRS, Trials
-from mmrs.utils.errors import ConfigError, DataError
+from mmrs.utils.errors import ConfigError, DataError, UserError
 
 SOURCE_ONLY = {0: 40.0, 1: 44.0}
 
@@ -93,12 +93,40 @@ def test_rows_gains_and_starts(tools):
     for call in started:
         run = Path(call[call.index('--work-dir') + 1])
         of_tau = run.parent.name.removeprefix('st_dasegnet_')
-        assert f'load_from=out/gid5/two_branch_{of_tau}/{run.name}/iter_300.pth' in call
+        assert f'load_from=out/gid5/two_branch_{of_tau}_first_half/{run.name}/iter_300.pth' in call
     assert len(started) == 4
-    # Nothing is done twice.
+    # Nothing is done twice, and seeds that are there stay in the table.
     number = len(tools.calls)
-    build(taus=[0.0, 1.0], strengths=[0.0, 0.5]).run()
+    _, table = build(taus=[0.0, 1.0], strengths=[0.0, 0.5], seeds=[0]).run()
     assert len(tools.calls) == number
+    assert [row['seeds'] for row in json.loads(table.read_text())['rows']] == 6 * [[0, 1]]
+
+
+def test_a_method_that_another_starts_from_has_a_row_of_its_own(tools):
+    _, table = build(methods=['source_only', 'st_dasegnet', 'two_branch'], seeds=[0]).run()
+    trained = {Path(call[call.index('--work-dir') + 1]).parent.name: call for _, call in tools.calls}
+    assert '--schedule' not in trained['two_branch_imagenet_tau0']
+    assert 'adamw_600_first_half' in trained['two_branch_imagenet_tau0_first_half']
+    rows = json.loads(table.read_text())['rows']
+    assert [row['method'] for row in rows] == ['source_only', 'st_dasegnet', 'two_branch']
+
+
+def test_what_fails_does_not_keep_the_rest_from_being_done(tools, monkeypatch):
+    def failing(tool, arguments, log, poll=None, interval=1.0):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text('no such table')
+        return 1
+
+    monkeypatch.setattr(module, 'run_tool', failing)
+    with pytest.raises(UserError, match='no such table'):
+        build(methods=['source_only'], strengths=[0.5, 0.0]).run()
+    rows = json.loads(Path('out/gid5.json').read_text())['rows']
+    assert [row['seeds'] for row in rows] == [[], [0, 1]]
+    # Pairs whose files are missing stop it before anything is trained.
+    before = len(tools.calls)
+    with pytest.raises(DataError, match='csmask'):
+        build(pairs=['gid5', 'landsat2sentinel'], seeds=[7]).run()
+    assert len(tools.calls) == before
 
 
 def test_an_estimate_trains_a_few_iterations_of_what_has_not_run(tools):
@@ -145,7 +173,7 @@ def test_arguments_that_cannot_work(options, named):
 def test_each_training_has_as_many_iterations(pair, tmp_path):
     entries = build().entries(pair)
     iterations = {run.entry.name: run.iterations for run in plan_runs(entries, [0], tmp_path)}
-    names = ('source_only', 'two_branch', 'st_dasegnet')
-    assert iterations == dict(zip((f'{name}_imagenet_tau0' for name in names), (600, 300, 300)))
+    names = ('source_only_imagenet_tau0', 'two_branch_imagenet_tau0_first_half', 'st_dasegnet_imagenet_tau0')
+    assert iterations == dict(zip(names, (600, 300, 300)))
     starts = {entry.name: entry.warm_start for entry in entries if entry.warm_start}
-    assert starts == {'st_dasegnet_imagenet_tau0': 'two_branch_imagenet_tau0/iter_300.pth'}
+    assert starts == {'st_dasegnet_imagenet_tau0': 'two_branch_imagenet_tau0_first_half/iter_300.pth'}

@@ -9,7 +9,9 @@ from mmrs.utils.errors import ConfigError
 from tests.tiny_runs import REPOSITORY, write_config
 
 CONFIGS = sorted(
-    path for path in (REPOSITORY / 'configs').rglob('*.py') if '_base_' not in path.parts and path.stem != 'method'
+    path
+    for path in (REPOSITORY / 'configs').rglob('*.py')
+    if not {'_base_', 'trials'} & set(path.parts) and path.stem != 'method'
 )
 
 

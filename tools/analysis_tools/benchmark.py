@@ -9,7 +9,7 @@ import sys
 from mmrs.studies.benchmark import BenchmarkSettings, benchmark, format_report
 from mmrs.studies.prediction_benchmark import benchmark_prediction
 from mmrs.utils.arguments import Options, add_axes, add_cfg_options
-from mmrs.utils.errors import report_errors
+from mmrs.utils.errors import report_errors, require
 
 EXAMPLES = """\
 examples:
@@ -83,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     if axes:
         options['config'] = dict(config=options['config'], **axes)
     if size is not None:
+        require(not networks, '--networks', networks, 'no --networks beside --predict (one --network at a time)')
         named = {key: options[key] for key in ('config', 'threads', 'cfg_options')}
         print(benchmark_prediction(size=size, batch_size=options['batch_size'] or 4, **named))
         return

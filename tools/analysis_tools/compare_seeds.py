@@ -45,8 +45,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'configs',
         nargs='+',
         metavar='CONFIG[:CHECKPOINT]',
-        help='configuration file, and what to start from: a file, or FOLDER_NAME/FILE for FILE of the run of '
-        'configs/FOLDER/NAME.py with the same seed',
+        help='configuration file, and what to start from: a file, or RUN/FILE for FILE of the run with the same seed of '
+        'an earlier configuration; RUN is FOLDER_NAME for configs/FOLDER/NAME.py, and with --task and --network '
+        'FOLDER_NAME_TASK_NETWORK',
     )
     add_axes(parser)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='K', help='seeds (default: 0 1 2)')

@@ -24,8 +24,9 @@ examples:
   # a method of your own (configs/NAME/method.py) against source-only training
   python tools/analysis_tools/trials.py --methods source_only NAME --pairs gid5 --seeds 0
 
-The same command goes on where an interrupted one stopped, and trains only what is not there yet. Scores are those of
-the last iteration: to choose by target scores takes target labels.
+The same command goes on with the run that an interrupted one was at, and trains only what is not there yet. A table has
+the rows that were asked for, with all seeds that are there. Scores are those of the last iteration: to choose by target
+scores takes target labels.
 """
 
 
@@ -58,7 +59,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '-o', '--out', type=Path, default=Path('work_dirs/trials'), metavar='DIR', help='folder for runs and tables'
     )
     parser.add_argument('--overwrite', action='store_true', help='train anew the runs whose settings have changed')
-    parser.add_argument('--dry-run', action='store_true', help='say what would be trained and how long it takes')
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='convert the pairs, say what would be trained and for how long',
+    )
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='override all configs, as in train.py'
     )

@@ -17,8 +17,9 @@ class LoRALinear(nn.Linear):
     """A linear layer whose weights stay as they are, and to which the product of two thin matrices is added.
 
     ``y = W x + b + alpha / rank * B A x``. B starts at zero, so that the layer starts as the one it is made of. Weight
-    and bias keep their names, and the matrices are `lora_a` and `lora_b`. A file of the plain layer, or of a merged
-    one, has neither: after it is loaded the layer is what the file says.
+    and bias keep their names, and the matrices are `lora_a` and `lora_b`; the factor `lora_scale` is kept beside them,
+    so that a checkpoint means what it meant in training. A file of the plain layer, or of a merged one, has none of
+    them: after it is loaded the layer is what the file says.
 
     Args:
         linear: The layer that it takes the place of; weight and bias are shared with it.
@@ -31,12 +32,13 @@ class LoRALinear(nn.Linear):
 
     lora_a: nn.Parameter | None
     lora_b: nn.Parameter | None
+    lora_scale: Any
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
         nn.Module.__init__(self)  # that of nn.Linear would draw a weight of its own
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.scale = alpha / rank
+        self.register_buffer('lora_scale', self.weight.new_tensor(alpha / rank))
         self.lora_a = nn.Parameter(self.weight.new_empty(rank, self.in_features))
         self.lora_b = nn.Parameter(self.weight.new_zeros(self.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # as nn.Linear draws
@@ -46,20 +48,20 @@ class LoRALinear(nn.Linear):
         out = F.linear(x, self.weight, self.bias)
         if self.lora_a is None or self.lora_b is None:
             return out
-        return out + F.linear(F.linear(x, self.lora_a), self.scale * self.lora_b)
+        return out + F.linear(F.linear(x, self.lora_a), self.lora_scale * self.lora_b)
 
     @torch.no_grad()
     def merge(self) -> None:
         """Add the product to the weight and drop the matrices: from here on it is a plain layer that does not train."""
         if self.lora_a is not None and self.lora_b is not None:
-            self.weight += self.scale * (self.lora_b @ self.lora_a)
-            self.lora_a = self.lora_b = None
+            self.weight += self.lora_scale * (self.lora_b @ self.lora_a)
+            self.lora_a = self.lora_b = self.lora_scale = None
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, strict: bool, missing_keys: list[str], *rest: Any
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *rest)
-        matrices = {f'{prefix}lora_a', f'{prefix}lora_b'}
+        matrices = {f'{prefix}lora_a', f'{prefix}lora_b', f'{prefix}lora_scale'}
         if self.lora_b is not None and f'{prefix}weight' in state_dict and not matrices & state_dict.keys():
             nn.init.zeros_(self.lora_b)
             missing_keys[:] = [key for key in missing_keys if key not in matrices]

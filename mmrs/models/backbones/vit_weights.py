@@ -36,7 +36,7 @@ _NAMES = (
 #: How the names of the transformer's weights begin; a file may hold more, a classifier or a decoder for example.
 _OURS = ('blocks.', 'cls_token', 'register_tokens', 'pos_embed', 'patch_embed.', 'norm.', 'pyramid.')
 #: Parts of the model that files of others do not have.
-_NEW = re.compile(r'pyramid\.|.*\.lora_[ab]$')
+_NEW = re.compile(r'pyramid\.|.*\.lora_(a|b|scale)$')
 
 
 def own_weights(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:

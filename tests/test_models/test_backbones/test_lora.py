@@ -74,6 +74,17 @@ def test_merged_weights_are_those_of_a_plain_network():
         torch.testing.assert_close(network(images)[0], expected, rtol=0, atol=1e-5)
 
 
+def test_a_checkpoint_means_what_it_meant_in_training():
+    adapted = trained(pair()[1])
+    images, state = torch.randn(1, 3, 20, 24), adapted.state_dict()
+    other = PlainViT(**TINY, lora=dict(LORA, alpha=60.0)).eval()
+    load_matching(other, state, 'adapted', strict=True)
+    torch.testing.assert_close(other(images)[0], adapted(images)[0])
+    for network in (PlainViT(**TINY), PlainViT(**TINY, lora=dict(LORA, rank=1))):
+        with pytest.raises(CheckpointError, match='lora_b'):
+            load_matching(network, state, 'adapted')
+
+
 def test_a_file_with_parts_of_them_is_incomplete():
     _, adapted = pair()
     state = adapted.state_dict()
@@ -107,6 +118,7 @@ def test_what_trains_and_what_the_optimizer_knows(method, mode):
     changed = changes(before, trainer.state()['model'])
     learning = {'frozen': ('pyramid.',), 'lora': ('pyramid.', '.lora_'), 'full': ('',)}[mode]
     backbones = [name for name in before if 'backbone.' in name and not name.startswith('reference.')]
+    backbones = [name for name in backbones if not name.endswith('lora_scale')]
     assert {name for name in backbones if any(part in name for part in learning)} == changed & set(backbones)
     assert not any(name.startswith('reference.') for name in changed)
     state = trainer.optimizer.state_dict()

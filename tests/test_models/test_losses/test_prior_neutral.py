@@ -120,8 +120,14 @@ def test_the_key_reaches_each_decode_loss_and_goes():
     assert [term.loss.type for term in config.model.auxiliary_head[0].loss_decode] == [CE['type'], 'CrossEntropyLoss']
     with pytest.raises(ConfigError, match='prior-neutral already'):
         load_config(Config(dict(model=config.model, class_prior=dict(tau=1.0))))
-    with pytest.raises(ConfigError, match='no loss_decode'):
-        load_config(Config(dict(model=dict(type='EncoderDecoder'), class_prior=dict(tau=1.0))))
+    auxiliary = [dict(loss_decode=dict(CE))]
+    for model in (dict(decode_head=dict()), dict(decode_head=dict(), auxiliary_head=auxiliary)):
+        with pytest.raises(ConfigError, match=r'model.decode_head has no loss_decode'):
+            load_config(Config(dict(model=model, class_prior=dict(tau=1.0))))
+    with pytest.raises(ConfigError, match='class_prior is 1'):
+        load_config(Config(dict(model=dict(), class_prior=1)))
+    with pytest.raises(ConfigError, match='did you mean class_prior'):
+        load_config(REPOSITORY / 'configs/st_dasegnet/potsdam2vaihingen.py', {'class_priors.tau': 1.0})
 
 
 def test_what_a_domain_changes_of_the_loss_stays_so():
