@@ -45,8 +45,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'configs',
         nargs='+',
         metavar='CONFIG[:CHECKPOINT]',
-        help='configuration file, and what to start from: a file, or RUN/FILE for FILE of the run with the same seed of '
-        'an earlier configuration; RUN is FOLDER_NAME for configs/FOLDER/NAME.py, and with --task and --network '
+        help='configuration file, and what to start from: a file, or RUN/FILE for FILE of the run with the same seed '
+        'of an earlier configuration; RUN is FOLDER_NAME for configs/FOLDER/NAME.py, and with --task and --network '
         'FOLDER_NAME_TASK_NETWORK',
     )
     add_axes(parser)
