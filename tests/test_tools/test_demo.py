@@ -8,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from mmrs.apis import demo as module
-from mmrs.apis.demo import ADAPTED, SOURCE_ONLY, Demo, choose_images, draw_panel, make_pair
+from mmrs.apis.demo import ADAPTED, GAP, SOURCE_ONLY, Demo, choose_images, draw_panel, make_pair
 from mmrs.datasets.isprs import VaihingenDataset
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import OutputError
@@ -30,7 +30,7 @@ def console() -> Console:
 @pytest.fixture(scope='module')
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('data') / 'pair'
-    assert make_pair(folder, 0.5, **PAIR)
+    assert make_pair(folder, GAP, **PAIR)
     return folder
 
 
@@ -40,7 +40,7 @@ def test_pair_is_made_once_and_converted_by_the_real_converters(data):
     for split in ('potsdam_irrg/img_dir/train', 'vaihingen/img_dir/train', 'vaihingen/ann_dir/val'):
         assert len(list((data / split).glob('*.png'))) == 1
     before = {path: path.stat().st_mtime_ns for path in data.rglob('*.*')}
-    assert not make_pair(data, 0.5, **PAIR)
+    assert not make_pair(data, GAP, **PAIR)
     assert {path: path.stat().st_mtime_ns for path in data.rglob('*.*')} == before
     with pytest.raises(OutputError, match='another synthetic pair'):
         make_pair(data, 0.7, **PAIR)
