@@ -23,6 +23,7 @@ from mmrs.models.class_prior import shift_logits
 from mmrs.models.data_preprocessor import DOMAINS
 from mmrs.models.segmentors.dual_student import per_domain
 from mmrs.registry import MODELS
+from mmrs.utils.composition import is_prior_neutral
 from mmrs.utils.config import look_up
 from mmrs.utils.errors import ConfigError, DataError, require, require_file, require_number, some
 
@@ -240,7 +241,7 @@ def _terms(loss: Any, tau: float | None = None, shares: Any = None) -> Iterator[
     if isinstance(loss, (list, tuple)):
         for part in loss:
             yield from _terms(part, tau, shares)
-    elif isinstance(loss, Mapping) and str(loss.get('type')).split('.')[-1] == 'PriorNeutralLoss':
+    elif isinstance(loss, Mapping) and is_prior_neutral(loss):
         yield from _terms(loss.get('loss'), loss.get('tau', 1.0), loss.get('shares'))
     elif isinstance(loss, Mapping):
         yield loss, tau, shares

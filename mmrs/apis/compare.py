@@ -93,6 +93,11 @@ class Entry:
         return {axis: value for axis, value in given.items() if value is not None}
 
     @property
+    def arguments(self) -> list[str]:
+        """How the command line of ``train.py`` begins."""
+        return [str(self.config), *(text for axis, value in self.axes.items() for text in (f'--{axis}', value))]
+
+    @property
     def name(self) -> str:
         """Folder and name of the configuration and its axes, such as ``st_dasegnet_demo``."""
         path = self.config.absolute()
@@ -204,8 +209,7 @@ class Run:
         checkpoint = newest_checkpoint(self.folder)
         # Logs without a usable checkpoint are worth nothing.
         how = ['--resume', str(checkpoint)] if checkpoint else ['--overwrite']
-        axes = [text for axis, value in self.entry.axes.items() for text in (f'--{axis}', value)]
-        return [str(self.entry.config), *axes, '--work-dir', str(self.folder), *how, '--cfg-options', *options]
+        return [*self.entry.arguments, '--work-dir', str(self.folder), *how, '--cfg-options', *options]
 
     def train(self, poll: Callable[[], None]) -> None:
         """Train, in a process of its own.

@@ -17,6 +17,7 @@ from mmrs.install import install
 from mmrs.models.discriminators import strided_convolutions
 from mmrs.models.widths import fill_channels, last_stride, parts_of_model
 from mmrs.registry import DATASETS, MODELS
+from mmrs.utils.composition import is_prior_neutral
 from mmrs.utils.config import look_up, walk
 from mmrs.utils.errors import ConfigError, DataError
 
@@ -84,8 +85,7 @@ def _fill_classes(config: Config, classes: Any) -> None:
 
 
 def _fill_shares(config: Config) -> None:
-    nodes = [node for _, node in walk(config.get('model'), 'model')]
-    losses = [node for node in nodes if str(node.get('type')).split('.')[-1] == 'PriorNeutralLoss']
+    losses = [node for _, node in walk(config.get('model'), 'model') if is_prior_neutral(node)]
     if losses and not getattr(look_up(MODELS, config.model.get('type')), 'learns_from_labels', True):
         raise ConfigError(
             f'config {config.filename}: class_prior is set, but {config.model.type} learns from no labels, so that it '

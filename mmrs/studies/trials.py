@@ -126,10 +126,6 @@ class _Variant:
         """Name of its training."""
         return f'{self.method}_{self.start}_tau{self.tau:g}{self.part}'
 
-    @property
-    def name(self) -> str:
-        return self.run + (f'_posthoc{self.strength:g}' if self.strength else '')
-
 
 #: Scores by name, of a variant and a seed.
 _Rows = dict[_Variant, dict[int, dict[str, float]]]
@@ -391,8 +387,7 @@ class Trials:
             log = Path(folder) / 'output.log'
             options = [f'train_cfg.max_iters={iterations}', 'default_hooks.logger.interval=1', 'load_from=None']
             options += ['val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
-            axes = [text for axis, value in run.entry.axes.items() for text in (f'--{axis}', value)]
-            arguments = [str(run.entry.config), *axes, '--work-dir', folder, '--overwrite', '--cfg-options']
+            arguments = [*run.entry.arguments, '--work-dir', folder, '--overwrite', '--cfg-options']
             if run_tool('train.py', [*arguments, *run.entry.cfg_options, *options], log) != 0:
                 raise UserError(f'a trial of {run} failed. The end of its output:\n{tail(log)}')
             return _seconds(Path(folder))

@@ -29,7 +29,7 @@ from mmengine.config import Config, ConfigDict
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, require, require_one_of
 
-__all__ = ['FOLDED', 'SHARED', 'compose', 'fold', 'fold_class_prior', 'is_method']
+__all__ = ['FOLDED', 'SHARED', 'compose', 'fold', 'fold_class_prior', 'is_method', 'is_prior_neutral']
 
 #: The keys of the axes, and what they become.
 FOLDED = {
@@ -153,11 +153,16 @@ def fold_class_prior(config: Config) -> None:
     _put_around(model, dict(prior), config.filename)
 
 
+def is_prior_neutral(loss: Mapping[str, Any]) -> bool:
+    """Whether the configuration of a loss is that of a `PriorNeutralLoss`."""
+    return str(loss.get('type')).split('.')[-1] == 'PriorNeutralLoss'
+
+
 def _put_around(node: Any, prior: dict[str, Any], filename: str | None) -> None:
     for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
         if key == 'loss_decode':
             terms = value if isinstance(value, (list, tuple)) else [value]
-            if any(str(term.get('type')).split('.')[-1] == 'PriorNeutralLoss' for term in terms):
+            if any(map(is_prior_neutral, terms)):
                 raise ConfigError(
                     f'config {filename}: class_prior is set, but a loss_decode is prior-neutral already: set its tau'
                 )
