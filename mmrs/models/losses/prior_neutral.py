@@ -50,7 +50,8 @@ class PriorNeutralLoss(nn.Module):
         self.loss = MODELS.build(loss)
         self.loss_name, self.loss_weight = self.loss.loss_name, getattr(self.loss, 'loss_weight', 1.0)
         require_number('class_prior.tau', tau, at_least=0)
-        numbers = not isinstance(shares, str) and all(isinstance(s, (int, float)) and 0 < s < 1 for s in shares)
+        listed: Any = shares if isinstance(shares, Sequence) and not isinstance(shares, str) else ['none']
+        numbers = all(isinstance(s, (int, float)) and 0 < s < 1 for s in listed)
         require(
             numbers and math.isclose(sum(map(float, shares)), 1, abs_tol=1e-3),
             'class_prior.shares',

@@ -95,6 +95,7 @@ def test_heads_pass_on_whose_labels_they_are():
         (dict(shares=[0.7, 0.25]), 'shares'),
         (dict(shares=[1.0, 0.0, 0.0]), 'shares'),
         (dict(shares='auto'), 'auto'),
+        (dict(shares=0.2), 'shares is 0.2'),
         (dict(shares=[0.5, 0.3, 0.1, 0.1]), '4 entries.*3 classes'),
     ],
 )
