@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import datetime
+import gc
 import os
 import socket
 import subprocess
@@ -65,8 +66,10 @@ def init_cpu_group(timeout: float | None = None, join_timeout: float | None = No
 
 def _leave_group() -> None:
     # A thread of gloo that lets go of its last message's tensors while the interpreter ends would abort the process.
+    # The threads end with the group, and the distributed model that holds it is part of a cycle.
     if dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()
 
 
 def on_cpu() -> bool:

@@ -103,18 +103,26 @@ def test_slurm_master_is_the_first_node(monkeypatch, tmp_path):
 
 
 @several
-def test_the_group_is_left_before_the_interpreter_ends(tmp_path):
+def test_the_group_and_its_threads_end_before_the_interpreter(tmp_path):
     program = tmp_path / 'program.py'
     program.write_text(
-        'import atexit, torch.distributed as dist\n'
+        'import atexit, os, torch.distributed as dist\n'
+        'from mmengine.model import MMDistributedDataParallel\n'
+        'from torch.nn import Linear\n'
         'from mmrs.utils.process_group import init_cpu_group\n'
-        "atexit.register(lambda: print('still in a group:', dist.is_initialized()))\n"  # runs last
+        'def state():\n'
+        "    threads = [open(f'/proc/self/task/{number}/comm').read() for number in os.listdir('/proc/self/task')]\n"
+        "    return dist.is_initialized(), any('gloo' in name for name in threads)\n"
+        "atexit.register(lambda: print('at the end:', *state()))\n"  # runs last
         'init_cpu_group(60)\n'
-        "print('in a group:', dist.is_initialized())\n"
+        'model = MMDistributedDataParallel(Linear(1, 1))\n'
+        'model.hooks = [model]\n'  # a cycle, as of the runner and its hooks
+        'del model\n'
+        "print('before:', *state())\n"
     )
     own = environment(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()))
     done = subprocess.run([sys.executable, program], env=own, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.splitlines() == ['in a group: True', 'still in a group: False']
+    assert done.stdout.splitlines() == ['before: True True', 'at the end: False False']
 
 
 @pytest.mark.parametrize('script', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
