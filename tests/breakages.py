@@ -689,7 +689,7 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
-        'mmrs/models/class_prior.py',
+        f'{MODELS}/binary.py',
         ('tests/test_models/test_shift_logits.py',),
         (
             'binary-prior-of-one-class',

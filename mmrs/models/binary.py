@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ['two_logits']
+__all__ = ['channel_offsets', 'two_logits']
 
 
 def two_logits(logits: Tensor) -> Tensor:
@@ -20,3 +20,8 @@ def two_logits(logits: Tensor) -> Tensor:
         ``(N, 2, H, W)`` for K = 1, else `logits` itself.
     """
     return torch.cat((torch.zeros_like(logits), logits), 1) if logits.shape[1] == 1 else logits
+
+
+def channel_offsets(offsets: Tensor, channels: int) -> Tensor:
+    """From offsets by class ``(K,)`` to those by output channel: one channel for two classes has their difference."""
+    return offsets[1:] - offsets[:1] if channels == 1 and len(offsets) == 2 else offsets

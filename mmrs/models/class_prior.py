@@ -14,9 +14,10 @@ from torch.nn.modules.conv import _ConvNd
 from mmrs.utils.errors import ConfigError
 from mmrs.utils.wrappers import unwrapped
 
+from .binary import channel_offsets
 from .widths import bands_of, run_once
 
-__all__ = ['channel_offsets', 'predicting_heads', 'shift_logits']
+__all__ = ['predicting_heads', 'shift_logits']
 
 #: Side of the image, in pixels, on which the shift is tried, where the backbone takes any.
 _SIDE = 64
@@ -37,11 +38,6 @@ def predicting_heads(model: nn.Module) -> list[Any]:
     if head is None:
         raise ConfigError(f'{type(model).__name__} has no decode_head, whose class prior could be changed')
     return [head[-1] if isinstance(head, nn.ModuleList) else head]
-
-
-def channel_offsets(offsets: Tensor, channels: int) -> Tensor:
-    """From offsets by class ``(K,)`` to those by output channel: one channel for two classes has their difference."""
-    return offsets[1:] - offsets[:1] if channels == 1 and len(offsets) == 2 else offsets
 
 
 @torch.no_grad()

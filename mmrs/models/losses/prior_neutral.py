@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from mmrs.registry import MODELS
 from mmrs.utils.errors import ConfigError, require, require_number
 
+from ..binary import channel_offsets
+
 __all__ = ['PriorNeutralLoss']
 
 
@@ -71,14 +73,12 @@ class PriorNeutralLoss(nn.Module):
 
     def _added(self, channels: int) -> Tensor:
         """What tau = 1 adds to each channel, ``(K,)``."""
-        log_shares = self.log_shares
-        if channels == 1 and len(log_shares) == 2:
-            return log_shares[1:] - log_shares[:1]
+        log_shares = channel_offsets(self.log_shares, channels)
         if channels != len(log_shares):
             raise ConfigError(
-                f'class_prior.shares has {len(log_shares)} entries, but the logits have {channels} classes: give one '
-                'share per class'
+                f'class_prior.shares has {len(self.log_shares)} entries, but the logits have {channels} classes: give '
+                'one share per class'
             )
-        if getattr(self.loss, 'use_sigmoid', False):  # each class against the rest
+        if channels > 1 and getattr(self.loss, 'use_sigmoid', False):  # each class against the rest
             return log_shares - torch.log1p(-log_shares.exp())
         return log_shares
