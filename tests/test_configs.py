@@ -264,10 +264,12 @@ def write_data(folder: Path, dataset, bands: int, number: int, size: int) -> Non
             path = folder / sub / f'image{i}'
             coarse = rng.choice(ids, (size // 16, size // 16)).astype(np.uint8)
             labels = coarse.repeat(16, 0).repeat(16, 1)
-            place = dict(crs='EPSG:32632', transform=Affine(1, 0, 600000 + 1000 * i, 0, -1, 5400000))
+            gsd = dataset.get('gsd', 1)
+            place = dict(crs='EPSG:32632', transform=Affine(gsd, 0, 600000 + 1000 * gsd * i, 0, -gsd, 5400000))
             if dataset.type == 'RasterDataset':
                 image = rng.random((bands, size, size), np.float32)
-                write_raster(path.with_suffix('.tif'), labels if key == 'seg_map_path' else image, **place)
+                array, kind = (labels, 'seg_map') if key == 'seg_map_path' else (image, 'img')
+                write_raster(path.with_name(path.name + dataset.get(f'{kind}_suffix', '.tif')), array, **place)
             elif key == 'seg_map_path':
                 Image.fromarray(labels).save(path.with_suffix('.png'))
             else:
