@@ -1,8 +1,9 @@
-"""Runs this project's training path on a recorded training of the released ST-DASegNet and compares the two.
+"""Runs this project's training path on a recorded training of a released method and compares the two.
 
 Usage: python tests/parity.py FILE [FILE ...]
 
-A file holds the release's configuration, its initial state, the batches' name and, for each step, losses, parameters,
+The keys of a file say whose recording it is: `FORMS` lists what is known. One of ST-DASegNet, which this file compares,
+holds the release's configuration, its initial state, the batches' name and, for each step, losses, parameters,
 gradients and pseudo-labels (tests/data/golden/README.md). Exit status 1 means that an error exceeds its tolerance.
 """
 
@@ -10,19 +11,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 
 from mmrs.engine.hooks import TeacherEMAHook
 from mmrs.engine.optimizers import JointOptimWrapperConstructor
 from mmrs.models.adaptors.st_dasegnet_release import convert_release, rename_release
 from mmrs.registry import MODELS
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where a script finds `tests`
+
+from tests.recordings import Comparison, enlarged, relative, two_domain_batch
 
 # Largest errors that pass: losses and logits relative to the tensor's largest magnitude or 1, gradients to its largest,
 # parameters absolute, pseudo-label weights absolute and labels as the share of pixels that differ.
@@ -128,53 +132,14 @@ def optim_config(release: dict, names: list[str]) -> dict:
 def batches(inputs: dict) -> list[dict]:
     """The recorded two-domain batches, normalised, in the form that a data loader yields."""
 
-    def up(value: torch.Tensor, factor: int) -> torch.Tensor:
-        return value.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-
-    out = []
-    for batch in inputs['iters']:
-        source = (up(batch['img_u8'], inputs['k_img']).float() - 128) / 64
-        target = (up(batch['B_img_u8'], inputs['k_img']).float() - 118) / 60
-        labels = up(batch['label_u8'], inputs['k_lab']).long()
-        samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]
-        unlabelled = [SegDataSample() for _ in target]
-        out.append(
-            dict(
-                source=dict(inputs=list(source), data_samples=samples),
-                target=dict(inputs=list(target), data_samples=unlabelled),
-            )
+    return [
+        two_domain_batch(
+            source=(enlarged(batch['img_u8'], inputs['k_img']).float() - 128) / 64,
+            labels=enlarged(batch['label_u8'], inputs['k_lab'])[:, 0],
+            target=(enlarged(batch['B_img_u8'], inputs['k_img']).float() - 118) / 60,
         )
-    return out
-
-
-def relative(value: torch.Tensor | float, expected: torch.Tensor | float, floor: float) -> float:
-    """Largest difference, relative to the largest expected magnitude or ``floor``."""
-    value, expected = torch.as_tensor(value).double(), torch.as_tensor(expected).double()
-    return float((value - expected).abs().max() / expected.abs().max().clamp(min=floor))
-
-
-class Comparison:
-    """Largest error per kind, with the name of the tensor that has it."""
-
-    def __init__(self) -> None:
-        self.errors = dict.fromkeys(TOLERANCES, (0.0, '-'))
-
-    def add(self, kind: str, error: float, name: str) -> None:
-        """Keep the error if it is the largest of its kind; not-a-number counts as infinite."""
-        error = float('inf') if error != error else error
-        self.errors[kind] = max(self.errors[kind], (error, name))
-
-    @property
-    def passed(self) -> bool:
-        """Whether all errors are within tolerance."""
-        return all(error <= TOLERANCES[kind] for kind, (error, _) in self.errors.items())
-
-    def __str__(self) -> str:
-        parts = [
-            f'{kind} {error:.1e}{"" if error <= TOLERANCES[kind] else f" > {TOLERANCES[kind]:.0e} ({name})"}'
-            for kind, (error, name) in self.errors.items()
-        ]
-        return ('ok    ' if self.passed else 'FAIL  ') + '  '.join(parts)
+        for batch in inputs['iters']
+    ]
 
 
 def compare_logits(model: torch.nn.Module, cases: dict, state: str, result: Comparison) -> None:
@@ -196,12 +161,15 @@ def compare_logits(model: torch.nn.Module, cases: dict, state: str, result: Comp
             result.add('logits', relative(logits, case['logits'], 1), name)
 
 
-def run(path: Path) -> Comparison:
+def is_st_dasegnet(recorded: dict) -> bool:
+    """Whether a recording is of ST-DASegNet."""
+    return 'cross_EMA' in recorded.get('config', {})
+
+
+def compare_st_dasegnet(recorded: dict, folder: Path) -> Comparison:
     """Train as the recording did, comparing everything that it holds."""
-    recorded = torch.load(path, weights_only=True)
-    inputs = torch.load(path.parent / recorded['inputs_file'], weights_only=True)
+    inputs = torch.load(folder / recorded['inputs_file'], weights_only=True)
     initial = recorded['initial_state']
-    init_default_scope('mmrs')
     model = MODELS.build(model_config(recorded['config']))
     model.load_state_dict(convert_release(initial, model))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -209,7 +177,7 @@ def run(path: Path) -> Comparison:
         optim_config(recorded['optimizer'], [name for name in initial if rename_release(name) in trained])
     )(model)
     hook = TeacherEMAHook(decay=recorded['config']['cross_EMA']['decay'], copy_at_start=False)
-    result = Comparison()
+    result = Comparison(TOLERANCES)
     compare_logits(model, recorded['inference'], 'init', result)
 
     seen = {}
@@ -269,6 +237,27 @@ def run(path: Path) -> Comparison:
         model.load_state_dict(convert_release(recorded['final_state'], model))
         compare_logits(model, recorded['inference'], 'final', result)
     return result
+
+
+#: For each form of recordings whether a file has it, by its keys, and what trains and compares; it is given the file's
+#: contents and its folder.
+FORMS: list[tuple[Callable[[dict], bool], Callable[[dict, Path], Comparison]]] = [
+    (is_st_dasegnet, compare_st_dasegnet),
+]
+
+
+def run(path: Path) -> Comparison:
+    """Compare a recording with this project's training.
+
+    Raises:
+        ValueError: It is none of a known form.
+    """
+    recorded = torch.load(path, weights_only=True)
+    for recognises, compare in FORMS:
+        if recognises(recorded):
+            init_default_scope('mmrs')
+            return compare(recorded, path.parent)
+    raise ValueError(f'{path} is no recording of a known form: it has the keys {", ".join(map(str, recorded))}')
 
 
 def main(argv: list[str] | None = None) -> int:

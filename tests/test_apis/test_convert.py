@@ -29,7 +29,7 @@ def test_converted_model_gives_the_originals_logits(release, capsys):
     parity.init_default_scope('mmrs')
     model = MODELS.build(parity.model_config(recorded['config']))
     model.load_state_dict(read_checkpoint(folder / 'converted.pth')['state_dict'])
-    result = parity.Comparison()
+    result = parity.Comparison(parity.TOLERANCES)
     parity.compare_logits(model, recorded['inference'], 'final', result)
     assert result.passed, str(result)
     assert len([name for name in recorded['inference'] if name.startswith('final')]) == 3
