@@ -38,6 +38,22 @@ def test_one_backward_equals_the_alternating_scheme():
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_the_segmentor_may_be_what_no_other_part_has():
+    class Flat(ToyGAN):
+        """As adaptors are: backbone and heads are the model's own children."""
+
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.decode_head = self._modules.pop('segmentor'), torch.nn.Linear(2, 2)
+
+    model, keys = Flat(), {'decode_head': dict(lr_mult=10.0)}
+    part = dict(optimizer=dict(type='SGD', lr=0.1), paramwise_cfg=dict(custom_keys=keys))
+    wrapper = JointOptimWrapperConstructor(dict(PARTS, segmentor=part))(model)
+    rates = {id(p): group['lr'] for group in wrapper['segmentor'].optimizer.param_groups for p in group['params']}
+    children = [(model.backbone, 0.1), (model.decode_head, 1.0)]
+    assert rates == {id(p): rate for child, rate in children for p in child.parameters()}
+
+
 def test_clipping_applies_per_part():
     model = ToyGAN()
     part = dict(optimizer=dict(type='SGD', lr=1.0), clip_grad=dict(max_norm=1e-3))

@@ -8,6 +8,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from mmrs.models.parts.features import Network
 from mmrs.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmrs.utils import ConfigError
 from mmrs.utils.composition import SHARED
@@ -117,7 +118,8 @@ class JointOptimWrapperConstructor:
 
     A part is named after a submodule of the model: ``optim_wrapper=dict(constructor='JointOptimWrapperConstructor',
     segmentor=dict(type='OptimWrapper', optimizer=..., paramwise_cfg=...), discriminator=dict(...))``. Names in a part's
-    ``paramwise_cfg`` are relative to that submodule. ``type``, ``accumulative_counts``, ``dtype`` and ``loss_scale``
+    ``paramwise_cfg`` are relative to that submodule. In a model without a submodule ``segmentor`` that part is all that
+    no other part has, with names relative to the model. ``type``, ``accumulative_counts``, ``dtype`` and ``loss_scale``
     may stand beside the parts instead, for all of them.
 
     Raises:
@@ -140,6 +142,8 @@ class JointOptimWrapperConstructor:
         wrappers = {}
         for name, cfg in self.parts.items():
             part = getattr(model, name, None)
+            if part is None and name == 'segmentor':
+                part = Network(**{key: child for key, child in model.named_children() if key not in self.parts})
             if not isinstance(part, nn.Module):
                 children = ', '.join(child for child, _ in model.named_children())
                 raise ConfigError(
