@@ -193,6 +193,38 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
+        f'{MODELS}/adaptors/output_space.py',
+        (f'{MODEL_TESTS}/test_adaptors/test_output_space.py',),
+        (
+            'empty-pixels-discriminated',
+            'a discriminator tells the domains apart by the shapes of what has no data',
+            'logits if domain.valid is None else logits.masked_fill(~domain.valid[:, None], 0)',
+            'logits',
+        ),
+        (
+            'weight-of-a-level-forgotten',
+            'misleading a discriminator counts a thousand times as much as the labels do',
+            'self.weights[name] * told',
+            'told',
+        ),
+        (
+            'predictions-at-their-own-size',
+            'a discriminator sees a sixteenth of the pixels, and patches sixteen times as large',
+            'F.interpolate(logits, domain.images.shape[-2:], ',
+            'F.interpolate(logits, logits.shape[-2:], ',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/gan_loss.py',
+        (f'{MODEL_TESTS}/test_adaptors/test_output_space.py',),
+        (
+            'accuracy-of-the-other-side',
+            'a discriminator that is always right is said to be always wrong',
+            'self.real_label_val >= self.fake_label_val',
+            'True',
+        ),
+    ),
+    *_in_file(
         f'{MODELS}/losses/head_loss.py',
         DISENTANGLED,
         (

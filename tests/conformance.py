@@ -105,7 +105,11 @@ def plain(**adaptor: Any) -> Callable[[Path, Path, Path], Path]:
         for key in ('neck', 'discriminator', 'gan_loss', 'self_training'):
             config.model.pop(key)
         config.model.update(adaptor)
-        config.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+        optimizer = dict(type='AdamW', lr=1e-3)
+        config.optim_wrapper = dict(type='OptimWrapper', optimizer=optimizer)
+        if 'discriminator' in adaptor:
+            parts = dict(segmentor=dict(optimizer=optimizer), discriminator=dict(optimizer=optimizer))
+            config.optim_wrapper = dict(constructor='JointOptimWrapperConstructor', **parts)
         config.custom_hooks = []
         config.dump(file)
         return file
@@ -128,6 +132,15 @@ ST_DASEGNET = {
     **{f'loss_disc_{d}_{kind}': {f'discriminator.{d}'} for d in ('source', 'target') for kind in ('real', 'fake')},
 }
 
+AUXILIARY = dict(
+    type='mmseg.FCNHead', in_channels=4, in_index=2, channels=4, num_convs=1, num_classes=CLASSES, dropout_ratio=0.0,
+    norm_cfg=None, loss_decode=dict(type='PixelMeanCrossEntropyLoss', loss_weight=0.4),
+)  # fmt: skip
+HEAD = {'backbone', 'decode_head'}
+ALIGNED = dict(type='OutputSpaceAlignment', discriminator=dict(type='OutputDiscriminator', base_channels=2))
+# Two levels: the second one is an auxiliary head.
+LEVELS = dict(decode_head=HEAD, auxiliary_head={'backbone', 'auxiliary_head'})
+
 METHODS = {
     'source only': Method(write_source_only, {'decode.loss_ce': {'backbone', 'decode_head'}}, EFFICIENT),
     'st_dasegnet decoder_only': Method(write_st_dasegnet, ST_DASEGNET, {**EFFICIENT, **CONFIDENT}),
@@ -141,6 +154,35 @@ METHODS = {
     'entropy minimisation': Method(
         plain(type='EntropyMinimisation', weight=0.1),
         {loss: {'backbone', 'decode_head'} for loss in ('loss_seg', 'loss_entropy')},
+        EFFICIENT,
+    ),
+    'minent': Method(
+        plain(type='OutputSpaceAlignment', weights=dict(decode_head=0.5)),
+        {'loss_seg': HEAD, 'loss_entropy_decode_head': HEAD},
+        EFFICIENT,
+    ),
+    'adaptsegnet': Method(
+        plain(
+            **ALIGNED,
+            weights=dict(decode_head=0.5),
+            input_map='softmax',
+            gan_loss=dict(type='GANLoss', gan_type='lsgan'),
+        ),
+        {
+            'loss_seg': HEAD,
+            'loss_adv_decode_head': HEAD,
+            **{f'loss_disc_decode_head_{kind}': {'discriminator.decode_head'} for kind in ('real', 'fake')},
+        },
+        EFFICIENT,
+    ),
+    'advent two levels': Method(
+        plain(**ALIGNED, weights=dict(decode_head=0.5, auxiliary_head=0.5), auxiliary_head=AUXILIARY),
+        {
+            'loss_seg': HEAD,
+            'loss_aux': LEVELS['auxiliary_head'],
+            **{f'loss_adv_{level}': parts for level, parts in LEVELS.items()},
+            **{f'loss_disc_{d}_{kind}': {f'discriminator.{d}'} for d in LEVELS for kind in ('real', 'fake')},
+        },
         EFFICIENT,
     ),
     'feature regression': Method(
@@ -385,10 +427,6 @@ def changed_checkpoints(one: Path, other: Path) -> dict[str, set[str]]:
 
 WEIGHTS = [1.0, 0.5, 2.0, 3.0, 1.0, 0.25]
 WEIGHTED = {'model.decode_head.loss_decode': dict(type='PixelMeanCrossEntropyLoss', class_weight=WEIGHTS)}
-AUXILIARY = dict(
-    type='mmseg.FCNHead', in_channels=4, in_index=2, channels=4, num_convs=1, num_classes=CLASSES, dropout_ratio=0.0,
-    norm_cfg=None, loss_decode=dict(type='PixelMeanCrossEntropyLoss', loss_weight=0.4),
-)  # fmt: skip
 
 # Of the pixels of these models some are above, and not equally many in each process.
 SURE = {'model.self_training.threshold': 0.21, 'model.self_training.rare_threshold': 0.2}

@@ -64,9 +64,14 @@ class GANLoss(nn.Module):
 
     @property
     def boundary(self) -> float:
-        """The score above which a patch counts as real."""
+        """The score between those that count as real and those that count as fake."""
         has_labels = self.gan_type in ('lsgan', 'l1')
         return (self.real_label_val + self.fake_label_val) / 2 if has_labels else 0.0
+
+    def looks_real(self, score: Tensor) -> Tensor:
+        """For each score whether it is nearer to 'real' than to 'fake'."""
+        above = score > self.boundary
+        return above if self.gan_type in _SIGNED or self.real_label_val >= self.fake_label_val else ~above
 
     def forward(self, score: Tensor, target_is_real: bool, is_discriminator: bool = False) -> Tensor:
         """Average loss of a score map.

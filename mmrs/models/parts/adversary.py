@@ -89,7 +89,7 @@ class Adversary(BaseModule):
         name: str,
         real: Tensor,
         fake: Tensor,
-        sizes: tuple[Sequence[int], Sequence[int]],
+        sizes: tuple[Sequence[int], Sequence[int]] | None = None,
         generator: str | None = None,
     ) -> dict[str, Tensor]:
         """The loss of the network behind `fake`, and the discriminator's own.
@@ -101,7 +101,8 @@ class Adversary(BaseModule):
             name: Which of the discriminators.
             real: Features or logits ``(N, C, H, W)`` of the domain that counts as real.
             fake: Those of the other one, ``(M, C, h, w)``.
-            sizes: Height and width of the images behind `real` and `fake`, to which scores are resized.
+            sizes: Height and width of the images behind `real` and `fake`, to which scores are resized; None: scores
+                stay as they are.
             generator: Name of the network's loss; None: ``loss_adv_NAME``.
 
         Returns:
@@ -112,12 +113,13 @@ class Adversary(BaseModule):
             ConfigError: A map is too small for the discriminator.
         """
         discriminator, gan_loss = self.get_submodule(name), self.gan_loss
-        for maps, size in zip((real, fake), sizes):
-            _require_size(maps, size, self._smallest(name))
+        for maps, of_images in zip((real, fake), sizes or ()):
+            _require_size(maps, of_images, self._smallest(name))
+        of_real, of_fake = sizes or (None, None)
         real, fake = self.input_map(real.detach()), self.input_map(fake)
 
         frozen = {key: value.detach() for key, value in discriminator.named_parameters()}
-        fooled = self._resize(torch.func.functional_call(discriminator, frozen, (fake,)), sizes[1])
+        fooled = self._resize(torch.func.functional_call(discriminator, frozen, (fake,)), of_fake)
         losses = {generator or f'loss_adv_{name}': gan_loss(fooled, target_is_real=True)}
 
         fake = fake.detach()
@@ -126,11 +128,11 @@ class Adversary(BaseModule):
         else:
             scores = discriminator(real), discriminator(fake)
         right = []
-        for kind, score, size in zip(('real', 'fake'), scores, sizes):
+        for kind, score, size in zip(('real', 'fake'), scores, (of_real, of_fake)):
             is_real = kind == 'real'
             loss = gan_loss(self._resize(score, size), target_is_real=is_real, is_discriminator=True)
             losses[f'loss_disc_{name}_{kind}'] = loss
-            right.append(((score.detach() > gan_loss.boundary) == is_real).float().mean())
+            right.append((gan_loss.looks_real(score.detach()) == is_real).float().mean())
         return {**losses, f'disc_accuracy_{name}': (right[0] + right[1]) / 2}
 
     def try_on(self, name: str, maps: Tensor) -> None:
@@ -141,7 +143,9 @@ class Adversary(BaseModule):
     def _smallest(self, name: str) -> int:
         return getattr(self.get_submodule(name), 'min_size', 1)
 
-    def _resize(self, scores: Tensor, size: Sequence[int]) -> Tensor:
+    def _resize(self, scores: Tensor, size: Sequence[int] | None) -> Tensor:
+        if size is None:
+            return scores
         return F.interpolate(scores, tuple(size), mode='bilinear', align_corners=self.align_corners)
 
 

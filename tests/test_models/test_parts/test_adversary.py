@@ -48,6 +48,19 @@ def test_self_information_follows_its_definition(classes):
     assert self_information(torch.zeros(1, classes, 1, 1)).sum().item() == pytest.approx(1)
 
 
+def test_self_information_and_its_gradient_match_the_release(golden):
+    for kind, recorded in golden('uda_entropy_maps.pt').items():
+        logits = recorded['logits'].clone().requires_grad_()
+        information = self_information(logits)
+        loss = information.sum(1).mean()
+        loss.backward()
+        found = dict(probability=softmax(logits), weighted_self_information=information, minent_loss=loss)
+        found.update(entropy_map=information.sum(1), minent_grad=logits.grad)
+        for name, value in found.items():
+            torch.testing.assert_close(value, recorded[name], rtol=0, atol=1e-6, msg=f'{kind}: {name}')
+        assert recorded['minent_grad'].abs().max() > 1e-3
+
+
 def test_gradient_of_self_information_by_finite_differences():
     logits = np.random.default_rng(1).normal(0, 2, (1, 3, 2, 2))
     factor = np.random.default_rng(2).normal(size=logits.shape)

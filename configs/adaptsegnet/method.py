@@ -1,0 +1,23 @@
+"""AdaptSegNet (arXiv 1802.10349) on any network: a discriminator compares the probabilities of the classes.
+
+Least squares have a weight of their own: `--cfg-options model.gan_loss.gan_type=lsgan model.weights.decode_head=0.01`.
+"""
+
+_base_ = '../_base_/default_runtime.py'
+
+adaptor = dict(
+    type='OutputSpaceAlignment',
+    # Two levels, as in the paper: auxiliary_head=0.0002 beside it, and an auxiliary head: see ../minent/method.py.
+    weights=dict(decode_head=0.001),
+    discriminator=dict(type='OutputDiscriminator', base_channels=64),
+    input_map='softmax',
+    gan_loss=dict(
+        type='GANLoss',
+        gan_type='vanilla',
+        real_label_val=0.0,  # the source
+        fake_label_val=1.0,
+        discriminator_weight=0.5,  # the mean over both domains
+    ),
+)
+
+optim_parts = dict(discriminator=dict(optimizer=dict(type='Adam', lr=1e-4, betas=(0.9, 0.99), fused=True)))

@@ -1,0 +1,17 @@
+"""MinEnt (arXiv 1811.12833) on any network: predictions on the target learn to be sure.
+
+Start from source-trained weights, `--cfg-options load_from=work_dirs/SOURCE_ONLY/iter_N.pth`: whatever an untrained
+network is a little surer of becomes the whole map. The same happens with large weights; 0.001 is much already.
+"""
+
+_base_ = '../_base_/default_runtime.py'
+
+adaptor = dict(
+    type='OutputSpaceAlignment',
+    # Two levels, as in the paper: auxiliary_head=0.0002 beside it, and for a network without such a head
+    #     auxiliary_head=dict(
+    #         type='mmseg.FCNHead', in_channels=None, in_index=2, channels=256, num_convs=1, num_classes=None,
+    #         loss_decode=dict(type='PixelMeanCrossEntropyLoss', loss_weight=0.1))
+    # beside `weights`.
+    weights=dict(decode_head=0.001),
+)
