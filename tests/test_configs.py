@@ -238,6 +238,8 @@ def narrow(cfg) -> dict:
     options['decode_head.channels'] = 16
     if 'c1_channels' in head:
         options['decode_head.c1_channels'] = 8
+    if 'embed_dims' in head:
+        options['decode_head.embed_dims'] = 8
     if cfg.model.get('discriminator'):
         options['discriminator.base_channels'] = 8
     return {f'model.{key}': value for key, value in options.items()}

@@ -91,6 +91,28 @@ def test_learning_rates_are_the_releases(golden, recording, config):
     assert max(recorded) == cfg.train_cfg.max_iters - 1
 
 
+def test_rates_of_daformer_are_the_releases():
+    file = Path(__file__).resolve().parents[1] / 'data' / 'golden' / 'uda_schedule.pt'
+    recorded = torch.load(file, weights_only=True)['daformer_poly10warm']
+    cfg = load_config(CONFIGS / '_base_/schedules/daformer_40k.py')
+    head, backbone = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    groups = [dict(params=[p], lr=lr) for p, lr in zip((backbone, head), recorded['base_lr'])]
+    assert recorded['base_lr'] == pytest.approx([6e-5, 6e-4])
+    assert cfg.optim_wrapper.optimizer.lr == 6e-5
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys.head.lr_mult == 10
+    wrapper = OptimWrapper(torch.optim.SGD(groups, lr=1.0))
+    init_default_scope('mmrs')
+    schedulers = [PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=wrapper)) for s in cfg.param_scheduler]
+    expected = {i: rates.tolist() for i, rates in zip(recorded['iterations'], recorded['lr'])}
+    for i in range(cfg.train_cfg.max_iters):
+        if i in expected:
+            assert [group['lr'] for group in wrapper.optimizer.param_groups] == pytest.approx(expected[i], rel=1e-11), i
+        wrapper.optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert max(expected) == cfg.train_cfg.max_iters - 1
+
+
 @pytest.mark.parametrize(
     ('config', 'students'),
     [
