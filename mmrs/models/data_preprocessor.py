@@ -33,6 +33,9 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
     Pixels without data, where the ``valid_map`` of a sample is False, become zero after normalisation. In training a
     padded image, too, has a ``valid_map``, whose padded pixels are False.
 
+    For changes of colour, :meth:`denormalize` gives images as shares of the range of values. That is 0 to 255 if the
+    images come with 8 bits; of other types, it is what lies within three standard deviations of the mean of a band.
+
     Args:
         mean: Mean per band, in the image's own units (0 to 255 for 8 bit).
         std: Standard deviation per band, likewise.
@@ -78,10 +81,29 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
         self.size, self.size_divisor = size, size_divisor or 1
         self.pad_values = dict(pad_val=pad_val, seg_pad_val=seg_pad_val)
         self.test_cfg = test_cfg
+        self._eight_bits = False
+
+    def denormalize(self, images: Tensor, domain: str) -> Tensor:
+        """Normalised images ``(N, C, H, W)`` of a domain as shares, 0 to 1, of the range of values of each band."""
+        scale, offset = self._share_of_range(domain)
+        return images * scale + offset
+
+    def normalize(self, images: Tensor, domain: str) -> Tensor:
+        """The normalised images of which :meth:`denormalize` makes these."""
+        scale, offset = self._share_of_range(domain)
+        return (images - offset) / scale
+
+    def _share_of_range(self, domain: str) -> tuple[Tensor, Tensor]:
+        mean, std = getattr(self, f'{domain}_mean'), getattr(self, f'{domain}_std')
+        if self._eight_bits:
+            return std / 255, mean / 255
+        return torch.full_like(std, 1 / 6), torch.full_like(mean, 1 / 2)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Prepare a collated batch; see the class for its two forms."""
         data = self.cast_data(data)
+        batches = [data] if 'inputs' in data else data.values()
+        self._eight_bits = all(image.dtype == torch.uint8 for batch in batches for image in batch['inputs'])
         if 'inputs' in data:
             return self._prepare(data, 'target', training, data['inputs'])
         images = [image for batch in data.values() for image in batch['inputs']]
