@@ -97,7 +97,7 @@ def on_network(name: str, network: str) -> Callable[[Path, Path, Path], Path]:
     return write
 
 
-def plain(**adaptor: Any) -> Callable[[Path, Path, Path], Path]:
+def plain(*hooks: dict, **adaptor: Any) -> Callable[[Path, Path, Path], Path]:
     """What writes the configuration of a method whose network is backbone and decode head: its keys as in `adaptor`."""
 
     def write(file: Path, source: Path, target: Path) -> Path:
@@ -110,7 +110,7 @@ def plain(**adaptor: Any) -> Callable[[Path, Path, Path], Path]:
         if 'discriminator' in adaptor:
             parts = dict(segmentor=dict(optimizer=optimizer), discriminator=dict(optimizer=optimizer))
             config.optim_wrapper = dict(constructor='JointOptimWrapperConstructor', **parts)
-        config.custom_hooks = []
+        config.custom_hooks = list(hooks)
         config.dump(file)
         return file
 
@@ -131,6 +131,8 @@ ST_DASEGNET = {
     'loss_adv_s2t': {'segmentor.backbone.target'},
     **{f'loss_disc_{d}_{kind}': {f'discriminator.{d}'} for d in ('source', 'target') for kind in ('real', 'fake')},
 }
+TEACHER = dict(type='TeacherEMAHook', decay=0.99)
+MIXED = {loss: {'backbone', 'decode_head'} for loss in ('loss_seg', 'loss_mixed')}
 
 AUXILIARY = dict(
     type='mmseg.FCNHead', in_channels=4, in_index=2, channels=4, num_convs=1, num_classes=CLASSES, dropout_ratio=0.0,
@@ -184,6 +186,16 @@ METHODS = {
             **{f'loss_disc_{d}_{kind}': {f'discriminator.{d}'} for d in LEVELS for kind in ('real', 'fake')},
         },
         EFFICIENT,
+    ),
+    'dacs': Method(
+        plain(TEACHER, type='DACS', self_training=dict(threshold=0.3), augmentation=dict(jitter=0.25)),
+        MIXED,
+        EFFICIENT,
+    ),
+    'daformer': Method(
+        plain(TEACHER, type='DACS', self_training=dict(threshold=0.3), augmentation=dict(jitter=0.25)),
+        MIXED,
+        {**EFFICIENT, 'model.decode_head': dict(type='DAFormerHead', embed_dims=4), 'model.early_backward': False},
     ),
     'feature regression': Method(
         write_regression_config, {'loss_stage2': {'backbone'}, 'loss_decode_head': {'backbone'}}, EFFICIENT, False
@@ -443,6 +455,11 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
         for gan_type in ('vanilla', 'lsgan', 'l1', 'hinge', 'wgan', 'wgan-logistic-ns')
     },
     'st_dasegnet single target': ('st_dasegnet single_target', SURE),
+    # All classes are pasted, so that nothing is drawn, and where there are none the target shows.
+    **{
+        method: (method, {**WEIGHTED, 'model.mixing': dict(share=1.0), 'model.augmentation': None})
+        for method in ('dacs', 'daformer')
+    },
     'feature regression smooth_l1': ('feature regression', {}),
     **{
         f'feature regression {" ".join(loss.values())}': (name, {'model.loss_regression': loss})

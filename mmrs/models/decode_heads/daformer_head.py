@@ -116,6 +116,10 @@ class _Context(nn.Module):
     def forward(self, levels: Sequence[Tensor], align_corners: bool) -> Tensor:
         """The joint map of levels ``(N, C_i, H_i, W_i)``, of the size of the first."""
         together = torch.cat(_resized(levels, levels[0], align_corners), dim=1)
+        if together.device.type == 'cpu':
+            # In bfloat16 and with channels last, oneDNN's gradients of kernels that are dilated and separable in depth
+            # are not finite, or the process ends.
+            together = together.contiguous()
         branches = [
             _pointwise(branch, levels, align_corners) if dilation == 1 else branch(together)
             for dilation, branch in zip(self.dilations, self.aspp_modules)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmrs.registry import MODELS
+from mmrs.utils.errors import ConfigError, require_number
+
+from ..losses.head_loss import head_loss
+from ..parts import (
+    FeatureDistance,
+    PseudoLabel,
+    SelfTraining,
+    StrongAugmentation,
+    class_mix,
+    draw_classes,
+    early_backward,
+)
+from ..widths import bands_of
+from .base import Adaptor, Domain
+
+
+@MODELS.register_module()
+class DACS(Adaptor):
+    """Self-training on images that mix the domains: DACS, and DAFormer with its head, schedule and sampling.
+
+    A teacher, the moving average of the student, labels the target images. Half of the classes of each source image
+    are pasted on a target image, and the student learns the labels of both, those of the teacher weighted by the share
+    of pixels that it is sure of. Prediction is the student's.
+
+    Args:
+        backbone: Config of the backbone.
+        weight: Factor on the loss of the mixed images.
+        self_training: Options of :class:`SelfTraining`, the teacher.
+        mixing: Options of :func:`draw_classes`.
+        augmentation: Options of :class:`StrongAugmentation` of the mixed images; None: they stay as they are.
+        feature_distance: Options of :class:`FeatureDistance`; None: the backbone may forget ImageNet.
+        early_backward: Whether gradients of the source are computed before the mixed images pass the student, which
+            nearly halves the memory; see :func:`early_backward`.
+        **network: As of mmseg's encoder-decoder.
+
+    Raises:
+        ConfigError: An option cannot work.
+
+    Reference:
+        Tranheden et al., DACS, arXiv 2007.08702; Hoyer et al., DAFormer, arXiv 2111.14887.
+    """
+
+    teacher: Any  # the SelfTraining
+
+    def __init__(
+        self,
+        backbone: dict,
+        weight: float = 1.0,
+        self_training: Mapping[str, Any] | None = None,
+        mixing: Mapping[str, Any] | None = None,
+        augmentation: Mapping[str, Any] | None = None,
+        feature_distance: Mapping[str, Any] | None = None,
+        early_backward: bool = True,
+        **network: Any,
+    ) -> None:
+        super().__init__(backbone=backbone, **network)
+        require_number('model.weight', weight, at_least=0)
+        self.mixed_weight, self.mixing, self.early_backward = weight, dict(mixing or {}), early_backward
+        # As in both releases: the teacher normalises by the target's batches, and the student's statistics are its own.
+        options = {**dict(threshold=0.968, rare_threshold=None, buffers='own'), **(self_training or {})}
+        self.teacher = SelfTraining(self.taught(), self.num_classes, **options)
+        self.augmentation = None if augmentation is None else StrongAugmentation(**augmentation)
+        if augmentation is not None and not hasattr(self.data_preprocessor, 'denormalize'):
+            raise ConfigError(
+                f'model.data_preprocessor is a {type(self.data_preprocessor).__name__}, which cannot say the range of '
+                'values that model.augmentation changes: use a DomainAdaptationDataPreprocessor'
+            )
+        self.feature_distance = None
+        if feature_distance is not None:
+            self.feature_distance = FeatureDistance(backbone, bands_of(self), self.num_classes, **feature_distance)
+
+    def losses(self, source: Domain, target: Domain) -> dict[str, Tensor]:
+        """``loss_seg``, ``loss_aux`` and ``loss_distance`` on the source, ``loss_mixed``, and ``confident_share``."""
+        stages = self.backbone(source.images)
+        losses = self.supervised_losses(self.neck(stages) if self.with_neck else stages, source.labels)
+        if self.feature_distance is not None:
+            losses['loss_distance'] = self.feature_distance(stages[-1], source.images, source.labels)
+        del stages  # the last to hold activations
+        if self.early_backward:
+            losses = early_backward(losses, self.parameters())
+        pseudo = self.make_pseudo_label(target)
+        losses['loss_mixed'] = self.mixed_weight * self._mixed_loss(source, target, pseudo)
+        return {**losses, 'confident_share': pseudo.confident_share}
+
+    @torch.no_grad()
+    def make_pseudo_label(self, target: Domain) -> PseudoLabel:
+        """The teacher's labels of target images, with a weight for each pixel."""
+        stages = self.teacher.backbone(target.images)
+        logits = self.teacher.decode_head(self.teacher.neck(stages) if self.with_neck else stages)
+        size = target.images.shape[-2:]
+        logits = F.interpolate(logits, size, mode='bilinear', align_corners=self.align_corners)
+        return self.teacher.pseudo_label(logits, target.valid)
+
+    def draw_classes(self, labels: Any) -> Tensor:
+        """The classes of each source image that are pasted; see :func:`draw_classes`."""
+        return draw_classes(labels, ignore_index=self.decode_head.ignore_index, **self.mixing)
+
+    def _mixed_loss(self, source: Domain, target: Domain, pseudo: PseudoLabel) -> Tensor:
+        mixed = class_mix(source, target, pseudo, self.draw_classes(source.labels))
+        images = mixed.images
+        if self.augmentation is not None:
+            # Where the domains are normalised apart, the pasted pixels have become the target's in light and colour.
+            images = self.augmentation(images, self.data_preprocessor, 'target')
+        logits = self.decode_head(self.extract_feat(images))
+        (terms,) = self.pseudo_terms
+        return head_loss(self.decode_head, logits, mixed.label, mixed.weight, terms, from_source=mixed.from_source)
