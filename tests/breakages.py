@@ -632,6 +632,32 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
+        f'{MODELS}/parts/class_thresholds.py',
+        (f'{MODEL_TESTS}/test_parts/test_class_thresholds.py',),
+        (
+            'portion-from-the-wrong-end',
+            'of each class the surest half is left out, or more than that',
+            'begin + number - passing',
+            'begin + passing',
+        ),
+        (
+            'thresholds-forgotten',
+            'a resumed run begins with the thresholds that a new one has',
+            'float(initial)))',
+            'float(initial)), persistent=False)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/parts/class_thresholds.py',
+        (f'{CONFORMANCE}::test_two_processes_equal_one_with_the_batch_of_both',),
+        (
+            'thresholds-of-each-process',
+            'two processes label by thresholds that drift apart',
+            'torch.cat(all_gather(keys))',
+            'keys',
+        ),
+    ),
+    *_in_file(
         'mmrs/engine/optimizers/joint.py',
         ('tests/test_engine/test_joint_optimizer.py',),
         (

@@ -454,6 +454,14 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
         )
         for gan_type in ('vanilla', 'lsgan', 'l1', 'hinge', 'wgan', 'wgan-logistic-ns')
     },
+    **{
+        f'st_dasegnet {thresholds}': (
+            'st_dasegnet decoder_only',
+            {'model.self_training.thresholds': dict(type=thresholds, initial=0.2),
+             'model.self_training.class_weight': WEIGHTS},
+        )
+        for thresholds in ('CBSTThresholds', 'IASTThresholds')
+    },
     'st_dasegnet single target': ('st_dasegnet single_target', SURE),
     # All classes are pasted, so that nothing is drawn, and where there are none the target shows.
     **{

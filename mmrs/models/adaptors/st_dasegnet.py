@@ -48,8 +48,8 @@ class STDASegNet(Adaptor):
             - ``teacher``: ``decoder_only`` (copies of both heads, on the students' features) or ``single_target``
               (copies of the target backbone and head, averaged with the source student).
             - ``weight``: Factor on the pseudo-label losses.
-            - ``threshold``, ``rare_threshold``, ``class_weight``, ``batch_statistics``, ``buffers``: See
-              :class:`SelfTraining`.
+            - ``threshold``, ``rare_threshold``, ``class_weight``, ``batch_statistics``, ``buffers``, ``thresholds``:
+              See :class:`SelfTraining`.
         train_cfg: Unused; kept for mmseg's tools.
         test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=..., stride=...)``.
         data_preprocessor: Config of the :class:`DomainAdaptationDataPreprocessor`.

@@ -3,24 +3,29 @@
 from .adversary import Adversary, self_information, softmax, spatial_softmax
 from .channel_spread import ChannelSpread
 from .class_mix import Mixed, class_mix, draw_classes
+from .class_thresholds import CBSTThresholds, ClassThresholds, IASTThresholds
 from .early_backward import early_backward
 from .feature_cache import FeatureCache
 from .feature_distance import FeatureDistance
 from .frozen_copy import FrozenCopy
-from .self_training import PseudoLabel, SelfTraining, make_pseudo_label
+from .self_training import PseudoLabel, SelfTraining, confidence_regularisers, make_pseudo_label
 from .strong_augmentation import StrongAugmentation
 
 __all__ = [
     'Adversary',
+    'CBSTThresholds',
     'ChannelSpread',
+    'ClassThresholds',
     'FeatureCache',
     'FeatureDistance',
     'FrozenCopy',
+    'IASTThresholds',
     'Mixed',
     'PseudoLabel',
     'SelfTraining',
     'StrongAugmentation',
     'class_mix',
+    'confidence_regularisers',
     'draw_classes',
     'early_backward',
     'make_pseudo_label',

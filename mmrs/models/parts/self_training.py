@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmrs.registry import MODELS
 
 from ..binary import two_logits
 from ..losses.class_weight import read_class_weight
 from ..teacher import EMATeacher
+from .class_thresholds import ClassThresholds
 
-__all__ = ['PseudoLabel', 'SelfTraining', 'make_pseudo_label']
+__all__ = ['PseudoLabel', 'SelfTraining', 'confidence_regularisers', 'make_pseudo_label']
 
 
 class PseudoLabel(NamedTuple):
@@ -51,13 +56,7 @@ def make_pseudo_label(
     top, label = logits.max(1)
     confidence = (top - logits.logsumexp(1)).exp()  # the softmax's maximum, without the softmax of the other classes
     confident = confidence >= threshold
-    if valid is None:
-        counts = torch.stack((confident.sum(), label.new_full((), label.numel())))
-    else:
-        counts = torch.stack(((confident & valid).sum(), valid.sum()))
-    all_reduce(counts)
-    counted, number = counts.to(logits.dtype)
-    share = counted / number.clamp(min=1)
+    share = _share(confident, valid, logits.dtype)
     if class_weight is None or rare_threshold is None:
         weight = share.expand_as(confidence)
     else:
@@ -65,6 +64,47 @@ def make_pseudo_label(
     if valid is not None:
         weight = weight * valid
     return PseudoLabel(label, weight, share)
+
+
+def _share(confident: Tensor, valid: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The share of pixels that are confident, of the valid ones of all processes."""
+    if valid is None:
+        counts = torch.stack((confident.sum(), confident.sum().new_full((), confident.numel())))
+    else:
+        counts = torch.stack(((confident & valid).sum(), valid.sum()))
+    all_reduce(counts)
+    counted, number = counts.to(dtype)
+    return counted / number.clamp(min=1)
+
+
+def confidence_regularisers(logits: Tensor, labelled: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What keeps a student sure where it has no pseudo-label, and less than sure where it has.
+
+    Args:
+        logits: ``(N, K, H, W)`` of the student; with K = 1 those of the second of two classes.
+        labelled: ``(N, H, W)``, bool: which pixels have a pseudo-label.
+        valid: ``(N, H, W)``, bool; the others take no part.
+
+    Returns:
+        The mean entropy in nats of the pixels without, and the mean Kullback-Leibler divergence of the uniform
+        distribution from the prediction of those with a pseudo-label; 0 where there are none. The means are over the
+        pixels of all processes, as those of a domain are in a method's losses.
+
+    Reference:
+        Mei et al., arXiv 2008.12197.
+    """
+    logits = two_logits(logits)
+    log_probabilities = F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), 1)
+    entropy = -(log_probabilities.exp() * log_probabilities).sum(1)
+    divergence = -log_probabilities.mean(1) - math.log(log_probabilities.shape[1])
+    ignored = ~labelled if valid is None else valid & ~labelled
+    return _mean(entropy, ignored), _mean(divergence, labelled if valid is None else valid & labelled)
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    number = chosen.sum().to(values.dtype)
+    all_reduce(number, 'mean')
+    return (values * chosen).sum() / number.clamp(min=torch.finfo(number.dtype).tiny)
 
 
 class SelfTraining(EMATeacher):
@@ -81,12 +121,16 @@ class SelfTraining(EMATeacher):
         class_weight: K numbers, or a file with them.
         batch_statistics: See :class:`EMATeacher`, as for the next one.
         buffers: Likewise.
+        thresholds: Config of the :class:`ClassThresholds` that take the place of `threshold` and `rare_threshold`,
+            without the number of classes: ``dict(type='CBSTThresholds', portion=0.5)`` or
+            ``dict(type='IASTThresholds')``. A pixel that passes weighs 1, or its class's weight, and any other nothing.
 
     Raises:
         ConfigError: Class weights that are none, or not one for each class.
     """
 
     class_weight: Tensor | None
+    thresholds: ClassThresholds | None
 
     def __init__(
         self,
@@ -97,13 +141,29 @@ class SelfTraining(EMATeacher):
         class_weight: Sequence[float] | str | None = None,
         batch_statistics: bool = True,
         buffers: str = 'student',
+        thresholds: dict[str, Any] | None = None,
     ) -> None:
         weights = read_class_weight(class_weight, 'self_training.class_weight', num_classes)
         super().__init__(students, batch_statistics, buffers)
         self.threshold, self.rare_threshold = threshold, rare_threshold
         self.register_buffer('class_weight', None if weights is None else torch.tensor(weights), persistent=False)
+        self.thresholds = None if thresholds is None else MODELS.build({**thresholds, 'num_classes': num_classes})
 
     @torch.no_grad()
     def pseudo_label(self, logits: Tensor, valid: Tensor | None = None) -> PseudoLabel:
-        """Labels and weights of pixels, by the thresholds and class weights; see :func:`make_pseudo_label`."""
-        return make_pseudo_label(logits, self.threshold, self.rare_threshold, self.class_weight, valid)
+        """Labels and weights of pixels, by the thresholds and class weights; see :func:`make_pseudo_label`.
+
+        With thresholds for each class, the number of pixels that pass takes the place of the weight q: all weights add
+        up to the same, but those of pixels that do not pass go to those that do. ``confident_share`` is their share.
+        """
+        if self.thresholds is None:
+            return make_pseudo_label(logits, self.threshold, self.rare_threshold, self.class_weight, valid)
+        logits = two_logits(logits)
+        probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+        label, passes = self.thresholds(probabilities, valid)
+        if valid is not None:
+            passes = passes & valid
+        weight = passes.to(probabilities.dtype)
+        if self.class_weight is not None:
+            weight = weight * self.class_weight.to(weight.dtype)[label]
+        return PseudoLabel(label, weight, _share(passes, valid, weight.dtype))
