@@ -11,7 +11,7 @@ import pytest
 
 from mmrs.geo.rasters import open_raster, read_image, read_label_map
 from mmrs.preparation.converters.isprs import LABEL_OF_COLOUR, POTSDAM, VAIHINGEN, Conversion
-from mmrs.utils.errors import DataError, OutputError
+from mmrs.utils.errors import ConfigError, DataError, OutputError
 from tests.small_files import files_in
 
 COLOURS = np.array(sorted(LABEL_OF_COLOUR, key=LABEL_OF_COLOUR.__getitem__), np.uint8)
@@ -49,26 +49,37 @@ def potsdam(tmp_path, write):
     return tmp_path / 'potsdam', make_tiles(write, tmp_path / 'potsdam', ('2_10', '6_7', '7_13'), IMAGE, LABELS)
 
 
-@pytest.mark.parametrize(('edge', 'train', 'val'), [('drop', 2904, 1694), ('shift', 24 * 144, 14 * 144)])
-def test_published_clip_counts_of_potsdam(tmp_path, sparse, edge, train, val):
+@pytest.mark.parametrize(
+    ('options', 'train', 'val'),
+    [({}, 2904, 1694), (dict(edge='shift'), 24 * 144, 14 * 144), (dict(split='standard'), 3456, 2016)],
+)
+def test_published_clip_counts_of_potsdam(tmp_path, sparse, options, train, val):
     for name in itertools.chain(*POTSDAM.splits.values()):
         sparse(tmp_path / f'in/top_potsdam_{name}_RGB.tif', 6000, 6000)
         sparse(tmp_path / f'in/top_potsdam_{name}_label_noBoundary.tif', 6000, 6000)
-    conversion = Conversion(POTSDAM, tmp_path / 'in', tmp_path / 'out', bands='rgb', edge=edge)
+    conversion = Conversion(POTSDAM, tmp_path / 'in', tmp_path / 'out', bands='rgb', **options)
     assert conversion.run(dry_run=True) == dict(train=train, val=val)
     assert not (tmp_path / 'out').exists()
-    if edge == 'drop':
+    if not options:
         names = list(map(str, conversion.plan()[0].clips))
         assert (names[0], names[10], names[-1]) == ('0_0_512_512', '5120_0_5632_512', '5120_5120_5632_5632')
 
 
-@pytest.mark.parametrize(('edge', 'train', 'val'), [('drop', 1296, 440), ('shift', 1687, 567)])
-def test_published_clip_counts_of_vaihingen(tmp_path, sparse, edge, train, val):
+@pytest.mark.parametrize(
+    ('options', 'train', 'val'),
+    [({}, 1296, 440), (dict(edge='shift'), 1687, 567), (dict(split='standard'), 344, 398)],
+)
+def test_published_clip_counts_of_vaihingen(tmp_path, sparse, options, train, val):
     for number, size in VAIHINGEN_SIZES.items():
         sparse(tmp_path / f'in/{TOP}/top_mosaic_09cm_area{number}.tif', *size)
         sparse(tmp_path / f'in/{ERODED}/top_mosaic_09cm_area{number}_noBoundary.tif', *size)
-    counts = Conversion(VAIHINGEN, tmp_path / 'in', tmp_path / 'out', edge=edge).run(dry_run=True)
-    assert counts == dict(train=train, val=val)
+    conversion = Conversion(VAIHINGEN, tmp_path / 'in', tmp_path / 'out', **options)
+    assert conversion.run(dry_run=True) == dict(train=train, val=val)
+    if 'split' in options:
+        # Clips of a tile of 1919 x 2569 px, by the sizes: rows and columns of 512 px, the last ones end at the edge.
+        edges = [[(a, a + 512) for a in range(0, side - 512, 512)] + [(side - 512, side)] for side in (1919, 2569)]
+        expected = {f'{x[0]}_{y[0]}_{x[1]}_{y[1]}' for x in edges[0] for y in edges[1]}
+        assert set(map(str, conversion.plan()[0].clips)) == expected
 
 
 def test_published_splits():
@@ -77,6 +88,9 @@ def test_published_splits():
     assert len(set(potsdam)) == len(potsdam)
     assert {split: len(names) for split, names in VAIHINGEN.splits.items()} == dict(train=25, val=8)
     assert sorted(map(int, vaihingen)) == sorted(VAIHINGEN_SIZES)
+    standard = VAIHINGEN.standard().splits
+    assert {split: len(names) for split, names in standard.items()} == dict(train=16, val=17)
+    assert sorted(int(name) for names in standard.values() for name in names) == sorted(VAIHINGEN_SIZES)
 
 
 @pytest.mark.parametrize(
@@ -232,3 +246,18 @@ def test_nothing_is_overwritten_unasked(tmp_path, potsdam):
     with pytest.raises(OutputError, match=r'no conversion\.json'):
         Conversion(SMALL_POTSDAM, root, out, clip_size=64).run(overwrite=True)
     assert len(files_in(out, '.png')) == 6
+
+
+def test_a_folder_holds_one_split(tmp_path, potsdam):
+    """The paper's is what conversions were that do not name any."""
+    root, _ = potsdam
+    for split in ('paper', 'standard'):
+        conversion = Conversion(SMALL_POTSDAM, root, tmp_path / split, clip_size=32, split=split)
+        conversion.run()
+        settings = json.loads((tmp_path / split / 'conversion.json').read_text())
+        assert (settings['stride'], settings['edge']) == (32, 'drop' if split == 'paper' else 'shift')
+        assert ('split' in settings) == (split == 'standard')
+    with pytest.raises(OutputError, match='split'):
+        Conversion(SMALL_POTSDAM, root, tmp_path / 'paper', clip_size=32, split='standard', edge='drop').run()
+    with pytest.raises(ConfigError, match=r'split is .*paper, standard'):
+        Conversion(SMALL_POTSDAM, root, tmp_path / 'out', split='mmseg')

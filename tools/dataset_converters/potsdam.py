@@ -14,6 +14,8 @@ EXAMPLES = """examples:
   python tools/dataset_converters/potsdam.py downloads/Potsdam -o data/potsdam_irrg
   # the RGB images (2_Ortho_RGB.zip)
   python tools/dataset_converters/potsdam.py downloads/Potsdam -o data/potsdam_rgb --bands rgb
+  # the clips of MMSegmentation's converter: 3456 and 2016
+  python tools/dataset_converters/potsdam.py downloads/Potsdam -o data/potsdam_irrg_standard --split standard
   # everything up to the edge, label colours slightly off allowed, only counting
   python tools/dataset_converters/potsdam.py downloads/Potsdam -o data/potsdam_irrg --edge shift --tolerance 9 --dry-run
 """

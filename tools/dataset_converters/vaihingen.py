@@ -13,6 +13,8 @@ EXAMPLES = """examples:
   # the archives as downloaded (ISPRS_semantic_labeling_Vaihingen.zip and
   # ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_COMPLETE.zip): 1296 training, 440 validation clips
   python tools/dataset_converters/vaihingen.py downloads/Vaihingen -o data/vaihingen
+  # the areas and clips of MMSegmentation's converter: 344 and 398
+  python tools/dataset_converters/vaihingen.py downloads/Vaihingen -o data/vaihingen_standard --split standard
   # without overlap, up to the edge, labels without eroded boundaries
   python tools/dataset_converters/vaihingen.py downloads/Vaihingen -o data/full --stride 512 --edge shift --labels full
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmrs.geo.statistics import default_workers
 from mmrs.preparation.converters.clips import EDGES
-from mmrs.preparation.converters.isprs import Archive, Conversion
+from mmrs.preparation.converters.isprs import SPLITS, Archive, Conversion
 from mmrs.preparation.converters.splits import SPLIT_NAME, RandomSplits, SplitLists, Splits
 from mmrs.utils.arguments import add_overwrite
 from mmrs.utils.errors import require
@@ -18,7 +18,8 @@ def converter_parser(description: str, examples: str, edge: str | None = None) -
     Args:
         description: What the tool does.
         examples: Commands to show at the end of the help.
-        edge: Default of `--edge` for a tool that cuts clips out of masks in colours; None for others.
+        edge: Default of `--edge` for a tool that cuts clips out of masks in colours, `published` where the data set
+            has one; None for other tools.
     """
     parser = argparse.ArgumentParser(
         description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -30,8 +31,8 @@ def converter_parser(description: str, examples: str, edge: str | None = None) -
         parser.add_argument(
             '--edge',
             choices=EDGES,
-            default=edge,
-            help='a rest too small for a clip: drop it, or shift a last clip back over it (default: %(default)s)',
+            default=edge if edge in EDGES else None,
+            help=f'a rest too small for a clip: drop it, or shift a last clip back over it (default: {edge})',
         )
         parser.add_argument(
             '--tolerance',
@@ -50,7 +51,7 @@ def converter_parser(description: str, examples: str, edge: str | None = None) -
 
 def published_parser(description: str, examples: str, clip_size: int | None = None) -> argparse.ArgumentParser:
     """A parser for a published data set; with `clip_size`, for one of large images that become clips of that size."""
-    parser = converter_parser(description, examples, None if clip_size is None else 'drop')
+    parser = converter_parser(description, examples, None if clip_size is None else 'published')
     if clip_size is not None:
         parser.add_argument(
             '--clip-size', type=int, default=clip_size, metavar='N', help='side of a clip (default: %(default)s)'
@@ -118,6 +119,12 @@ def convert_isprs(
         choices=('eroded', 'full'),
         help='boundaries between objects ignored, or not (default: eroded, if there)',
     )
+    parser.add_argument(
+        '--split',
+        choices=SPLITS,
+        default=SPLITS[0],
+        help="tiles and clips of ST-DASegNet's paper, or of MMSegmentation's own converter (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
-    options = dict(bands=args.bands, labels=args.labels, **clip_options(args))
+    options = dict(bands=args.bands, labels=args.labels, split=args.split, **clip_options(args))
     Conversion(archive, args.path, args.out, **options).run(args.workers, args.dry_run, args.overwrite)

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from mmrs.preparation.converters.archives import Member
 from mmrs.preparation.converters.splits import FixedSplits
 from mmrs.preparation.converters.tiles import TileArchive, TileConversion
+from mmrs.utils.errors import require_one_of
 
 #: Label id by colour (RGB). 0, the boundary between objects, is ignored.
 LABEL_OF_COLOUR = {
@@ -21,6 +22,9 @@ LABEL_OF_COLOUR = {
     (255, 0, 0): 6,
 }
 
+#: `paper` is arXiv 2301.05526, `standard` the converters of MMSegmentation, on whose clips most of the field compares.
+SPLITS = ('paper', 'standard')
+
 
 @dataclass(frozen=True, kw_only=True)
 class Archive(TileArchive):
@@ -28,9 +32,19 @@ class Archive(TileArchive):
 
     Attributes:
         splits: The tiles of each split, as the file names have them.
+        standard_splits: The same of MMSegmentation's converter; None: no others.
     """
 
     splits: Mapping[str, tuple[str, ...]]
+    standard_splits: Mapping[str, tuple[str, ...]] | None = None
+
+    def standard(self) -> 'Archive':
+        """The data set in the clips of MMSegmentation's converter.
+
+        This has an option `stride_size` of 256 for the number of its clips, but lays them out a clip's size apart, the
+        last ones shifted back to the edge; clips that then coincide have one name and become one file.
+        """
+        return replace(self, splits=self.standard_splits or self.splits, overlap=0.0, edge='shift')
 
 
 class PotsdamArchive(Archive):
@@ -90,6 +104,10 @@ VAIHINGEN = VaihingenArchive(
         train=tuple('1 3 4 6 10 11 12 14 15 16 17 21 23 26 27 28 29 30 31 32 33 34 35 37 38'.split()),
         val=tuple('2 5 7 8 13 20 22 24'.split()),
     ),
+    standard_splits=dict(
+        train=tuple('1 3 5 7 11 13 15 17 21 23 26 28 30 32 34 37'.split()),
+        val=tuple('2 4 6 8 10 12 14 16 20 22 24 27 29 31 33 35 38'.split()),
+    ),
     overlap=0.5,
     clip_name='area',
     files=dict(
@@ -109,6 +127,7 @@ class Conversion(TileConversion):
     Args:
         bands: `irrg` or `rgb`.
         labels: `eroded` (boundaries between objects ignored) or `full`; by default eroded where there are any.
+        split: One of `SPLITS`, which decides about tiles, stride and edge.
 
     See `TileConversion` for the further arguments.
     """
@@ -116,21 +135,26 @@ class Conversion(TileConversion):
     archive: Archive
     bands: str = 'irrg'
     labels: str | None = None
+    split: str = SPLITS[0]
 
     def __post_init__(self) -> None:
+        require_one_of('split', self.split, SPLITS)
+        if self.split == 'standard':
+            self.archive = self.archive.standard()
         super().__post_init__()
         self.splits = FixedSplits(self.archive.splits)
 
     @property
     def title(self) -> str:
         """See `DatasetConversion`."""
-        return f'{self.archive.name}, {self.bands}, {self.labels} labels'
+        return f'{self.archive.name}, {self.bands}, {self.labels} labels, {self.split} split'
 
     def settings(self) -> dict[str, Any]:
-        """See `DatasetConversion`; the splits are always the published ones."""
+        """See `DatasetConversion`; of the splits, the name."""
         settings = {**super().settings(), 'bands': self.bands, 'labels': self.labels}
         del settings['splits']
-        return settings
+        # Conversions from when there was one split say nothing of it.
+        return settings if self.split == SPLITS[0] else {**settings, 'split': self.split}
 
     def choose_kinds(self, found: Mapping[str, Mapping[str, Member]]) -> tuple[str, str]:
         """See `TileConversion`."""

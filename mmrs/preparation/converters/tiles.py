@@ -42,6 +42,7 @@ class TileArchive:
         files: What to look for, for messages: by kind of file, where it is.
         clip_size: Pixels of a clip's side, as published.
         overlap: Share of a clip that the next one repeats, as published.
+        edge: What becomes of a rest at the edge, as published; see `clip_origins`.
         clip_name: What stands in front of a tile's name in the names of its clips.
     """
 
@@ -50,6 +51,7 @@ class TileArchive:
     files: Mapping[str, str]
     clip_size: int
     overlap: float = 0.0
+    edge: str = 'drop'
     clip_name: str = ''
 
     def classify(self, path: PurePosixPath) -> tuple[str, str] | None:
@@ -110,7 +112,7 @@ class TileConversion(DatasetConversion):
         out: Folder that gets `img_dir/{train,val}` and `ann_dir/{train,val}`.
         clip_size: Pixels of a clip's side; by default the published size.
         stride: Pixels from one clip to the next; by default the published one.
-        edge: `drop` (published) or `shift`; see `clip_origins`.
+        edge: `drop` or `shift`, see `clip_origins`; by default as published.
         tolerance: How far a mask's colour may be from a class's in each channel (0 to 255).
         allow_missing: Whether to convert the tiles that are there when others are not.
         splits: How the clips are split.
@@ -121,7 +123,7 @@ class TileConversion(DatasetConversion):
     out: Path
     clip_size: int | None = None
     stride: int | None = None
-    edge: str = 'drop'
+    edge: str | None = None
     tolerance: int = 0
     allow_missing: bool = False
     splits: Splits = field(default_factory=RandomSplits)
@@ -135,6 +137,7 @@ class TileConversion(DatasetConversion):
         self.clip_size = self.archive.clip_size if self.clip_size is None else self.clip_size
         if self.stride is None:
             self.stride = max(1, round(self.clip_size * (1 - self.archive.overlap)))
+        self.edge = self.edge or self.archive.edge
         check_clipping(self.clip_size, self.stride, self.edge)
 
     # What data sets differ in
@@ -207,6 +210,7 @@ class TileConversion(DatasetConversion):
     def _inspect(self, name: str, image_path: str, mask_path: str) -> _Header:
         assert self.clip_size is not None
         assert self.stride is not None
+        assert self.edge is not None
         with open_raster(image_path, quiet=True) as image, open_raster(mask_path, quiet=True) as mask:
             check_fit(Placed.of(image), Placed.of(mask))
             if min(image.shape) < self.clip_size:
