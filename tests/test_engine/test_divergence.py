@@ -35,7 +35,7 @@ def test_one_warning_for_each_long_time_at_an_end():
     runner, hook = Runner(), DiscriminatorWatchHook(margin=0.05, iterations=3)
     assert runner.feed(hook, [1.0, 0.96, 0.9, 0.95]) == []
     (line,) = runner.feed(hook, [1.0, 0.99, 1.0, 1.0, 1.0, 1.0])
-    assert 'iteration 6: the discriminator of the source student' in line
+    assert 'iteration 6: the discriminator source' in line
     assert '100 %' in line
     assert 'for 3 iterations in a row' in line
     assert 'lower optim_wrapper.discriminator.optimizer.lr' in line
@@ -57,7 +57,7 @@ def test_discriminators_are_counted_apart():
         runner.message_hub.update({'train/disc_accuracy_source': source, 'train/disc_accuracy_target': target})
         hook.after_train_iter(runner, 0, outputs=dict(disc_accuracy_source=source, disc_accuracy_target=target))
     (line,) = runner.lines
-    assert 'target student' in line
+    assert 'discriminator target' in line
 
 
 def test_a_number_that_is_none_is_at_no_end():
@@ -88,11 +88,11 @@ def test_a_run_counts_on_when_it_is_resumed(tmp_path, warned, monkeypatch):
     config.write_text(text + WATCH.format(iterations=4, most=3))
     runner = train(config, tmp_path / 'run', pretrained=False)
     assert runner.message_hub.get_info('discriminator_streaks') == dict(disc_accuracy_source=3, disc_accuracy_target=3)
-    assert not any('discriminator of the' in line for line in warned)
+    assert not any('the discriminator ' in line for line in warned)
     config.write_text(text + WATCH.format(iterations=4, most=5))
     train(config, tmp_path / 'run', pretrained=False, resume='auto')
-    assert len([line for line in warned if 'iteration 4: the discriminator of the' in line]) == 2
-    assert len([line for line in warned if 'the discriminator of the' in line]) == 2
+    assert len([line for line in warned if 'iteration 4: the discriminator ' in line]) == 2
+    assert len([line for line in warned if ': the discriminator ' in line]) == 2
 
 
 class _AlwaysRight:

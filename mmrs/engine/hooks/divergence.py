@@ -57,20 +57,22 @@ class DiscriminatorWatchHook(Hook):
                 self._warn(runner, name.removeprefix(DISC_ACCURACY), side)
         hub.update_info(STREAKS, streaks)
 
-    def _warn(self, runner: Runner, domain: str, side: int) -> None:
+    def _warn(self, runner: Runner, name: str, side: int) -> None:
         if side > 0:
             meaning = (
-                'it tells the domains apart without fail, and what such a discriminator teaches the students is next '
-                'to nothing, or unstable. Try a lower optim_wrapper.discriminator.optimizer.lr, a smaller '
-                "model.discriminator.base_channels or num_conv, or model.gan_loss.gan_type='lsgan'"
+                'it tells the domains apart without fail, and what such a discriminator teaches is next to nothing, '
+                'or unstable. Try a lower optim_wrapper.discriminator.optimizer.lr, a smaller '
+                'model.discriminator.base_channels or num_conv, or, where there is a model.gan_loss, its '
+                "gan_type='lsgan'"
             )
         else:
             meaning = (
-                'it is always wrong: the students run away from it. Try a higher '
-                'optim_wrapper.discriminator.optimizer.lr or a lower model.gan_loss.loss_weight'
+                'it is always wrong: the network runs away from it. Try a higher '
+                'optim_wrapper.discriminator.optimizer.lr, or a lower weight of the adversarial loss '
+                '(model.gan_loss.loss_weight, model.weights or model.weight)'
             )
         runner.logger.warning(
-            f'iteration {runner.iter + 1}: the discriminator of the {domain} student has had an accuracy of '
+            f'iteration {runner.iter + 1}: the discriminator {name} has had an accuracy of '
             f'{"100" if side > 0 else "0"} % (within {100 * self.margin:g} %) for {self.iterations} iterations in a '
             f'row: {meaning}'
         )
