@@ -170,8 +170,8 @@ BREAKAGES: list[Breakage] = [
         (
             'generator-moves-discriminator',
             "the generator's loss teaches the discriminator to be fooled",
-            'key: value.detach() for key, value in discriminator',
-            'key: value for key, value in discriminator',
+            'key: value.detach() for key, value in module',
+            'key: value for key, value in module',
         ),
         (
             'generator-wants-fake',
@@ -212,6 +212,22 @@ BREAKAGES: list[Breakage] = [
             'a discriminator sees a sixteenth of the pixels, and patches sixteen times as large',
             'F.interpolate(logits, domain.images.shape[-2:], ',
             'F.interpolate(logits, logits.shape[-2:], ',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/adaptors/fada.py',
+        (f'{MODEL_TESTS}/test_adaptors/test_fada.py',),
+        (
+            'features-towards-the-target',
+            "the backbone learns to give the target's features away",
+            '_cross_entropy(fooled, soft[1], 0, target)',
+            '_cross_entropy(fooled, soft[1], 1, target)',
+        ),
+        (
+            'sure-labels-uncut',
+            'a discriminator is pushed to be sure of a class without end',
+            '.softmax(1).clamp(max=self.most)',
+            '.softmax(1)',
         ),
     ),
     *_in_file(

@@ -172,18 +172,22 @@ class Adaptor(EncoderDecoder):
                 'SyncBN'
             )
 
-    def supervised_losses(self, features: Any, labels: Tensor | None) -> dict[str, Tensor]:
+    def supervised_losses(
+        self, features: Any, labels: Tensor | None, logits: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The losses of the encoder-decoder on labels.
 
         Args:
             features: What :meth:`extract_feat` returns for the images.
             labels: ``(N, H, W)``: those of the source.
+            logits: What the decode head makes of the features, where that is known already.
 
         Returns:
             ``loss_seg``, and where there are auxiliary heads ``loss_aux``, their sum.
         """
         assert labels is not None, 'a method that does not learn from labels has none'
-        losses = {'loss_seg': head_loss(self.decode_head, self.decode_head(features), labels)}
+        logits = self.decode_head(features) if logits is None else logits
+        losses = {'loss_seg': head_loss(self.decode_head, logits, labels)}
         if self.with_auxiliary_head:
             auxiliary: Any = self.auxiliary_head
             heads = auxiliary if isinstance(auxiliary, nn.ModuleList) else [auxiliary]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmrs.registry import MODELS
@@ -14,7 +14,7 @@ from mmrs.utils import ConfigError
 
 from ..binary import two_logits
 
-__all__ = ['INPUT_MAPS', 'Adversary', 'self_information', 'softmax', 'spatial_softmax']
+__all__ = ['INPUT_MAPS', 'Adversary', 'self_information', 'softmax', 'spatial_softmax', 'with_frozen']
 
 
 def spatial_softmax(features: Tensor) -> Tensor:
@@ -50,6 +50,12 @@ def self_information(logits: Tensor) -> Tensor:
 INPUT_MAPS: dict[str, Callable[[Tensor], Tensor]] = dict(
     spatial_softmax=spatial_softmax, softmax=softmax, self_information=self_information
 )
+
+
+def with_frozen(module: nn.Module, maps: Tensor) -> Tensor:
+    """What a module makes of maps; what is learnt from it moves what is behind the maps, and not the module."""
+    parameters = {key: value.detach() for key, value in module.named_parameters()}
+    return torch.func.functional_call(module, parameters, (maps,))
 
 
 class Adversary(BaseModule):
@@ -118,8 +124,7 @@ class Adversary(BaseModule):
         of_real, of_fake = sizes or (None, None)
         real, fake = self.input_map(real.detach()), self.input_map(fake)
 
-        frozen = {key: value.detach() for key, value in discriminator.named_parameters()}
-        fooled = self._resize(torch.func.functional_call(discriminator, frozen, (fake,)), of_fake)
+        fooled = self._resize(with_frozen(discriminator, fake), of_fake)
         losses = {generator or f'loss_adv_{name}': gan_loss(fooled, target_is_real=True)}
 
         fake = fake.detach()

@@ -18,7 +18,8 @@ from mmrs.models.parts import SelfTraining
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 from tests import parity
-from tests.conformance import EFFICIENT, METHODS
+from tests.conformance import EFFICIENT, plain
+from tests.entropy_minimisation import EntropyMinimisation
 from tests.test_models.test_adaptors.test_st_dasegnet import AUXILIARY, LOVASZ, batch, resnet_config
 from tests.test_models.test_adaptors.test_st_dasegnet import config as st_dasegnet
 from tests.tiny_runs import quick_start, write_clips  # noqa: F401
@@ -29,7 +30,7 @@ def toy(**changes):
     cfg = st_dasegnet()
     keep = {key: cfg[key] for key in ('data_preprocessor', 'backbone', 'decode_head', 'test_cfg')}
     keep['decode_head'] = dict(keep['decode_head'], in_channels=[8, 16, 16, 32], dropout_ratio=0.0)
-    return dict(type='EntropyMinimisation', weight=0.1, **{**keep, **changes})
+    return dict(type=EntropyMinimisation, weight=0.1, **{**keep, **changes})
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_it_passes_the_checks_of_a_model(model):
 
 def test_it_trains_predicts_and_exports(tmp_path, capsys):
     clips = write_clips(tmp_path / 'clips', size=96)
-    config = METHODS['entropy minimisation'].write(tmp_path / 'toy.py', clips, clips)
+    config = plain(type='EntropyMinimisation', weight=0.1)(tmp_path / 'toy.py', clips, clips)
     found = Config.fromfile(config)
     found.merge_from_dict(EFFICIENT)
     found.dump(config)
