@@ -1,13 +1,20 @@
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mmrs.datasets.samplers import RareClassSampler, RareClassSampling
 from mmrs.datasets.transforms.rare_class_crop import RareClassCrop
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError
 from tests.small_files import build_dataset
+
+
+def load_golden():
+    return torch.load(Path(__file__).resolve().parents[1] / 'data' / 'golden' / 'uda_rcs.pt', weights_only=True)
+
 
 COUNTS = np.array([[90, 10, 0], [60, 0, 40], [100, 0, 0], [70, 25, 5]])
 
@@ -22,6 +29,20 @@ def test_probabilities_are_those_of_the_paper():
     np.testing.assert_allclose(
         sampling.weights, [[a / 4, b / 2, 0], [a / 4, 0, c], [a / 4, 0, 0], [a / 4, b / 2, 0]], rtol=1e-12
     )
+
+
+@pytest.mark.parametrize('classes', load_golden())
+def test_probabilities_are_the_releases(classes):
+    recorded = load_golden()[classes]
+    counts = np.array([[recorded['counts'][i] for i in range(len(recorded['counts']))]])
+    for temperature, case in recorded['T'].items():
+        if temperature == 'inf':
+            continue
+        found = RareClassSampling(counts, list(map(str, recorded['counts'])), float(temperature), min_pixels=1)
+        np.testing.assert_allclose(found.class_probability[case['classes']], case['probs'], atol=2e-6)
+    default = '0.01' if len(counts[0]) >= 10 else '0.1'  # of few classes, 0.01 would draw the rarest alone
+    found = RareClassSampling(counts, list(map(str, recorded['counts'])), min_pixels=1).class_probability
+    np.testing.assert_allclose(found[recorded['T'][default]['classes']], recorded['T'][default]['probs'], atol=2e-6)
 
 
 def test_a_class_that_no_image_has_enough_of_is_not_drawn():
