@@ -26,7 +26,7 @@ from mmrs.registry import MODELS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where a script finds `tests`
 
-from tests import parity_adversarial
+from tests import parity_adversarial, parity_daformer
 from tests.recordings import Comparison, enlarged, relative, two_domain_batch
 
 # Largest errors that pass: losses and logits relative to the tensor's largest magnitude or 1, gradients to its largest,
@@ -245,6 +245,7 @@ def compare_st_dasegnet(recorded: dict, folder: Path) -> Comparison:
 FORMS: list[tuple[Callable[[dict], bool], Callable[[dict, Path], Comparison]]] = [
     (is_st_dasegnet, compare_st_dasegnet),
     (parity_adversarial.recognises, parity_adversarial.compare),
+    (parity_daformer.recognises, parity_daformer.compare),
 ]
 
 
