@@ -24,10 +24,12 @@ __all__ = ['check_losses', 'check_model', 'decode_heads']
 
 
 def decode_heads(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """All of mmseg's decode heads in a model, but copies in a teacher, by their configuration keys."""
+    """All of mmseg's decode heads in a model, but teachers' and parts of other heads, by their configuration keys."""
+    found: list[str] = []
     for name, module in model.named_modules():
         name = name.removeprefix('module.').removeprefix('segmentor.')
-        if isinstance(module, BaseDecodeHead) and not name.startswith('teacher.'):
+        if isinstance(module, BaseDecodeHead) and not name.startswith(('teacher.', *found)):
+            found.append(f'{name}.')
             yield f'model.{name}', module
 
 

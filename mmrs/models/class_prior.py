@@ -15,6 +15,7 @@ from mmrs.utils.errors import ConfigError
 from mmrs.utils.wrappers import unwrapped
 
 from .binary import channel_offsets
+from .decode_heads.hrda_head import classifying
 from .widths import bands_of, run_once
 
 __all__ = ['predicting_heads', 'shift_logits']
@@ -33,11 +34,11 @@ def predicting_heads(model: nn.Module) -> list[Any]:
     """
     heads = getattr(model, 'heads', None)
     if heads is not None:
-        return list(heads)
+        return [classifying(head) for head in heads]
     head = getattr(model, 'decode_head', None)
     if head is None:
         raise ConfigError(f'{type(model).__name__} has no decode_head, whose class prior could be changed')
-    return [head[-1] if isinstance(head, nn.ModuleList) else head]
+    return [classifying(head[-1] if isinstance(head, nn.ModuleList) else head)]
 
 
 @torch.no_grad()

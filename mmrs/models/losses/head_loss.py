@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,32 @@ from mmrs.utils import ConfigError
 from .prior_neutral import PriorNeutralLoss
 from .probing import loss_probes, loss_terms
 
-__all__ = ['head_loss', 'terms_by_pixel']
+__all__ = ['FusedLogits', 'head_loss', 'terms_by_pixel']
+
+
+class FusedLogits(Tensor):
+    """Logits ``(N, K, h, w)`` of images that know which part of them was seen at a higher resolution.
+
+    What is computed of them is a plain tensor.
+
+    Attributes:
+        detail: Logits of that part alone.
+        crop: Cuts it out of maps ``(N, H, W)`` at the resolution of the images.
+        detail_weight: Share of the detail's loss in the loss of both.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    detail: Tensor
+    crop: Callable[[Tensor], Tensor]
+    detail_weight: float
+
+    @classmethod
+    def of(cls, logits: Tensor, detail: Tensor, crop: Callable[[Tensor], Tensor], detail_weight: float) -> FusedLogits:
+        """Plain logits, with what else they shall know."""
+        fused = logits.as_subclass(cls)
+        fused.detail, fused.crop, fused.detail_weight = detail, crop, detail_weight
+        return fused
 
 
 def head_loss(
@@ -31,13 +56,31 @@ def head_loss(
 
     Args:
         head: The decode head; its pixel sampler, if any, chooses pixels where there is no `weight`.
-        logits: ``(N, K, h, w)``, which are resized to the labels.
+        logits: ``(N, K, h, w)``, which are resized to the labels. Those of two resolutions are :class:`FusedLogits`:
+            the loss is then the mean of theirs and that of the detail, by its share.
         label: ``(N, H, W)``.
         weight: ``(N, H, W)``, a factor on each pixel.
         terms: Which terms count, by their indices; None: all.
         from_source: Whether the labels are the source's, or for which pixels ``(N, H, W)``; the rest are pseudo-labels,
             which :class:`PriorNeutralLoss` does not change.
     """
+    loss = _loss(head, logits, label, weight, terms, from_source)
+    if not isinstance(logits, FusedLogits) or not logits.detail_weight:
+        return loss
+    crop = logits.crop
+    weight = None if weight is None else crop(weight)
+    from_source = crop(from_source) if isinstance(from_source, Tensor) else from_source
+    return torch.lerp(loss, _loss(head, logits.detail, crop(label), weight, terms, from_source), logits.detail_weight)
+
+
+def _loss(
+    head: Any,
+    logits: Tensor,
+    label: Tensor,
+    weight: Tensor | None,
+    terms: Sequence[int] | None,
+    from_source: Tensor | bool,
+) -> Tensor:
     logits = F.interpolate(logits, label.shape[-2:], mode='bilinear', align_corners=head.align_corners)
     if weight is None and head.sampler is not None:
         weight = head.sampler.sample(logits, label[:, None])

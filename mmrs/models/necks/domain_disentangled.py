@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 
+from ..backbones.multi_resolution import per_resolution
+
 
 class DomainSpecificModule(nn.Module):
     """DSM: splits the channels of one stage between the source student and the target student.
@@ -143,6 +145,9 @@ class DomainDisentangledNeck(BaseModule):
         Returns:
             The stages for the source head and for the target head, ``(N, out_channels[i], H_i, W_i)``.
         """
+        return per_resolution(self._disentangle, x_s, x_t)
+
+    def _disentangle(self, x_s: Sequence[Tensor], x_t: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         out_s, out_t = list(x_s), list(x_t)
         for i in self.used_stages:
             out_s[i], out_t[i] = self.stages[i](x_s[i], x_t[i])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmrs.utils import ConfigError
 
+from ..decode_heads.hrda_head import classifying
 from ..widths import misfits_explained, require_stages, run_once
 
 __all__ = ['LAST', 'Network', 'extract_features', 'feature_widths', 'parts_of']
@@ -88,8 +89,9 @@ def extract_features(network: Any, images: Tensor, names: Sequence[str]) -> dict
         found.update({f'stage{i}': stage for i, stage in enumerate(stages, 1)})
         if LAST in names or any(name.startswith(('decode_head.', 'neck.')) for name in dotted):
             neck = getattr(network, 'neck', None)
-            with _without_classifier(network.decode_head, found):
-                network.decode_head(stages if neck is None else neck(stages))
+            head = classifying(network.decode_head)
+            with _without_classifier(head, found):
+                head(stages if neck is None else neck(stages))
     return {name: found[name] for name in names if name in found}
 
 

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 
+from ..backbones.multi_resolution import MultiResolutionBackbone
 from ..data_preprocessor import DOMAINS
 from ..widths import require_stages
 
@@ -42,6 +43,10 @@ def _stages_read_by(head: nn.Module) -> set[int]:
     stages = {index} if isinstance(index, int) else set(index)
     # mmseg's DeepLabV3+ head also reads the first stage, without listing it.
     return stages | {0} if getattr(head, 'c1_bottleneck', None) is not None else stages
+
+
+def _listed(stages: Sequence[Tensor]) -> Features:
+    return stages if isinstance(stages, list) else list(stages)
 
 
 class DualStudent(BaseModule):
@@ -90,11 +95,11 @@ class DualStudent(BaseModule):
             apart = any(m.training for m in backbone.modules() if isinstance(m, _BatchNorm))
             # One batch alone has nothing to join, and in an exported graph its size must not be fixed.
             same_size = len(images) > 1 and len({batch.shape[1:] for batch in images}) == 1
-            if same_size and not apart:
+            if same_size and not apart and not isinstance(backbone, MultiResolutionBackbone):
                 stages = [stage.split([len(b) for b in images]) for stage in backbone(torch.cat(list(images)))]
                 by_student.append([list(features) for features in zip(*stages)])
             else:
-                by_student.append([list(backbone(batch)) for batch in images])
+                by_student.append([_listed(backbone(batch)) for batch in images])
         return list(zip(*by_student))
 
     def decode(self, features: tuple[Features, Features]) -> tuple[Tensor, Tensor]:
