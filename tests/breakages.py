@@ -385,6 +385,38 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
+        f'{MODELS}/decode_heads/hrda_head.py',
+        (f'{MODEL_TESTS}/test_decode_heads/test_hrda_head.py',),
+        (
+            'detail-where-there-is-none',
+            'outside of the part that was seen in detail, the context weighs less, and nothing takes its place',
+            'attention = box.insert(box.crop(attention, 2 * stride), context.shape[-2:], 2 * stride)',
+            'attention = attention.clone()',
+        ),
+        ('windows-summed', 'where windows overlap, the detail outweighs the context', 'total / count', 'total'),
+    ),
+    *_in_file(
+        f'{MODELS}/backbones/multi_resolution.py',
+        (f'{MODEL_TESTS}/test_backbones/test_multi_resolution.py',),
+        (
+            'last-rows-never-in-detail',
+            'the end of each image is never seen in detail, as in the release',
+            '(side - own) // unit + 1',
+            'max((side - own + 1) // unit, 1)',
+        ),
+        (
+            'teacher-sees-one-part',
+            'pseudo-labels have no detail but in one part, drawn at random',
+            'if self.training:  # what',
+            'if True:  # what',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/parts/patch_mask.py',
+        (f'{MODEL_TESTS}/test_parts/test_patch_mask.py',),
+        ('blocks-kept-for-hidden', 'little is hidden where much was to be', 'drawn > self.ratio', 'drawn < self.ratio'),
+    ),
+    *_in_file(
         f'{MODELS}/tta.py',
         (f'{MODEL_TESTS}/test_tta.py',),
         (
@@ -451,6 +483,16 @@ BREAKAGES: list[Breakage] = [
             'with lsgan the logged accuracy says 50 % of a discriminator that is never wrong',
             'if has_labels else 0.0',
             'if False else 0.0',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/head_loss.py',
+        (f'{MODEL_TESTS}/test_decode_heads/test_hrda_head.py',),
+        (
+            'detail-trusts-all-pseudo-labels',
+            'in the detail, pixels count in full that the teacher is not sure of',
+            'weight = None if weight is None else crop(weight)',
+            'weight = None',
         ),
     ),
     *_in_file(

@@ -118,6 +118,11 @@ def plain(*hooks: dict, **adaptor: Any) -> Callable[[Path, Path, Path], Path]:
 
 # The tiny runs have mmseg's classes; those of this project take the same weights.
 EFFICIENT = {'model.backbone.type': 'EfficientMiT', 'model.decode_head.type': 'EfficientSegformerHead'}
+HRDA = {
+    'model.backbone.type': 'MultiResolution', 'model.backbone.base': 'EfficientMiT',
+    'model.decode_head.type': 'HRDAHead', 'model.decode_head.base': 'EfficientSegformerHead',
+    'model.decode_head.attention': dict(channels=4),
+}  # fmt: skip
 # An untrained network passes these here and there: one of six classes has 0.1667 by chance.
 CONFIDENT = {'model.self_training.threshold': 0.168, 'model.self_training.rare_threshold': 0.1675}
 STUDENTS = {'segmentor.backbone.source', 'segmentor.backbone.target', 'segmentor.neck'}
@@ -144,6 +149,9 @@ LEVELS = dict(decode_head=HEAD, auxiliary_head={'backbone', 'auxiliary_head'})
 
 METHODS = {
     'source only': Method(write_source_only, {'decode.loss_ce': {'backbone', 'decode_head'}}, EFFICIENT),
+    'source only hrda': Method(
+        write_source_only, {'decode.loss_seg': {'backbone', 'decode_head'}}, HRDA, exact=False
+    ),  # each process draws a part of the image of its own
     'st_dasegnet decoder_only': Method(write_st_dasegnet, ST_DASEGNET, {**EFFICIENT, **CONFIDENT}),
     'st_dasegnet single_target': Method(
         write_st_dasegnet, ST_DASEGNET, {**EFFICIENT, **CONFIDENT, 'model.self_training.teacher': 'single_target'}
@@ -201,6 +209,12 @@ METHODS = {
         },
         EFFICIENT,
     ),
+    'entropy minimisation hrda': Method(
+        plain(type='EntropyMinimisation', weight=0.1),
+        {loss: {'backbone', 'decode_head'} for loss in ('loss_seg', 'loss_entropy')},
+        {**HRDA, 'model.backbone.stride': 2},
+        exact=False,
+    ),
     'feature regression': Method(
         write_regression_config, {'loss_stage2': {'backbone'}, 'loss_decode_head': {'backbone'}}, EFFICIENT, False
     ),
@@ -212,7 +226,7 @@ METHODS = {
     ),
 }
 #: Those that see a target domain.
-ADAPTING = [name for name in METHODS if name != 'source only']
+ADAPTING = [name for name in METHODS if not name.startswith('source only')]
 
 
 @functools.cache

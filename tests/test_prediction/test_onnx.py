@@ -97,8 +97,17 @@ def test_nothing_is_overwritten_unasked(smallest, tmp_path):
         # PyTorch's prediction pads the image first.
         ({'model.data_preprocessor.test_cfg': dict(size_divisor=64)}, 'with 2 of 97 x 131 px .* differ by'),
         ({'model.decode_head.out_channels': 1, 'model.decode_head.num_classes': 2}, '1 outputs for'),
+        (
+            {
+                'model.backbone.type': 'MultiResolution',
+                'model.backbone.base': 'EfficientMiT',
+                'model.decode_head.type': 'HRDAHead',
+                'model.decode_head.base': 'EfficientSegformerHead',
+            },
+            'several resolutions cannot be exported.*windows',
+        ),
     ],
-    ids=['constant sizes', 'pooling', 'padding', 'one output'],
+    ids=['constant sizes', 'pooling', 'padding', 'one output', 'windows'],
 )
 def test_a_graph_that_is_not_the_model_is_refused(tmp_path, capfd, options, message):
     if 'model.decode_head' in options:
