@@ -209,9 +209,15 @@ METHODS = {
         },
         EFFICIENT,
     ),
-    'entropy minimisation hrda': Method(
-        plain(type='EntropyMinimisation', weight=0.1),
-        {loss: {'backbone', 'decode_head'} for loss in ('loss_seg', 'loss_entropy')},
+    'mic': Method(
+        plain(TEACHER, type='DACS', self_training=dict(threshold=0.3), masked_consistency=dict(block=16)),
+        {**MIXED, 'loss_masked': {'backbone', 'decode_head'}},
+        EFFICIENT,
+        exact=False,  # what is hidden is drawn
+    ),
+    'mic hrda': Method(
+        plain(TEACHER, type='DACS', self_training=dict(threshold=0.3), masked_consistency=dict(block=16)),
+        {**MIXED, 'loss_masked': {'backbone', 'decode_head'}},
         {**HRDA, 'model.backbone.stride': 2},
         exact=False,
     ),

@@ -3,9 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmrs.registry import MODELS
 from mmrs.utils.errors import ConfigError, require_number
@@ -13,6 +11,7 @@ from mmrs.utils.errors import ConfigError, require_number
 from ..losses.head_loss import head_loss
 from ..parts import (
     FeatureDistance,
+    MaskedConsistency,
     PseudoLabel,
     SelfTraining,
     StrongAugmentation,
@@ -39,6 +38,7 @@ class DACS(Adaptor):
         mixing: Options of :func:`draw_classes`.
         augmentation: Options of :class:`StrongAugmentation` of the mixed images; None: they stay as they are.
         feature_distance: Options of :class:`FeatureDistance`; None: the backbone may forget ImageNet.
+        masked_consistency: Options of :class:`MaskedConsistency`; None: without, the published DACS and DAFormer.
         early_backward: Whether gradients of the source are computed before the mixed images pass the student, which
             nearly halves the memory; see :func:`early_backward`.
         **network: As of mmseg's encoder-decoder.
@@ -60,6 +60,7 @@ class DACS(Adaptor):
         mixing: Mapping[str, Any] | None = None,
         augmentation: Mapping[str, Any] | None = None,
         feature_distance: Mapping[str, Any] | None = None,
+        masked_consistency: Mapping[str, Any] | None = None,
         early_backward: bool = True,
         **network: Any,
     ) -> None:
@@ -70,6 +71,7 @@ class DACS(Adaptor):
         options = {**dict(threshold=0.968, rare_threshold=None, buffers='own'), **(self_training or {})}
         self.teacher = SelfTraining(self.taught(), self.num_classes, **options)
         self.augmentation = None if augmentation is None else StrongAugmentation(**augmentation)
+        self.masked_consistency = None if masked_consistency is None else MaskedConsistency(**masked_consistency)
         if augmentation is not None and not hasattr(self.data_preprocessor, 'denormalize'):
             raise ConfigError(
                 f'model.data_preprocessor is a {type(self.data_preprocessor).__name__}, which cannot say the range of '
@@ -80,7 +82,9 @@ class DACS(Adaptor):
             self.feature_distance = FeatureDistance(backbone, bands_of(self), self.num_classes, **feature_distance)
 
     def losses(self, source: Domain, target: Domain) -> dict[str, Tensor]:
-        """``loss_seg``, ``loss_aux`` and ``loss_distance`` on the source, ``loss_mixed``, and ``confident_share``."""
+        """``loss_seg``, ``loss_aux`` and ``loss_distance`` on the source, ``loss_mixed``, ``loss_masked``, and
+        ``confident_share``.
+        """
         stages = self.backbone(source.images)
         losses = self.supervised_losses(self.neck(stages) if self.with_neck else stages, source.labels)
         if self.feature_distance is not None:
@@ -89,17 +93,16 @@ class DACS(Adaptor):
         if self.early_backward:
             losses = early_backward(losses, self.parameters())
         pseudo = self.make_pseudo_label(target)
-        losses['loss_mixed'] = self.mixed_weight * self._mixed_loss(source, target, pseudo)
+        mixed = dict(loss_mixed=self.mixed_weight * self._mixed_loss(source, target, pseudo))
+        if self.masked_consistency is not None:
+            mixed = early_backward(mixed, self.parameters()) if self.early_backward else mixed
+            losses.update(self.masked_consistency.losses(self, target, pseudo))
+        losses.update(mixed)
         return {**losses, 'confident_share': pseudo.confident_share}
 
-    @torch.no_grad()
     def make_pseudo_label(self, target: Domain) -> PseudoLabel:
         """The teacher's labels of target images, with a weight for each pixel."""
-        stages = self.teacher.backbone(target.images)
-        logits = self.teacher.decode_head(self.teacher.neck(stages) if self.with_neck else stages)
-        size = target.images.shape[-2:]
-        logits = F.interpolate(logits, size, mode='bilinear', align_corners=self.align_corners)
-        return self.teacher.pseudo_label(logits, target.valid)
+        return self.teacher.label(target)
 
     def draw_classes(self, labels: Any) -> Tensor:
         """The classes of each source image that are pasted; see :func:`draw_classes`."""

@@ -8,6 +8,7 @@ from .early_backward import early_backward
 from .feature_cache import FeatureCache
 from .feature_distance import FeatureDistance
 from .frozen_copy import FrozenCopy
+from .masked_consistency import MaskedConsistency
 from .patch_mask import PatchMask
 from .self_training import PseudoLabel, SelfTraining, confidence_regularisers, make_pseudo_label
 from .strong_augmentation import StrongAugmentation
@@ -21,6 +22,7 @@ __all__ = [
     'FeatureDistance',
     'FrozenCopy',
     'IASTThresholds',
+    'MaskedConsistency',
     'Mixed',
     'PatchMask',
     'PseudoLabel',

@@ -26,17 +26,20 @@ class PatchMask(nn.Module):
         6 and 7.
     """
 
-    def __init__(self, ratio: float = 0.7, block: int = 64) -> None:
+    def __init__(self, ratio: float = 0.7, block: int = 32) -> None:
         super().__init__()
         require_number('masked_consistency.ratio', ratio, at_least=0, below=1)
         require_number('masked_consistency.block', block, at_least=1)
         self.ratio, self.block = ratio, block
 
     def draw(self, images: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1) for the blocks of images ``(N, C, H, W)``: ``(N, 1, rows, columns)``."""
+        """Uniform numbers in [0, 1) for the blocks of images ``(N, C, H, W)``: ``(N, 1, rows, columns)``.
+
+        They are of torch's generator on the CPU, whose state a checkpoint holds.
+        """
         # Halves are rounded to the even number, as in the published code; an image has one block at least.
         rows, columns = (max(round(side / self.block), 1) for side in images.shape[-2:])
-        return torch.rand(len(images), 1, rows, columns, device=images.device)
+        return torch.rand(len(images), 1, rows, columns).to(images.device, non_blocking=True)
 
     def visible(self, drawn: Tensor, images: Tensor) -> Tensor:
         """``(N, 1, H, W)``, bool: the pixels of images ``(N, C, H, W)`` that stay, by the numbers of :meth:`draw`."""

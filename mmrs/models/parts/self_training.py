@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from mmengine.dist import all_reduce
@@ -15,6 +15,9 @@ from ..binary import two_logits
 from ..losses.class_weight import read_class_weight
 from ..teacher import EMATeacher
 from .class_thresholds import ClassThresholds
+
+if TYPE_CHECKING:
+    from ..adaptors.base import Domain
 
 __all__ = ['PseudoLabel', 'SelfTraining', 'confidence_regularisers', 'make_pseudo_label']
 
@@ -148,6 +151,16 @@ class SelfTraining(EMATeacher):
         self.threshold, self.rare_threshold = threshold, rare_threshold
         self.register_buffer('class_weight', None if weights is None else torch.tensor(weights), persistent=False)
         self.thresholds = None if thresholds is None else MODELS.build({**thresholds, 'num_classes': num_classes})
+
+    @torch.no_grad()
+    def label(self, target: Domain) -> PseudoLabel:
+        """Labels and weights of the pixels of target images, by a teacher that is a whole network."""
+        network: Any = self
+        stages = network.backbone(target.images)
+        logits = network.decode_head(network.neck(stages) if hasattr(self, 'neck') else stages)
+        corners = network.decode_head.align_corners
+        logits = F.interpolate(logits, target.images.shape[-2:], mode='bilinear', align_corners=corners)
+        return self.pseudo_label(logits, target.valid)
 
     @torch.no_grad()
     def pseudo_label(self, logits: Tensor, valid: Tensor | None = None) -> PseudoLabel:

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import torch
+
+from mmrs.utils import ConfigError
+from tests.conformance import Trainer
+
+QUIET = {'model.decode_head.dropout_ratio': 0.0, 'model.backbone.drop_path_rate': 0.0}
+
+
+def test_the_student_learns_the_teachers_view_where_it_sees_little():
+    """By hand: the teacher labels the whole image, in its own colours; hidden blocks are 0 to the student."""
+    trainer = Trainer('mic', {**QUIET, 'model.masked_consistency.augmentation': None})
+    model = trainer.model
+    drawn = torch.rand(2, 1, 4, 4)
+    model.masked_consistency.mask.draw = lambda images: drawn
+    batch = trainer.batch(0, valid='target')
+    found = trainer.losses(batch)
+
+    data = model.data_preprocessor(batch, True)
+    images = data['inputs']['target']
+    valid = np.concatenate([sample.valid_map.data.numpy() for sample in data['data_samples']['target']])
+    hidden = np.kron(drawn[:, 0].numpy() <= 0.7, np.ones((16, 16), bool))
+    masked = images.masked_fill(torch.from_numpy(hidden)[:, None], 0)
+    with torch.no_grad():
+        teacher = model.teacher.decode_head(model.teacher.backbone(images))
+        student = model.decode_head(model.extract_feat(masked))
+
+    def probabilities(logits):
+        logits = torch.nn.functional.interpolate(logits, images.shape[-2:], mode='bilinear').double().numpy()
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        return exponentials / exponentials.sum(1, keepdims=True)
+
+    confidence, label = probabilities(teacher).max(1), probabilities(teacher).argmax(1)
+    share = (confidence >= 0.3)[valid].mean()
+    of_label = np.take_along_axis(probabilities(student), label[:, None], 1)[:, 0]
+    expected = (-np.log(of_label) * share * valid).mean()
+    assert 0.05 < share < 1
+    assert found['loss_masked'].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_it_no_number_is_another():
+    """An option that is off draws nothing, and takes no part in what the others learn."""
+    with_it, without = Trainer('mic', QUIET), Trainer('mic', {**QUIET, 'model.masked_consistency': None})
+    batch = with_it.batch(0)
+    found, plain = with_it.losses(batch), without.losses(batch)
+    assert set(found) - set(plain) == {'loss_masked'}
+    assert all(torch.equal(found[name], plain[name]) for name in ('loss_seg', 'loss_mixed', 'confident_share'))
+
+
+def test_its_weight_is_a_factor_and_nonsense_is_refused():
+    losses = []
+    for weight in (1.0, 0.25):
+        trainer = Trainer('mic', {**QUIET, 'model.masked_consistency.weight': weight})
+        losses.append(trainer.losses(trainer.batch(0))['loss_masked'].item())
+    assert losses[1] == pytest.approx(0.25 * losses[0], rel=1e-6)
+    with pytest.raises(ConfigError, match=r'masked_consistency\.weight'):
+        Trainer('mic', {'model.masked_consistency.weight': -1})
