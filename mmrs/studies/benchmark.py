@@ -30,6 +30,7 @@ from mmrs.install import install
 from mmrs.models.adaptors import Adaptor
 from mmrs.models.backbones.lora import merge_lora
 from mmrs.registry import MODELS
+from mmrs.studies.dacs_release_step import DACSReleaseStep
 from mmrs.studies.release_step import ReleaseStep
 from mmrs.studies.window_benchmark import peak_bytes
 from mmrs.utils.config import load_config, remove_pretrained, require_keys, walk
@@ -132,10 +133,11 @@ class _Subject:
         size = settings.inference_size
         self.images = torch.randn(1, bands, size, size, device=self.device)
         self.iteration = 0
-        self.release_step: ReleaseStep | None = None
+        self.release_step: ReleaseStep | DACSReleaseStep | None = None
         with _no_log():
-            if stock and ReleaseStep.serves(self.model):
-                self.release_step = ReleaseStep(self.model, cfg.optim_wrapper)
+            own = [step for step in (ReleaseStep, DACSReleaseStep) if stock and step.serves(self.model)]
+            if own:
+                self.release_step = own[0](self.model, cfg.optim_wrapper)
             else:
                 self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
 
@@ -237,7 +239,7 @@ def benchmark(
     Args:
         settings: What to measure.
         stock: The second form is built of MMSegmentation's modules with torch's plain optimizers, and an ST-DASegNet
-            trains by :class:`ReleaseStep`.
+            trains by :class:`ReleaseStep`, a DACS by :class:`DACSReleaseStep`.
         against: Dotted keys and values that make the second form out of the configuration.
         networks: Names of networks, for a configuration that is a dict: each is measured in place of its `network`.
 

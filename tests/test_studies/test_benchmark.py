@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
 from mmrs.engine.optimizers import JointOptimWrapperConstructor
@@ -16,6 +17,7 @@ from mmrs.studies.benchmark import (
     format_report,
     stock_config,
 )
+from mmrs.studies.dacs_release_step import DACSReleaseStep
 from mmrs.studies.release_step import ReleaseStep
 from mmrs.utils.errors import ConfigError
 from tests.tiny_runs import REPOSITORY
@@ -83,6 +85,37 @@ def test_release_step_is_the_same_mathematics(config_file, teacher):
         torch.testing.assert_close(parameter, other, rtol=1e-9, atol=1e-11, msg=name)
     for parameter, other in zip(ours.discriminator.parameters(), stock.discriminator.parameters()):
         torch.testing.assert_close(parameter, other, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize('consistency', [None, dict(block=16)])
+def test_the_releases_step_of_mixing_is_the_same_mathematics(config_file, consistency):
+    cfg = BenchmarkSettings(config_file, crop_size=96).load()
+    for key in ('neck', 'discriminator', 'gan_loss', 'self_training'):
+        cfg.model.pop(key)
+    cfg.model.update(type='DACS', self_training=dict(threshold=0.3), augmentation={}, masked_consistency=consistency)
+    cfg.model.decode_head.update(norm_cfg=dict(type='BN'), in_channels=[8, 16, 16, 32])
+    optimizer = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+    ours, stock = MODELS.build(cfg.model).double().train(), MODELS.build(stock_config(cfg).model).double().train()
+    stock.load_state_dict(ours.state_dict())
+    batch = module._random_batch(BenchmarkSettings(config_file, 2, 96), 3, 4, True)
+    step, wrapper = DACSReleaseStep(stock, optimizer), build_optim_wrapper(ours, optimizer)
+    stock.data_preprocessor(copy.deepcopy(batch), True)  # it has seen that images have 8 bits
+    for alpha in (0.0, 0.5):
+        data = ours.data_preprocessor(copy.deepcopy(batch), True)
+        data['inputs'] = {domain: images.double() for domain, images in data['inputs'].items()}
+        ours.update_teacher(alpha)
+        torch.manual_seed(1)
+        losses = ours(**data, mode='loss')
+        total, _ = ours.parse_losses(losses)
+        wrapper.update_params(total)
+
+        stock.data_preprocessor.forward = lambda *_, data=data: data
+        torch.manual_seed(1)
+        for name, value in step(batch, alpha).items():
+            assert losses.pop(name).item() == pytest.approx(value, rel=1e-9), name
+        assert set(losses) == {'confident_share'}
+    for (name, parameter), other in zip(ours.named_parameters(), stock.parameters()):
+        torch.testing.assert_close(parameter, other, rtol=1e-9, atol=1e-11, msg=name)
 
 
 def test_stock_config_replaces_modules_and_optimizers(config_file):
