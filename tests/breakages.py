@@ -236,8 +236,8 @@ BREAKAGES: list[Breakage] = [
         (
             'accuracy-of-the-other-side',
             'a discriminator that is always right is said to be always wrong',
-            'self.real_label_val >= self.fake_label_val',
-            'True',
+            'self.real_label_val < self.fake_label_val',
+            'False',
         ),
     ),
     *_in_file(

@@ -7,7 +7,7 @@ _base_ = '../_base_/default_runtime.py'
 
 adaptor = dict(
     type='OutputSpaceAlignment',
-    # Two levels, as in the paper: auxiliary_head=0.0002 beside it, and an auxiliary head: see ../minent/method.py.
+    # Two levels, as in the paper: `auxiliary_head=0.0002` here, and an auxiliary head as in ../minent/method.py.
     weights=dict(decode_head=0.001),
     discriminator=dict(type='OutputDiscriminator', base_channels=64),
     input_map='softmax',

@@ -8,10 +8,10 @@ _base_ = '../_base_/default_runtime.py'
 
 adaptor = dict(
     type='OutputSpaceAlignment',
-    # Two levels, as in the paper: auxiliary_head=0.0002 beside it, and for a network without such a head
+    # Two levels, as in the paper: an auxiliary head takes part. docs/methods.md has a whole leaf of it:
+    #     weights=dict(decode_head=0.001, auxiliary_head=0.0002),
     #     auxiliary_head=dict(
     #         type='mmseg.FCNHead', in_channels=None, in_index=2, channels=256, num_convs=1, num_classes=None,
-    #         loss_decode=dict(type='PixelMeanCrossEntropyLoss', loss_weight=0.1))
-    # beside `weights`.
+    #         loss_decode=dict(type='PixelMeanCrossEntropyLoss', loss_weight=0.1)),
     weights=dict(decode_head=0.001),
 )

@@ -71,7 +71,8 @@ class GANLoss(nn.Module):
     def looks_real(self, score: Tensor) -> Tensor:
         """For each score whether it is nearer to 'real' than to 'fake'."""
         above = score > self.boundary
-        return above if self.gan_type in _SIGNED or self.real_label_val >= self.fake_label_val else ~above
+        exchanged = self.gan_type in _DISTANCES and self.real_label_val < self.fake_label_val
+        return ~above if exchanged else above
 
     def forward(self, score: Tensor, target_is_real: bool, is_discriminator: bool = False) -> Tensor:
         """Average loss of a score map.
