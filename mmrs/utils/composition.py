@@ -10,8 +10,8 @@ Each axis is a file, and has keys of its own, which nothing but :func:`fold` rea
   with an optimizer of their own; `trains_on`, the domain of whose labels alone it learns; `reference_method`.
 - schedule (`_base_/schedules/NAME.py`): `optim_wrapper` of the whole, and `part_lr`, the rate of such parts.
 
-What a leaf says of `model` and `optim_wrapper` stands, whatever the four say. Any configuration may have `class_prior`,
-which :func:`fold_class_prior` reads last.
+What a leaf says of `model` and `optim_wrapper` stands, whatever the four say. Any configuration may have `class_prior`
+and `rare_class_sampling`, which :func:`fold_class_prior` and :func:`fold_rare_classes` read last.
 """
 
 from __future__ import annotations
@@ -29,7 +29,16 @@ from mmengine.config import Config, ConfigDict
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, require, require_one_of
 
-__all__ = ['FOLDED', 'SHARED', 'compose', 'fold', 'fold_class_prior', 'is_method', 'is_prior_neutral']
+__all__ = [
+    'FOLDED',
+    'SHARED',
+    'compose',
+    'fold',
+    'fold_class_prior',
+    'fold_rare_classes',
+    'is_method',
+    'is_prior_neutral',
+]
 
 #: The keys of the axes, and what they become.
 FOLDED = {
@@ -122,7 +131,7 @@ def fold(config: Config) -> None:
         return
     if is_method(config):
         raise ConfigError(f'config {config.filename} is a method alone: it needs a task and a network')
-    _require_spelt(config, config.keys(), FOLDED.keys() | {'class_prior'})
+    _require_spelt(config, config.keys(), FOLDED.keys() | {'class_prior', 'rare_class_sampling'})
     given = {key: config.pop(key, None) for key in FOLDED}
     task = given['task'] or {}
     asked = {'num_classes', 'data_preprocessor', 'source_labels', 'target_labels'}
@@ -151,6 +160,37 @@ def fold_class_prior(config: Config) -> None:
             if not head.get('loss_decode'):
                 raise ConfigError(f'config {config.filename}: class_prior is set, but model.{key} has no loss_decode')
     _put_around(model, dict(prior), config.filename)
+
+
+def fold_rare_classes(config: Config) -> None:
+    """Let the training loader draw images and crops of the source by the key `rare_class_sampling`, if any, in place.
+
+    Its values are those of `RareClassSampling`, and None stands for no such sampling. A crop is to show half of the
+    pixels that an image needs.
+
+    Raises:
+        ConfigError: It is no dict; there is no training data set that it could be of, or one that cannot be drawn from.
+    """
+    if (settings := config.pop('rare_class_sampling', None)) is None:
+        return
+    name = f'config {config.filename}: rare_class_sampling'
+    require(isinstance(settings, Mapping), name, settings, 'dict(temperature=..., min_pixels=...)')
+    loader = config.get('train_dataloader') or {}
+    dataset = loader.get('dataset') or {}
+    source = dataset.get('source', dataset)
+    kind = source.get('type')
+    if not hasattr(DATASETS.get(kind) if isinstance(kind, str) else kind, 'rare_classes'):
+        raise ConfigError(
+            f'{name} is set, but the source of train_dataloader is {kind}, of which images cannot be drawn by their '
+            'classes: set rare_class_sampling=None'
+        )
+    source['rare_class_sampling'] = dict(settings)
+    loader['sampler'] = dict(type='RareClassSampler')
+    pixels = settings.get('min_pixels', 3000) // 2
+    source['pipeline'] = [
+        {**step, 'type': 'RareClassCrop', 'min_pixels': pixels} if step.get('type') == 'RandomCrop' else step
+        for step in source.get('pipeline') or ()
+    ]
 
 
 def is_prior_neutral(loss: Mapping[str, Any]) -> bool:

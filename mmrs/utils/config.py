@@ -22,7 +22,7 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 
 import mmrs.registry
-from mmrs.utils.composition import FOLDED, compose, fold, fold_class_prior, is_method
+from mmrs.utils.composition import FOLDED, compose, fold, fold_class_prior, fold_rare_classes, is_method
 from mmrs.utils.errors import ConfigError
 
 __all__ = [
@@ -73,6 +73,7 @@ def load_config(
         fold(config)
         name_types(config)
         fold_class_prior(config)
+        fold_rare_classes(config)
         return config
     if isinstance(config, Mapping):
         if 'config' not in config or (set(config) - {'config', *axes}):
@@ -109,6 +110,7 @@ def load_config(
     if options:
         merge_options(config, options)
     fold_class_prior(config)
+    fold_rare_classes(config)
     return config
 
 
@@ -161,7 +163,7 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
             raise ConfigError(f'--cfg-options {key}: {{{{ is for configuration files, where it stands for other text')
         for name in (name for _, node in walk(value) for name in node if repr(name) != f"'{name}'"):
             raise ConfigError(f'--cfg-options {key}: the key {name!r} was found; text without quotes was expected')
-    top_level = {*inspect.signature(Runner.__init__).parameters, 'class_prior'} - {'self', 'cfg'}
+    top_level = {*inspect.signature(Runner.__init__).parameters, 'class_prior', 'rare_class_sampling'} - {'self', 'cfg'}
     for key in options:
         node: Any = config
         parts = key.split('.')

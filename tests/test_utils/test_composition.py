@@ -277,3 +277,35 @@ def test_the_reference_of_a_composition_has_its_axes():
     with pytest.raises(ConfigError, match=r"'net': 'x'"):
         load_config(dict(config='a.py', net='x'))
     assert 'SegmentationClass' in reference.train_dataloader.dataset.data_prefix.seg_map_path
+
+
+# Rare-class sampling -------------------------------------------------------------------------------------------------
+
+
+def test_a_method_samples_rare_classes_of_any_task():
+    for task, crop in (('potsdam2vaihingen', 384), ('trial_gid5', 192)):
+        cfg = compose('daformer', task=task, network='segformer_r18')
+        loader = cfg.train_dataloader
+        assert loader.sampler == dict(type='RareClassSampler')
+        assert loader.dataset.source.rare_class_sampling == dict(min_pixels=3000)
+        (found,) = [step for step in loader.dataset.source.pipeline if 'Crop' in step.type]
+        expected = dict(type='RareClassCrop', crop_size=(crop, crop), cat_max_ratio=0.75, min_pixels=1500)
+        assert {**found, 'crop_size': tuple(found.crop_size)} == expected
+        assert 'RareClass' not in str(loader.dataset.target)
+        assert 'rare_class_sampling' not in cfg
+
+
+def test_rare_classes_are_an_option():
+    axes = dict(task='dubai', network='segformer_r18')
+    cfg = compose('daformer', options={'rare_class_sampling': None}, **axes)
+    assert cfg.train_dataloader == compose('dacs', **axes).train_dataloader
+    cfg = compose('dacs', options={'rare_class_sampling.temperature': 0.5}, **axes)
+    assert cfg.train_dataloader.dataset.source.rare_class_sampling == dict(temperature=0.5)
+
+
+def test_rare_classes_of_what_cannot_be_drawn_from(leaf):
+    text = "train_dataloader = dict(dataset=dict(source=dict(_delete_=True, type='ConcatDataset', datasets=[])))"
+    with pytest.raises(ConfigError, match=r'rare_class_sampling is set.*ConcatDataset'):
+        leaf(text, method='daformer')
+    with pytest.raises(ConfigError, match='rare_class_sampling is 3'):
+        leaf('rare_class_sampling = 3', method='dacs')
