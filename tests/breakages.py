@@ -599,6 +599,81 @@ BREAKAGES: list[Breakage] = [
         'mmrs/datasets/samplers/rare_class.py',
         ('tests/test_datasets/test_rare_class.py',),
         ('rare-classes-avoided', 'the most frequent class is drawn', 'exponent = (1 - share)', 'exponent = share'),
+        (
+            'few-classes-at-the-published-temperature',
+            'of six classes the rarest is drawn 96 times out of 100',
+            'temperature = 0.1 if len(classes) < _FEW else 0.01',
+            'temperature = 0.01',
+        ),
+    ),
+    # Self-training on mixed images
+    *_in_file(
+        f'{MODELS}/adaptors/dacs.py',
+        (f'{MODEL_TESTS}/test_adaptors/test_dacs.py',),
+        (
+            'prior-on-the-whole-mixed-image',
+            'prior-neutral training changes the loss on the pseudo-labels of a mixed image, too',
+            'from_source=mixed.from_source',
+            'from_source=True',
+        ),
+        (
+            'mixed-weights-dropped',
+            'whether the teacher is sure of a pixel makes no difference',
+            'mixed.label, mixed.weight, terms',
+            'mixed.label, None, terms',
+        ),
+        (
+            'student-teaches-itself',
+            'pseudo-labels are what the student predicts at this moment',
+            'stages = self.teacher.backbone(target.images)',
+            'stages = self.backbone(target.images)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/parts/class_mix.py',
+        (f'{MODEL_TESTS}/test_parts/test_class_mix.py',),
+        (
+            'ignored-pixels-pasted',
+            'half of what is pasted may have no label, and hides pixels of the target that have one',
+            'shown[:, ignore_index] = False',
+            'pass',
+        ),
+        (
+            'pasted-at-the-teachers-weight',
+            'labels of pasted pixels count as little as the pseudo-labels below them',
+            'pseudo.weight.masked_fill(pasted, 1)',
+            'pseudo.weight',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/parts/strong_augmentation.py',
+        (f'{MODEL_TESTS}/test_parts/test_strong_augmentation.py',),
+        (
+            'brightness-multiplied',
+            'dark images hardly change: it is what newer versions of the library do that the releases used',
+            'images + (own[change][:, None] - 1)',
+            'images * own[change][:, None]',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/parts/early_backward.py',
+        (f'{MODEL_TESTS}/test_parts/test_early_backward.py',),
+        (
+            'early-gradients-unscaled',
+            'with accumulated gradients the source counts several times as much as the target',
+            'gradient * incoming for',
+            'gradient.clone() for',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/parts/feature_distance.py',
+        (f'{MODEL_TESTS}/test_parts/test_feature_distance.py',),
+        (
+            'distance-of-no-cell',
+            'the loss is no number where a batch shows none of the classes, and no step is taken',
+            'mask.sum().clamp(min=1)',
+            'mask.sum()',
+        ),
     ),
     *_in_file(
         'configs/_base_/schedules/adamw_40k.py',
