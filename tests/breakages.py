@@ -417,6 +417,17 @@ BREAKAGES: list[Breakage] = [
         ('blocks-kept-for-hidden', 'little is hidden where much was to be', 'drawn > self.ratio', 'drawn < self.ratio'),
     ),
     *_in_file(
+        f'{MODELS}/parts/masked_consistency.py',
+        (f'{MODEL_TESTS}/test_adaptors/test_mic.py',),
+        ('nothing-hidden', 'the student sees all that the teacher sees', 'self.mask(images)', 'images'),
+        (
+            'masked-weights-dropped',
+            'what has no data, and what the teacher is not sure of, counts in full behind the blocks',
+            'pseudo.label, pseudo.weight, terms',
+            'pseudo.label, None, terms',
+        ),
+    ),
+    *_in_file(
         f'{MODELS}/tta.py',
         (f'{MODEL_TESTS}/test_tta.py',),
         (

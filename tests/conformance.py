@@ -160,6 +160,24 @@ METHODS = {
     'st_dasegnet lora': Method(
         on_network('lora', LORA), ST_DASEGNET, {**CONFIDENT, 'model.self_training.teacher': 'single_target'}
     ),
+    'st_dasegnet mixed masked': Method(
+        write_st_dasegnet,
+        {
+            **ST_DASEGNET,
+            **{
+                f'{loss}2{domain[0]}': {*STUDENTS, f'segmentor.decode_head.{domain}'}
+                for loss in ('loss_mixed_m', 'loss_masked_t')
+                for domain in ('source', 'target')
+            },
+        },
+        {
+            **EFFICIENT,
+            **CONFIDENT,
+            'model.masked_consistency': dict(block=16),
+            'model.mixing': dict(augmentation=dict(jitter=0.2)),
+        },
+        exact=False,
+    ),
     'minent': Method(
         plain(type='OutputSpaceAlignment', weights=dict(decode_head=0.5)),
         {'loss_seg': HEAD, 'loss_entropy_decode_head': HEAD},

@@ -25,8 +25,8 @@ from mmrs.registry import MODELS
 from tests.recordings import Comparison, enlarged, relative, two_domain_batch, unpack
 
 # Losses and sums relative, gradients to the tensor's largest magnitude, logits and parameters absolute, labels as the
-# share of pixels that differ. `tied` are losses on pseudo-labels in a step in which the logits of two classes are closer
-# than their tolerance at some pixel: its label may be either.
+# share of pixels that differ. `tied` are losses on pseudo-labels of a step in which two classes' logits at some pixel
+# are closer than the tolerance of logits: its label may be either.
 TOLERANCES = dict(
     losses=2e-6, tied=2e-5, labels=0, mixed=2e-6, logits=2e-5, gradients=1e-4, parameters=2e-6, teacher=2e-6
 )

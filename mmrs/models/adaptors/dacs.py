@@ -72,10 +72,11 @@ class DACS(Adaptor):
         self.teacher = SelfTraining(self.taught(), self.num_classes, **options)
         self.augmentation = None if augmentation is None else StrongAugmentation(**augmentation)
         self.masked_consistency = None if masked_consistency is None else MaskedConsistency(**masked_consistency)
-        if augmentation is not None and not hasattr(self.data_preprocessor, 'denormalize'):
+        changed = augmentation is not None or masked_consistency is not None
+        if changed and not hasattr(self.data_preprocessor, 'denormalize'):
             raise ConfigError(
                 f'model.data_preprocessor is a {type(self.data_preprocessor).__name__}, which cannot say the range of '
-                'values that model.augmentation changes: use a DomainAdaptationDataPreprocessor'
+                'values that augmentation changes: use a DomainAdaptationDataPreprocessor'
             )
         self.feature_distance = None
         if feature_distance is not None:

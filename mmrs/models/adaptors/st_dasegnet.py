@@ -14,7 +14,15 @@ from mmrs.utils import ConfigError
 
 from ..data_preprocessor import DOMAINS
 from ..losses.head_loss import head_loss
-from ..parts import Adversary, PseudoLabel, SelfTraining
+from ..parts import (
+    Adversary,
+    MaskedConsistency,
+    PseudoLabel,
+    SelfTraining,
+    StrongAugmentation,
+    class_mix,
+    draw_classes,
+)
 from ..segmentors.dual_student import DualStudent, Features, per_domain
 from ..teacher import borrowed_as_teacher
 from .base import Adaptor, Domain
@@ -50,6 +58,10 @@ class STDASegNet(Adaptor):
             - ``weight``: Factor on the pseudo-label losses.
             - ``threshold``, ``rare_threshold``, ``class_weight``, ``batch_statistics``, ``buffers``, ``thresholds``:
               See :class:`SelfTraining`.
+        masked_consistency: Options of :class:`MaskedConsistency`, on the pseudo-labels; None, as published: without.
+        mixing: Pastes classes of the source on target images and learns both, labels and pseudo-labels; None, as
+            published: without; else a dict with ``weight``, a factor on that loss, ``augmentation``, options of
+            :class:`StrongAugmentation`, and options of :func:`draw_classes`.
         train_cfg: Unused; kept for mmseg's tools.
         test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=..., stride=...)``.
         data_preprocessor: Config of the :class:`DomainAdaptationDataPreprocessor`.
@@ -75,6 +87,8 @@ class STDASegNet(Adaptor):
         discriminator: dict | None = None,
         gan_loss: dict | None = None,
         self_training: dict | None = None,
+        masked_consistency: dict | None = None,
+        mixing: dict | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
@@ -97,6 +111,19 @@ class STDASegNet(Adaptor):
         self.teacher = None
         if self_training is not None:
             self._init_self_training(**self_training)
+        self.masked_consistency: MaskedConsistency | None = None
+        for name, options in (('masked_consistency', masked_consistency), ('mixing', mixing)):
+            if options is not None and self.teacher is None:
+                raise ConfigError(f'model.{name} is set, but model.self_training is None: there are no pseudo-labels')
+        if masked_consistency is not None:
+            self.masked_consistency = MaskedConsistency(**masked_consistency)
+        self.mixing = None if mixing is None else dict(mixing)
+        self.mixed_weight = 1.0
+        self.augmentation: StrongAugmentation | None = None
+        if self.mixing is not None:
+            self.mixed_weight = self.mixing.pop('weight', 1.0)
+            augmentation = self.mixing.pop('augmentation', None)
+            self.augmentation = None if augmentation is None else StrongAugmentation(**augmentation)
 
     def _init_self_training(self, teacher: str = 'decoder_only', weight: float = 0.25, **options: Any) -> None:
         if teacher not in ('decoder_only', 'single_target'):
@@ -151,9 +178,10 @@ class STDASegNet(Adaptor):
 
         In ``x2y`` x is the domain of the image and y the student: ``loss_seg_s2s``, ``loss_seg_s2t`` (source labels),
         ``loss_aux_s2s``, ``loss_aux_s2t`` (auxiliary heads, where there are any), ``loss_pseudo_t2s``,
-        ``loss_pseudo_t2t`` (pseudo-labels), ``loss_adv_t2s``, ``loss_adv_s2t`` (generators),
-        ``loss_disc_{source,target}_{real,fake}``, ``confident_share`` (target pixels over the threshold) and
-        ``disc_accuracy_{source,target}``.
+        ``loss_pseudo_t2t`` (pseudo-labels), ``loss_mixed_m2s``, ``loss_mixed_m2t`` (images of both domains, mixed),
+        ``loss_masked_t2s``, ``loss_masked_t2t`` (images with hidden blocks), ``loss_adv_t2s``, ``loss_adv_s2t``
+        (generators), ``loss_disc_{source,target}_{real,fake}``, ``confident_share`` (target pixels over the threshold)
+        and ``disc_accuracy_{source,target}``.
         """
         domains = [source] if target is None else [source, target]
         features = self.segmentor.extract([domain.images for domain in domains])
@@ -161,7 +189,7 @@ class STDASegNet(Adaptor):
         losses = self._segmentation_losses('loss_seg_s2', self.segmentor.neck(*features[0]), labels)
         losses.update(self._auxiliary_losses(features[0], labels))
         if self.teacher is not None:
-            losses.update(self._self_training_losses(domains[1], features[1]))
+            losses.update(self._self_training_losses(source, domains[1], features[1]))
         if self.discriminator is not None:
             # For either student, the images of its own domain are real and those of the other one fake.
             for i, generator in enumerate(('loss_adv_t2s', 'loss_adv_s2t')):
@@ -171,13 +199,18 @@ class STDASegNet(Adaptor):
         return losses
 
     def _segmentation_losses(
-        self, prefix: str, features: tuple[Features, Features], label: Tensor, weight: Tensor | None = None
+        self,
+        prefix: str,
+        features: tuple[Features, Features],
+        label: Tensor,
+        weight: Tensor | None = None,
+        from_source: Tensor | bool = True,
     ) -> dict[str, Tensor]:
         """The loss of either head on labels, or on pseudo-labels with the weight of each pixel."""
         terms = [None, None] if weight is None else self.pseudo_terms
         heads = zip('st', self.heads, self.segmentor.decode(features), terms)
         return {
-            prefix + student: head_loss(head, logits, label, weight, chosen, from_source=weight is None)
+            prefix + student: head_loss(head, logits, label, weight, chosen, from_source)
             for student, head, logits, chosen in heads
         }
 
@@ -190,12 +223,31 @@ class STDASegNet(Adaptor):
                 losses[name] = losses[name] + loss if name in losses else loss
         return losses
 
-    def _self_training_losses(self, target: Domain, features: tuple[Features, Features]) -> dict[str, Tensor]:
+    def _self_training_losses(
+        self, source: Domain, target: Domain, features: tuple[Features, Features]
+    ) -> dict[str, Tensor]:
         disentangled = self.segmentor.neck(*features)
         pseudo = self.make_pseudo_label(target.images, features, disentangled, target.valid)
-        losses = self._segmentation_losses('loss_pseudo_t2', disentangled, pseudo.label, pseudo.weight)
+        losses = self._segmentation_losses('loss_pseudo_t2', disentangled, pseudo.label, pseudo.weight, False)
         losses = {name: self.pseudo_weight * value for name, value in losses.items()}
+        if self.mixing is not None:
+            given: Any = source.labels
+            head: Any = self.decode_head
+            chosen = draw_classes(given, ignore_index=head.ignore_index, **self.mixing)
+            images, *labels = class_mix(source, target, pseudo, chosen)
+            if self.augmentation is not None:
+                images = self.augmentation(images, self.data_preprocessor, 'target')
+            losses.update(self._further_losses('loss_mixed_m2', images, labels, self.mixed_weight))
+        if self.masked_consistency is not None:
+            images = self.masked_consistency(target.images, self.data_preprocessor)
+            known = pseudo.label, pseudo.weight, False
+            losses.update(self._further_losses('loss_masked_t2', images, known, self.masked_consistency.weight))
         return {**losses, 'confident_share': pseudo.confident_share}
+
+    def _further_losses(self, prefix: str, images: Tensor, labels: Sequence[Any], weight: float) -> dict[str, Tensor]:
+        """The losses of either head on images that are made of others, with arguments of the loss behind the logits."""
+        features = self.extract_feat(images)
+        return {name: weight * value for name, value in self._segmentation_losses(prefix, features, *labels).items()}
 
     @torch.no_grad()
     def make_pseudo_label(

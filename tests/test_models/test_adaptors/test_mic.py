@@ -75,3 +75,31 @@ def test_its_weight_is_a_factor_and_nonsense_is_refused():
     assert losses[1] == pytest.approx(0.25 * losses[0], rel=1e-6)
     with pytest.raises(ConfigError, match=r'masked_consistency\.weight'):
         Trainer('mic', {'model.masked_consistency.weight': -1})
+
+
+def test_both_students_of_st_dasegnet_learn_the_pseudo_labels_of_the_whole_image():
+    """With nothing hidden, no colour changed and all classes pasted, losses are those that there are already."""
+    options = {
+        **QUIET,
+        'model.masked_consistency': dict(ratio=0.0, block=16, augmentation=None, weight=0.5),
+        'model.mixing': dict(share=1.0, weight=2.0, augmentation=None),
+        'model.self_training.weight': 0.25,
+    }
+    trainer = Trainer('st_dasegnet mixed masked', options)
+    batch = trainer.batch(0)
+    for sample in batch['source']['data_samples']:
+        sample.gt_sem_seg.data[sample.gt_sem_seg.data == 255] = 3
+    found = trainer.losses(batch)
+    for student in 'st':
+        assert found[f'loss_masked_t2{student}'].item() == pytest.approx(
+            2 * found[f'loss_pseudo_t2{student}'].item(), rel=1e-5
+        )
+        assert found[f'loss_mixed_m2{student}'].item() == pytest.approx(
+            2 * found[f'loss_seg_s2{student}'].item(), rel=1e-5
+        )
+
+
+@pytest.mark.parametrize(('name', 'other'), [('masked_consistency', 'mixing'), ('mixing', 'masked_consistency')])
+def test_without_pseudo_labels_there_is_nothing_to_learn(name, other):
+    with pytest.raises(ConfigError, match=rf'model\.{name}.*self_training'):
+        Trainer('st_dasegnet mixed masked', {'model.self_training': None, f'model.{other}': None})
