@@ -119,8 +119,8 @@ BREAKAGES: list[Breakage] = [
         (
             'pseudo-labels-under-the-sources-shares',
             'prior-neutral training changes the loss on pseudo-labels, too',
-            'from_source=weight is None',
-            'from_source=True',
+            'disentangled, pseudo.label, pseudo.weight, False',
+            'disentangled, pseudo.label, pseudo.weight, True',
         ),
         (
             'auxiliary-heads-exchanged',
@@ -632,12 +632,6 @@ BREAKAGES: list[Breakage] = [
             'whether the teacher is sure of a pixel makes no difference',
             'mixed.label, mixed.weight, terms',
             'mixed.label, None, terms',
-        ),
-        (
-            'student-teaches-itself',
-            'pseudo-labels are what the student predicts at this moment',
-            'stages = self.teacher.backbone(target.images)',
-            'stages = self.backbone(target.images)',
         ),
     ),
     *_in_file(
