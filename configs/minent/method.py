@@ -1,7 +1,7 @@
 """MinEnt (arXiv 1811.12833) on any network: predictions on the target learn to be sure.
 
-Start from source-trained weights, `--cfg-options load_from=work_dirs/SOURCE_ONLY/iter_N.pth`: whatever an untrained
-network is a little surer of becomes the whole map. The same happens with large weights; 0.001 is much already.
+Start from source-trained weights, `--cfg-options load_from=work_dirs/SOURCE_ONLY/iter_N.pth`, and keep the weight at
+0.001 or below: any map without doubt has no entropy, also one of the largest classes alone.
 """
 
 _base_ = '../_base_/default_runtime.py'
