@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import multiprocessing
 import statistics
@@ -104,7 +105,7 @@ class Measurement:
 
 def stock_config(cfg: Config) -> Config:
     """The same model of MMSegmentation's own modules, with torch's plain optimizers."""
-    cfg = Config(cfg.to_dict(), filename=cfg.filename)
+    cfg = copy.deepcopy(cfg)
     for _, node in list(walk(cfg.model)):
         name = str(node.get('type', '')).removeprefix('mmrs.')
         if name in STOCK_TYPES:

@@ -132,6 +132,10 @@ def test_stock_config_replaces_modules_and_optimizers(config_file):
     for ours, other in module.STOCK_TYPES.items():
         assert issubclass(MODELS.get(ours), MODELS.get(other))
     assert set(MODELS.build(stock.model).state_dict()) == set(MODELS.build(cfg.model).state_dict())
+    # A composition is no file.
+    method = REPOSITORY / 'configs' / 'dacs' / 'method.py'
+    composed = BenchmarkSettings(dict(config=str(method), task='dubai', network='segformer_mit-b0')).load()
+    assert stock_config(composed).model.decode_head.type == 'mmseg.SegformerHead'
 
 
 def test_measures_both_forms(config_file):
