@@ -197,6 +197,17 @@ METHODS = {
         },
         EFFICIENT,
     ),
+    'minent mic hrda': Method(
+        plain(
+            TEACHER,
+            type='OutputSpaceAlignment',
+            weights=dict(decode_head=0.5),
+            masked_consistency=dict(block=16, self_training=dict(threshold=0.3)),
+        ),
+        {'loss_seg': HEAD, 'loss_entropy_decode_head': HEAD, 'loss_masked': HEAD},
+        {**HRDA, 'model.backbone.stride': 2},
+        exact=False,
+    ),
     'advent two levels': Method(
         plain(**ALIGNED, weights=dict(decode_head=0.5, auxiliary_head=0.5), auxiliary_head=AUXILIARY),
         {

@@ -11,7 +11,7 @@ from mmrs.utils.errors import ConfigError, require_number
 
 from ..losses.head_loss import head_loss
 from ..losses.probing import loss_terms
-from ..parts import Adversary, self_information
+from ..parts import Adversary, MaskedConsistency, SelfTraining, self_information
 from .base import Adaptor, Domain
 
 #: Names of the losses on labels, by the head.
@@ -36,6 +36,8 @@ class OutputSpaceAlignment(Adaptor):
         gan_loss: Config of the :class:`GANLoss`, in which the source is real; `weights` multiply its `loss_weight`.
             None: as published, binary cross entropy with 0 for the source and 1 for the target, and for the
             discriminator the mean over both.
+        masked_consistency: Options of :class:`MaskedConsistency`, and as `self_training` those of its teacher, which
+            the `TeacherEMAHook` moves; None: without.
         **network: As of mmseg's encoder-decoder, with one auxiliary head at most.
 
     Raises:
@@ -51,6 +53,7 @@ class OutputSpaceAlignment(Adaptor):
         discriminator: dict | None = None,
         input_map: str = 'self_information',
         gan_loss: dict | None = None,
+        masked_consistency: Mapping[str, Any] | None = None,
         **network: Any,
     ) -> None:
         super().__init__(**network)
@@ -61,6 +64,12 @@ class OutputSpaceAlignment(Adaptor):
             own = {**discriminator, 'in_channels': self.num_classes}
             published = dict(type='GANLoss', real_label_val=0.0, fake_label_val=1.0, discriminator_weight=0.5)
             self.discriminator = Adversary(dict.fromkeys(self.weights, own), gan_loss or published, input_map)
+        self.masked_consistency: MaskedConsistency | None = None
+        if masked_consistency is not None:
+            own = dict(masked_consistency)
+            teacher = dict(threshold=0.968, rare_threshold=None, buffers='own') | own.pop('self_training', {})
+            self.teacher = SelfTraining(self.taught(), self.num_classes, **teacher)
+            self.masked_consistency = MaskedConsistency(**own)
 
     def _check_heads(self, weights: Mapping[str, float]) -> None:
         auxiliary: Any = self.auxiliary_head if self.with_auxiliary_head else None
@@ -82,7 +91,8 @@ class OutputSpaceAlignment(Adaptor):
 
     def losses(self, source: Domain, target: Domain) -> dict[str, Tensor]:
         """``loss_seg`` and ``loss_aux`` on the labels of the source, and for each aligned head either
-        ``loss_entropy_HEAD`` and its unweighted ``share_entropy_HEAD``, or what :meth:`Adversary.losses` returns.
+        ``loss_entropy_HEAD`` and its unweighted ``share_entropy_HEAD``, or what :meth:`Adversary.losses` returns; and
+        those of :class:`MaskedConsistency`.
         """
         labels: Any = source.labels
         features = [self.extract_feat(domain.images) for domain in (source, target)]
@@ -100,6 +110,8 @@ class OutputSpaceAlignment(Adaptor):
                     on_source = _of_images(head, logits.detach(), source)
                     told = self.discriminator.losses(name, on_source, on_target)
                     losses.update(told, **{f'loss_adv_{name}': self.weights[name] * told[f'loss_adv_{name}']})
+        if self.masked_consistency is not None:
+            losses.update(self.masked_consistency.losses(self, target))
         return losses
 
     def _entropy(self, name: str, logits: Tensor, target: Domain) -> dict[str, Tensor]:

@@ -63,15 +63,17 @@ class MaskedConsistency(nn.Module):
             images = self.augmentation(images, preprocessor, 'target')
         return self.mask(images)
 
-    def losses(self, model: Any, target: Domain, pseudo: PseudoLabel) -> dict[str, Tensor]:
-        """``loss_masked`` of an adaptor that is one network.
+    def losses(self, model: Any, target: Domain, pseudo: PseudoLabel | None = None) -> dict[str, Tensor]:
+        """``loss_masked`` of an adaptor that is one network, and ``confident_share``.
 
         Args:
             model: The adaptor.
             target: The images that its teacher has seen.
-            pseudo: What the teacher has seen in them; what has no data weighs nothing.
+            pseudo: What the teacher has seen in them; what has no data weighs nothing. None: it has yet to look.
         """
+        if pseudo is None:
+            pseudo = model.teacher.label(target)
         features = model.extract_feat(self(target.images, model.data_preprocessor))
         (terms,), head = model.pseudo_terms, model.decode_head
         loss = head_loss(head, head(features), pseudo.label, pseudo.weight, terms, from_source=False)
-        return dict(loss_masked=self.weight * loss)
+        return dict(loss_masked=self.weight * loss, confident_share=pseudo.confident_share)
