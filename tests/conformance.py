@@ -219,12 +219,12 @@ METHODS = {
         EFFICIENT,
     ),
     'dacs': Method(
-        plain(TEACHER, type='DACS', self_training=dict(threshold=0.3), augmentation=dict(jitter=0.25)),
+        plain(TEACHER, type='DACS', self_training=dict(threshold=0.3), mixing=dict(augmentation=dict(jitter=0.25))),
         MIXED,
         EFFICIENT,
     ),
     'daformer': Method(
-        plain(TEACHER, type='DACS', self_training=dict(threshold=0.3), augmentation=dict(jitter=0.25)),
+        plain(TEACHER, type='DACS', self_training=dict(threshold=0.3), mixing=dict(augmentation=dict(jitter=0.25))),
         MIXED,
         {**EFFICIENT, 'model.decode_head': dict(type='DAFormerHead', embed_dims=4), 'model.early_backward': False},
     ),
@@ -518,7 +518,7 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     'st_dasegnet single target': ('st_dasegnet single_target', SURE),
     # All classes are pasted, so that nothing is drawn, and where there are none the target shows.
     **{
-        method: (method, {**WEIGHTED, 'model.mixing': dict(share=1.0), 'model.augmentation': None})
+        method: (method, {**WEIGHTED, 'model.mixing': dict(share=1.0)})
         for method in ('dacs', 'daformer')
     },
     'feature regression smooth_l1': ('feature regression', {}),

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from mmengine.config import ConfigDict
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmrs.engine.hooks import TeacherEMAHook
-from mmrs.models.adaptors import dacs
 from mmrs.registry import MODELS
 from tests.recordings import Comparison, enlarged, relative, two_domain_batch, unpack
 
@@ -133,8 +131,8 @@ class Watched:
         self.valid: Tensor | None = None
         self.logits = self.pseudo = self.mixed = None
         self._rows, self._label = (config['ignore_top'], config['ignore_bottom']), model.teacher.pseudo_label
-        self._mix = dacs.class_mix
-        model.draw_classes, model.teacher.pseudo_label = self.draw_classes, self.pseudo_label
+        model.mixing.draw, model.teacher.pseudo_label = self.draw_classes, self.pseudo_label
+        model.mixing.register_forward_hook(lambda _module, _inputs, mixed: setattr(self, 'mixed', mixed))
         model.backbone.draw = self.draw_offset
         if model.masked_consistency is not None:
             model.masked_consistency.mask.draw = lambda images: next(self._masks)
@@ -150,7 +148,7 @@ class Watched:
         assert low <= drawn < high <= number
         return drawn
 
-    def draw_classes(self, labels: Tensor) -> Tensor:
+    def draw_classes(self, labels: Tensor, ignore_index: int) -> Tensor:
         """The recorded choice, as a table of values."""
         union = torch.tensor(self.step['union_of_batch'])
         return torch.stack([torch.isin(torch.arange(256), union[chosen]) for _, chosen in self.step['choice']])
@@ -166,11 +164,6 @@ class Watched:
             weight *= self.valid[:, 0]
         self.pseudo = pseudo._replace(weight=weight)
         return self.pseudo
-
-    def class_mix(self, *args: Any) -> Any:
-        """As it is."""
-        self.mixed = self._mix(*args)
-        return self.mixed
 
 
 def compare_step(log: dict[str, Tensor], seen: Any, expected: dict, i: int, result: Comparison) -> None:
@@ -230,18 +223,17 @@ def compare(recorded: dict, folder: Path, **options: Any) -> Comparison:
         step(**kwargs)
 
     wrapper.step = recording_step
-    with mock.patch.object(dacs, 'class_mix', seen.class_mix):
-        for i, (expected, batch) in enumerate(zip(recorded['iterations'], batches(inputs))):
-            seen.begin(expected, enlarged(inputs['valid_u8'][i], inputs['repeat']) if 'valid_u8' in inputs else None)
-            hook.before_train_iter(SimpleNamespace(iter=i, model=model), i, batch)  # type: ignore[arg-type]
-            log = {name: value.detach() for name, value in model.train_step(batch, wrapper).items()}
-            compare_step(log, seen, expected, i, result)
-            for name, value in unpack(expected['grads'] or {}).items():
-                if name not in noisy:
-                    result.add('gradients', relative(gradients[name], value, 1e-12), name)
-            for name, norm in (expected['grad_norms'] or {}).items():
-                if name not in noisy:
-                    result.add('gradients', relative(gradients[name].norm(), norm, 1e-12), f'norm of {name}')
+    for i, (expected, batch) in enumerate(zip(recorded['iterations'], batches(inputs))):
+        seen.begin(expected, enlarged(inputs['valid_u8'][i], inputs['repeat']) if 'valid_u8' in inputs else None)
+        hook.before_train_iter(SimpleNamespace(iter=i, model=model), i, batch)  # type: ignore[arg-type]
+        log = {name: value.detach() for name, value in model.train_step(batch, wrapper).items()}
+        compare_step(log, seen, expected, i, result)
+        for name, value in unpack(expected['grads'] or {}).items():
+            if name not in noisy:
+                result.add('gradients', relative(gradients[name], value, 1e-12), name)
+        for name, norm in (expected['grad_norms'] or {}).items():
+            if name not in noisy:
+                result.add('gradients', relative(gradients[name].norm(), norm, 1e-12), f'norm of {name}')
 
     for kind, prefix in (('parameters', ''), ('teacher', 'teacher.')):
         own = model.state_dict()

@@ -5,7 +5,7 @@ _base_ = '../_base_/default_runtime.py'
 adaptor = dict(
     type='DACS',
     self_training=dict(threshold=0.968),
-    augmentation=dict(jitter=0.25),
+    mixing=dict(augmentation=dict(jitter=0.25)),
 )
 
 custom_hooks = [dict(type='TeacherEMAHook', decay=0.99)]

@@ -8,7 +8,7 @@ _base_ = '../_base_/default_runtime.py'
 adaptor = dict(
     type='DACS',
     self_training=dict(threshold=0.968),
-    augmentation=dict(jitter=0.2),
+    mixing=dict(augmentation=dict(jitter=0.2)),
     # The paper keeps features of countable objects near ImageNet's. Seen from above, hardly any fills a cell of 32 px:
     # a car has 36 x 90 px at 5 cm. For RGB images, and buildings as class 1: dict(classes=[1])
     feature_distance=None,

@@ -47,15 +47,15 @@ class DACSReleaseStep:
         losses = {name: loss.item() for name, loss in supervised.items()}
 
         label, weight = self._pseudo_label(target)
-        chosen = model.draw_classes(source.labels)
+        chosen = model.mixing.draw(source.labels, model.decode_head.ignore_index)
         mixed = []
         for i, (image, values) in enumerate(zip(source.images, source.labels)):
             pasted = torch.isin(values, chosen[i].nonzero()[:, 0])
             own = pasted * image + ~pasted * target.images[i]
             mixed.append((own, torch.where(pasted, values, label[i]), torch.where(pasted, 1.0, weight[i]), pasted))
         images, *labels = (torch.stack(part) for part in zip(*mixed))
-        images = self._augmented(model.augmentation, images)
-        losses['loss_mixed'] = self._learn(model.mixed_weight, images, *labels)
+        images = self._augmented(model.mixing.augmentation, images)
+        losses['loss_mixed'] = self._learn(model.mixing.weight, images, *labels)
 
         consistency = model.masked_consistency
         if consistency is not None:

@@ -92,7 +92,9 @@ def test_the_releases_step_of_mixing_is_the_same_mathematics(config_file, consis
     cfg = BenchmarkSettings(config_file, crop_size=96).load()
     for key in ('neck', 'discriminator', 'gan_loss', 'self_training'):
         cfg.model.pop(key)
-    cfg.model.update(type='DACS', self_training=dict(threshold=0.3), augmentation={}, masked_consistency=consistency)
+    cfg.model.update(
+        type='DACS', self_training=dict(threshold=0.3), mixing=dict(augmentation={}), masked_consistency=consistency
+    )
     cfg.model.decode_head.update(norm_cfg=dict(type='BN'), in_channels=[8, 16, 16, 32])
     optimizer = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
     ours, stock = MODELS.build(cfg.model).double().train(), MODELS.build(stock_config(cfg).model).double().train()

@@ -6,19 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from mmrs.registry import MODELS
-from mmrs.utils.errors import ConfigError, require_number
+from mmrs.utils.errors import ConfigError
 
 from ..losses.head_loss import head_loss
-from ..parts import (
-    FeatureDistance,
-    MaskedConsistency,
-    PseudoLabel,
-    SelfTraining,
-    StrongAugmentation,
-    class_mix,
-    draw_classes,
-    early_backward,
-)
+from ..parts import ClassMixing, FeatureDistance, MaskedConsistency, PseudoLabel, SelfTraining, early_backward
 from ..widths import bands_of
 from .base import Adaptor, Domain
 
@@ -33,10 +24,8 @@ class DACS(Adaptor):
 
     Args:
         backbone: Config of the backbone.
-        weight: Factor on the loss of the mixed images.
         self_training: Options of :class:`SelfTraining`, the teacher.
-        mixing: Options of :func:`draw_classes`.
-        augmentation: Options of :class:`StrongAugmentation` of the mixed images; None: they stay as they are.
+        mixing: Options of :class:`ClassMixing`.
         feature_distance: Options of :class:`FeatureDistance`; None: the backbone may forget ImageNet.
         masked_consistency: Options of :class:`MaskedConsistency`; None: without, the published DACS and DAFormer.
         early_backward: Whether gradients of the source are computed before the mixed images pass the student, which
@@ -55,24 +44,20 @@ class DACS(Adaptor):
     def __init__(
         self,
         backbone: dict,
-        weight: float = 1.0,
         self_training: Mapping[str, Any] | None = None,
         mixing: Mapping[str, Any] | None = None,
-        augmentation: Mapping[str, Any] | None = None,
         feature_distance: Mapping[str, Any] | None = None,
         masked_consistency: Mapping[str, Any] | None = None,
         early_backward: bool = True,
         **network: Any,
     ) -> None:
         super().__init__(backbone=backbone, **network)
-        require_number('model.weight', weight, at_least=0)
-        self.mixed_weight, self.mixing, self.early_backward = weight, dict(mixing or {}), early_backward
+        self.mixing, self.early_backward = ClassMixing(**(mixing or {})), early_backward
         # As in both releases: the teacher normalises by the target's batches, and the student's statistics are its own.
         options = {**dict(threshold=0.968, rare_threshold=None, buffers='own'), **(self_training or {})}
         self.teacher = SelfTraining(self.taught(), self.num_classes, **options)
-        self.augmentation = None if augmentation is None else StrongAugmentation(**augmentation)
         self.masked_consistency = None if masked_consistency is None else MaskedConsistency(**masked_consistency)
-        changed = augmentation is not None or masked_consistency is not None
+        changed = self.mixing.augmentation is not None or masked_consistency is not None
         if changed and not hasattr(self.data_preprocessor, 'denormalize'):
             raise ConfigError(
                 f'model.data_preprocessor is a {type(self.data_preprocessor).__name__}, which cannot say the range of '
@@ -94,7 +79,7 @@ class DACS(Adaptor):
         if self.early_backward:
             losses = early_backward(losses, self.parameters())
         pseudo = self.make_pseudo_label(target)
-        mixed = dict(loss_mixed=self.mixed_weight * self._mixed_loss(source, target, pseudo))
+        mixed = dict(loss_mixed=self.mixing.weight * self._mixed_loss(source, target, pseudo))
         if self.masked_consistency is not None:
             mixed = early_backward(mixed, self.parameters()) if self.early_backward else mixed
             losses.update(self.masked_consistency.losses(self, target, pseudo))
@@ -105,16 +90,8 @@ class DACS(Adaptor):
         """The teacher's labels of target images, with a weight for each pixel."""
         return self.teacher.label(target)
 
-    def draw_classes(self, labels: Any) -> Tensor:
-        """The classes of each source image that are pasted; see :func:`draw_classes`."""
-        return draw_classes(labels, ignore_index=self.decode_head.ignore_index, **self.mixing)
-
     def _mixed_loss(self, source: Domain, target: Domain, pseudo: PseudoLabel) -> Tensor:
-        mixed = class_mix(source, target, pseudo, self.draw_classes(source.labels))
-        images = mixed.images
-        if self.augmentation is not None:
-            # Where the domains are normalised apart, the pasted pixels have become the target's in light and colour.
-            images = self.augmentation(images, self.data_preprocessor, 'target')
-        logits = self.decode_head(self.extract_feat(images))
+        mixed = self.mixing(source, target, pseudo, self)
+        logits = self.decode_head(self.extract_feat(mixed.images))
         (terms,) = self.pseudo_terms
         return head_loss(self.decode_head, logits, mixed.label, mixed.weight, terms, from_source=mixed.from_source)

@@ -14,15 +14,7 @@ from mmrs.utils import ConfigError
 
 from ..data_preprocessor import DOMAINS
 from ..losses.head_loss import head_loss
-from ..parts import (
-    Adversary,
-    MaskedConsistency,
-    PseudoLabel,
-    SelfTraining,
-    StrongAugmentation,
-    class_mix,
-    draw_classes,
-)
+from ..parts import Adversary, ClassMixing, MaskedConsistency, PseudoLabel, SelfTraining
 from ..segmentors.dual_student import DualStudent, Features, per_domain
 from ..teacher import borrowed_as_teacher
 from .base import Adaptor, Domain
@@ -59,9 +51,7 @@ class STDASegNet(Adaptor):
             - ``threshold``, ``rare_threshold``, ``class_weight``, ``batch_statistics``, ``buffers``, ``thresholds``:
               See :class:`SelfTraining`.
         masked_consistency: Options of :class:`MaskedConsistency`, on the pseudo-labels; None, as published: without.
-        mixing: Pastes classes of the source on target images and learns both, labels and pseudo-labels; None, as
-            published: without; else a dict with ``weight``, a factor on that loss, ``augmentation``, options of
-            :class:`StrongAugmentation`, and options of :func:`draw_classes`.
+        mixing: Options of :class:`ClassMixing`; None, as published: without.
         train_cfg: Unused; kept for mmseg's tools.
         test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=..., stride=...)``.
         data_preprocessor: Config of the :class:`DomainAdaptationDataPreprocessor`.
@@ -111,19 +101,11 @@ class STDASegNet(Adaptor):
         self.teacher = None
         if self_training is not None:
             self._init_self_training(**self_training)
-        self.masked_consistency: MaskedConsistency | None = None
         for name, options in (('masked_consistency', masked_consistency), ('mixing', mixing)):
             if options is not None and self.teacher is None:
                 raise ConfigError(f'model.{name} is set, but model.self_training is None: there are no pseudo-labels')
-        if masked_consistency is not None:
-            self.masked_consistency = MaskedConsistency(**masked_consistency)
-        self.mixing = None if mixing is None else dict(mixing)
-        self.mixed_weight = 1.0
-        self.augmentation: StrongAugmentation | None = None
-        if self.mixing is not None:
-            self.mixed_weight = self.mixing.pop('weight', 1.0)
-            augmentation = self.mixing.pop('augmentation', None)
-            self.augmentation = None if augmentation is None else StrongAugmentation(**augmentation)
+        self.masked_consistency = None if masked_consistency is None else MaskedConsistency(**masked_consistency)
+        self.mixing = None if mixing is None else ClassMixing(**mixing)
 
     def _init_self_training(self, teacher: str = 'decoder_only', weight: float = 0.25, **options: Any) -> None:
         if teacher not in ('decoder_only', 'single_target'):
@@ -231,13 +213,8 @@ class STDASegNet(Adaptor):
         losses = self._segmentation_losses('loss_pseudo_t2', disentangled, pseudo.label, pseudo.weight, False)
         losses = {name: self.pseudo_weight * value for name, value in losses.items()}
         if self.mixing is not None:
-            given: Any = source.labels
-            head: Any = self.decode_head
-            chosen = draw_classes(given, ignore_index=head.ignore_index, **self.mixing)
-            images, *labels = class_mix(source, target, pseudo, chosen)
-            if self.augmentation is not None:
-                images = self.augmentation(images, self.data_preprocessor, 'target')
-            losses.update(self._further_losses('loss_mixed_m2', images, labels, self.mixed_weight))
+            images, *labels = self.mixing(source, target, pseudo, self)
+            losses.update(self._further_losses('loss_mixed_m2', images, labels, self.mixing.weight))
         if self.masked_consistency is not None:
             images = self.masked_consistency(target.images, self.data_preprocessor)
             known = pseudo.label, pseudo.weight, False

@@ -2,7 +2,7 @@
 
 from .adversary import Adversary, self_information, softmax, spatial_softmax
 from .channel_spread import ChannelSpread
-from .class_mix import Mixed, class_mix, draw_classes
+from .class_mix import ClassMixing, Mixed, class_mix, draw_classes
 from .class_thresholds import CBSTThresholds, ClassThresholds, IASTThresholds
 from .early_backward import early_backward
 from .feature_cache import FeatureCache
@@ -17,6 +17,7 @@ __all__ = [
     'Adversary',
     'CBSTThresholds',
     'ChannelSpread',
+    'ClassMixing',
     'ClassThresholds',
     'FeatureCache',
     'FeatureDistance',

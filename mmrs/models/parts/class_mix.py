@@ -1,16 +1,20 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mmrs.utils.errors import require_number
 
 from .self_training import PseudoLabel
+from .strong_augmentation import StrongAugmentation
 
 if TYPE_CHECKING:
     from ..adaptors.base import Domain
 
-__all__ = ['Mixed', 'class_mix', 'draw_classes']
+__all__ = ['ClassMixing', 'Mixed', 'class_mix', 'draw_classes']
 
 #: How many values the labels of an image may have, the ignored one among them.
 _VALUES = 256
@@ -79,3 +83,42 @@ def class_mix(source: Domain, target: Domain, pseudo: PseudoLabel, chosen: Tenso
         pseudo.weight.masked_fill(pasted, 1),
         pasted,
     )
+
+
+class ClassMixing(nn.Module):
+    """Images that mix the domains, for a student to learn both on: labels and pseudo-labels.
+
+    Args:
+        weight: Factor on the loss of these images.
+        share: See :func:`draw_classes`.
+        augmentation: Options of :class:`StrongAugmentation` of the mixed images; None: they stay as they are.
+
+    Raises:
+        ConfigError: An option cannot work.
+    """
+
+    def __init__(self, weight: float = 1.0, share: float = 0.5, augmentation: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        require_number('mixing.weight', weight, at_least=0)
+        require_number('mixing.share', share, above=0, at_most=1)
+        self.weight, self.share = weight, share
+        self.augmentation = None if augmentation is None else StrongAugmentation(**augmentation)
+
+    def draw(self, labels: Any, ignore_index: int) -> Tensor:
+        """The classes of each image that are pasted; see :func:`draw_classes`."""
+        return draw_classes(labels, self.share, ignore_index)
+
+    def forward(self, source: Domain, target: Domain, pseudo: PseudoLabel, model: Any) -> Mixed:
+        """Mixed images of the batches of both domains; see :func:`class_mix`.
+
+        Args:
+            source: With labels.
+            target: As many images of the same size.
+            pseudo: Of the target.
+            model: The adaptor: its head says what is ignored, its data preprocessor the range of values.
+        """
+        mixed = class_mix(source, target, pseudo, self.draw(source.labels, model.decode_head.ignore_index))
+        if self.augmentation is None:
+            return mixed
+        # Where the domains are normalised apart, the pasted pixels have become the target's in light and colour.
+        return mixed._replace(images=self.augmentation(mixed.images, model.data_preprocessor, 'target'))

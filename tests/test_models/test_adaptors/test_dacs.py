@@ -34,7 +34,7 @@ def test_three_steps_equal_the_release(early):
     [
         dict(feature_distance=dict(classes=[1, 3], weight=0.0, min_ratio=0.5)),
         dict(self_training=dict(threshold=0.3, batch_statistics=False)),
-        dict(weight=0.99),
+        dict(mixing=dict(weight=0.99)),
     ],
     ids=str,
 )
@@ -72,18 +72,12 @@ def test_a_prior_changes_the_pasted_pixels_alone():
     shares = [0.3, 0.25, 0.2, 0.1, 0.1, 0.05]
     term = dict(type='PixelMeanCrossEntropyLoss')
     loss = dict(type='PriorNeutralLoss', loss=term, tau=1.0, shares=shares)
-    quiet = {'model.augmentation': None, 'model.decode_head.dropout_ratio': 0.0, 'model.backbone.drop_path_rate': 0.0}
+    quiet = {'model.mixing': {}, 'model.decode_head.dropout_ratio': 0.0, 'model.backbone.drop_path_rate': 0.0}
     trainer = Trainer('dacs', {**quiet, 'model.decode_head.loss_decode': dict(_delete_=True, **loss)})
-    seen, mix = {}, parity_daformer.dacs.class_mix
-
-    def recording(*args):
-        seen['mixed'] = mix(*args)
-        return seen['mixed']
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parity_daformer.dacs, 'class_mix', recording)
-        found = trainer.losses(trainer.batch(0))
-    mixed = seen['mixed']
+    seen = []
+    trainer.model.mixing.register_forward_hook(lambda _module, _inputs, mixed: seen.append(mixed))
+    found = trainer.losses(trainer.batch(0))
+    (mixed,) = seen
     assert 0.1 < mixed.from_source.float().mean() < 0.9
     with torch.no_grad():
         logits = trainer.model.decode_head(trainer.model.extract_feat(mixed.images))
@@ -103,6 +97,6 @@ def test_options_that_cannot_work():
         build(data_preprocessor=dict(type='mmseg.SegDataPreProcessor', mean=[0.0] * 3, std=[1.0] * 3))
     bands = dict(type='DomainAdaptationDataPreprocessor', mean=[0.0] * 4, std=[1.0] * 4)
     with pytest.raises(ConfigError, match='feature_distance'):
-        build(data_preprocessor=bands, feature_distance={}, augmentation=None)
-    with pytest.raises(ConfigError, match=r'model\.weight'):
-        build(weight=-1)
+        build(data_preprocessor=bands, feature_distance={}, mixing={})
+    with pytest.raises(ConfigError, match=r'mixing\.weight'):
+        build(mixing=dict(weight=-1))
