@@ -518,7 +518,7 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     'st_dasegnet single target': ('st_dasegnet single_target', SURE),
     # All classes are pasted, so that nothing is drawn, and where there are none the target shows.
     **{
-        method: (method, {**WEIGHTED, 'model.mixing': dict(share=1.0)})
+        method: (method, {**WEIGHTED, 'model.mixing': dict(share=1.0, augmentation=None)})
         for method in ('dacs', 'daformer')
     },
     'feature regression smooth_l1': ('feature regression', {}),

@@ -72,7 +72,11 @@ def test_a_prior_changes_the_pasted_pixels_alone():
     shares = [0.3, 0.25, 0.2, 0.1, 0.1, 0.05]
     term = dict(type='PixelMeanCrossEntropyLoss')
     loss = dict(type='PriorNeutralLoss', loss=term, tau=1.0, shares=shares)
-    quiet = {'model.mixing': {}, 'model.decode_head.dropout_ratio': 0.0, 'model.backbone.drop_path_rate': 0.0}
+    quiet = {
+        'model.mixing.augmentation': None,
+        'model.decode_head.dropout_ratio': 0.0,
+        'model.backbone.drop_path_rate': 0.0,
+    }
     trainer = Trainer('dacs', {**quiet, 'model.decode_head.loss_decode': dict(_delete_=True, **loss)})
     seen = []
     trainer.model.mixing.register_forward_hook(lambda _module, _inputs, mixed: seen.append(mixed))
