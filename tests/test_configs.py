@@ -250,6 +250,8 @@ def narrow(cfg) -> dict:
     else:
         pytest.fail(f'say here how to cut a {kind}')
     options['decode_head.channels'] = 16
+    if head.type in ('DAFormerHead', 'HRDAHead'):
+        options['decode_head.embed_dims'] = 8
     if 'c1_channels' in head:
         options['decode_head.c1_channels'] = 8
     if 'embed_dims' in head:
