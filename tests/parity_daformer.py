@@ -148,7 +148,7 @@ class Watched:
         assert low <= drawn < high <= number
         return drawn
 
-    def draw_classes(self, labels: Tensor, ignore_index: int) -> Tensor:
+    def draw_classes(self, labels: Tensor) -> Tensor:
         """The recorded choice, as a table of values."""
         union = torch.tensor(self.step['union_of_batch'])
         return torch.stack([torch.isin(torch.arange(256), union[chosen]) for _, chosen in self.step['choice']])

@@ -21,6 +21,7 @@ from mmrs.datasets.image_warnings import image_warnings
 from mmrs.datasets.stream import StreamedDataset
 from mmrs.engine.compilation import compile_backbones
 from mmrs.engine.distributed import BatchNormSyncHook, CPUDistributedDataParallel
+from mmrs.engine.hooks import TeacherEMAHook
 from mmrs.engine.saved_runs import damage, newest_checkpoint, require_resumable
 from mmrs.engine.schedules import (
     differences,
@@ -149,6 +150,12 @@ class AdaptationRunner(Runner):
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
         """Register hooks; several processes have one more."""
         super().register_hooks(*args, **kwargs)
+        taught = getattr(unwrapped(self.model), 'teacher', None) is not None
+        if self._train_loop is not None and taught and not any(isinstance(h, TeacherEMAHook) for h in self.hooks):
+            raise ConfigError(
+                'the model has a teacher, but custom_hooks has no TeacherEMAHook, so that it would stay as it was '
+                "initialised: add dict(type='TeacherEMAHook', decay=0.999) to custom_hooks"
+            )
         if self.distributed:
             self.register_hook(BatchNormSyncHook())
 

@@ -56,6 +56,11 @@ class EMATeacher(nn.Module):
         super().__init__()
         if buffers not in ('student', 'own'):
             raise ConfigError(f"unknown teacher buffers {buffers!r}: expected 'student' or 'own'")
+        if buffers == 'own' and not batch_statistics:
+            raise ConfigError(
+                "teacher buffers are 'own' and batch_statistics is False: nothing would ever move the statistics that "
+                "it normalises by; set self_training.buffers to 'student'"
+            )
         self.batch_statistics = batch_statistics
         self.buffers_follow = buffers == 'student'
         for name, student in students.items():

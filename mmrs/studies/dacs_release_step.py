@@ -32,8 +32,11 @@ class DACSReleaseStep:
 
     @staticmethod
     def serves(model: nn.Module) -> bool:
-        """Whether a model is a DACS without a feature distance."""
-        return isinstance(model, DACS) and model.feature_distance is None
+        """Whether a model is a DACS without neck, feature distance, thresholds and weights of classes."""
+        if not isinstance(model, DACS) or model.with_neck or model.out_channels == 1:
+            return False
+        teacher = model.teacher
+        return model.feature_distance is None and teacher.thresholds is None and teacher.class_weight is None
 
     def __call__(self, batch: dict, alpha: float) -> dict[str, float]:
         """Train on a two-domain batch; see :meth:`ReleaseStep.__call__`."""
@@ -47,7 +50,7 @@ class DACSReleaseStep:
         losses = {name: loss.item() for name, loss in supervised.items()}
 
         label, weight = self._pseudo_label(target)
-        chosen = model.mixing.draw(source.labels, model.decode_head.ignore_index)
+        chosen = model.mixing.draw(source.labels)
         mixed = []
         for i, (image, values) in enumerate(zip(source.images, source.labels)):
             pasted = torch.isin(values, chosen[i].nonzero()[:, 0])

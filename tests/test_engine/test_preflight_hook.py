@@ -42,7 +42,7 @@ def tiny(tmp_path_factory):
 def fails(tiny, tmp_path, kind, options, *texts, **arguments):
     """The error of a run that must end before its first iteration."""
     config = Config.fromfile(tiny)
-    config.custom_hooks = [dict(type=Watch)]
+    config.custom_hooks = [*config.get('custom_hooks', []), dict(type=Watch)]
     config.merge_from_dict(options)
     with pytest.raises(kind) as error:
         train(config, tmp_path / 'run', **arguments)

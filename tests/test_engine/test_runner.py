@@ -11,6 +11,8 @@ from mmrs.engine import AdaptationRunner
 from mmrs.engine.runner import check_num_classes
 from mmrs.registry import MODELS, RUNNERS
 from mmrs.utils import ConfigError
+from mmrs.utils.config import load_config
+from tests.tiny_runs import write_adaptation_config, write_clips
 
 
 def head(num_classes):
@@ -111,3 +113,11 @@ def test_a_save_that_is_cut_short_leaves_the_old_checkpoint(tmp_path, monkeypatc
         runner.save_checkpoint(str(tmp_path), 'a.pth', by_epoch=False)
     assert (tmp_path / 'a.pth').read_bytes() == whole
     assert [path.name for path in tmp_path.iterdir() if path.is_file() and 'a' in path.stem] == ['a.pth']
+
+
+def test_a_teacher_that_nothing_moves_is_refused(tmp_path):
+    clips = write_clips(tmp_path / 'clips', train=2, val=1)
+    config = load_config(write_adaptation_config(tmp_path / 'tiny.py', clips))
+    config.custom_hooks, config.work_dir = [], str(tmp_path / 'run')
+    with pytest.raises(ConfigError, match='no TeacherEMAHook'):
+        AdaptationRunner.from_cfg(config)

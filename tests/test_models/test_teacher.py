@@ -84,3 +84,8 @@ def test_a_borrowed_student_keeps_its_mode_and_statistics():
 def test_unknown_buffers():
     with pytest.raises(ConfigError, match="expected 'student' or 'own'"):
         EMATeacher({}, buffers='mine')
+
+
+def test_statistics_that_nothing_moves():
+    with pytest.raises(ConfigError, match="'own' and batch_statistics is False"):
+        EMATeacher({'net': nn.BatchNorm2d(2)}, batch_statistics=False, buffers='own')

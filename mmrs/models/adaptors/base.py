@@ -161,7 +161,8 @@ class Adaptor(EncoderDecoder):
         pools = [
             m
             for head in self.heads
-            for m in getattr(head, 'image_pool', nn.Identity()).modules()
+            for part in head.modules()  # heads may be parts of others
+            for m in getattr(part, 'image_pool', nn.Identity()).modules()
             if isinstance(m, _BatchNorm) and m.training
         ]
         alone = not is_distributed() or not all(isinstance(m, nn.SyncBatchNorm) for m in pools)

@@ -9,7 +9,15 @@ from mmrs.registry import MODELS
 from mmrs.utils.errors import ConfigError
 
 from ..losses.head_loss import head_loss
-from ..parts import ClassMixing, FeatureDistance, MaskedConsistency, PseudoLabel, SelfTraining, early_backward
+from ..parts import (
+    PUBLISHED,
+    ClassMixing,
+    FeatureDistance,
+    MaskedConsistency,
+    PseudoLabel,
+    SelfTraining,
+    early_backward,
+)
 from ..widths import bands_of
 from .base import Adaptor, Domain
 
@@ -53,9 +61,7 @@ class DACS(Adaptor):
     ) -> None:
         super().__init__(backbone=backbone, **network)
         self.mixing, self.early_backward = ClassMixing(**(mixing or {})), early_backward
-        # As in both releases: the teacher normalises by the target's batches, and the student's statistics are its own.
-        options = {**dict(threshold=0.968, rare_threshold=None, buffers='own'), **(self_training or {})}
-        self.teacher = SelfTraining(self.taught(), self.num_classes, **options)
+        self.teacher = SelfTraining(self.taught(), self.num_classes, **{**PUBLISHED, **(self_training or {})})
         self.masked_consistency = None if masked_consistency is None else MaskedConsistency(**masked_consistency)
         changed = self.mixing.augmentation is not None or masked_consistency is not None
         if changed and not hasattr(self.data_preprocessor, 'denormalize'):

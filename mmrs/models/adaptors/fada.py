@@ -10,6 +10,7 @@ from mmrs.registry import MODELS
 from mmrs.utils.errors import require_number
 
 from ..binary import two_logits
+from ..losses.head_loss import FusedLogits
 from ..parts.adversary import with_frozen
 from .base import Adaptor, Domain
 
@@ -52,11 +53,12 @@ class FADA(Adaptor):
         """
         stages = [self.backbone(domain.images) for domain in (source, target)]
         features = [self.neck(maps) if self.with_neck else maps for maps in stages]
-        logits = self.decode_head(features[0]) / self.temperature
+        logits = self.decode_head(features[0])
+        divided = logits.divided(self.temperature) if isinstance(logits, FusedLogits) else logits / self.temperature
         with torch.no_grad():
             of_target = self.decode_head(features[1]) / self.temperature
-        losses = self.supervised_losses(features[0], source.labels, logits)
-        return {**losses, **self.alignment((source, target), [maps[-1] for maps in stages], (logits, of_target))}
+        losses = self.supervised_losses(features[0], source.labels, divided)
+        return {**losses, **self.alignment((source, target), [maps[-1] for maps in stages], (divided, of_target))}
 
     def alignment(self, domains: Any, features: Any, logits: Any) -> dict[str, Tensor]:
         """The losses between the domains.

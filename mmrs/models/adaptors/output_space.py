@@ -11,7 +11,7 @@ from mmrs.utils.errors import ConfigError, require_number
 
 from ..losses.head_loss import head_loss
 from ..losses.probing import loss_terms
-from ..parts import Adversary, MaskedConsistency, SelfTraining, self_information
+from ..parts import PUBLISHED, Adversary, MaskedConsistency, SelfTraining, self_information
 from .base import Adaptor, Domain
 
 #: Names of the losses on labels, by the head.
@@ -67,7 +67,7 @@ class OutputSpaceAlignment(Adaptor):
         self.masked_consistency: MaskedConsistency | None = None
         if masked_consistency is not None:
             own = dict(masked_consistency)
-            teacher = dict(threshold=0.968, rare_threshold=None, buffers='own') | own.pop('self_training', {})
+            teacher = {**PUBLISHED, **own.pop('self_training', {})}
             self.teacher = SelfTraining(self.taught(), self.num_classes, **teacher)
             self.masked_consistency = MaskedConsistency(**own)
 

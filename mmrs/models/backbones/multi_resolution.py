@@ -69,18 +69,23 @@ class MultiResolutionFeatures(list[Tensor]):
         stride: int,
     ) -> None:
         super().__init__(context)
-        self._compute_detail = compute_detail
+        self._compute_detail, self._with_graph = compute_detail, torch.is_grad_enabled()
         self.boxes, self.slide = tuple(boxes), slide
         self.size, self.image_size, self.stride = size, image_size, stride
 
     @functools.cached_property
     def detail(self) -> list[Tensor]:
         """Stages of the parts; see `compute_detail`."""
-        return self._compute_detail(self.boxes)
+        return self._compute(self.boxes)
 
     def detail_in(self, boxes: Sequence[Box]) -> list[Tensor]:
         """Those of other parts."""
-        return self.detail if tuple(boxes) == self.boxes else self._compute_detail(boxes)
+        return self.detail if tuple(boxes) == self.boxes else self._compute(boxes)
+
+    def _compute(self, boxes: Sequence[Box]) -> list[Tensor]:
+        # Who asks first may be a teacher, and who asks next a student that learns from the same features.
+        with torch.set_grad_enabled(self._with_graph):
+            return self._compute_detail(boxes)
 
     def with_stages(
         self, context: Sequence[Tensor], compute_detail: Callable[[Sequence[Box]], list[Tensor]]

@@ -43,6 +43,10 @@ class FusedLogits(Tensor):
         fused.detail, fused.crop, fused.detail_weight = detail, crop, detail_weight
         return fused
 
+    def divided(self, number: float) -> FusedLogits:
+        """Both divided by a number."""
+        return FusedLogits.of(self / number, self.detail / number, self.crop, self.detail_weight)
+
 
 def head_loss(
     head: Any,

@@ -10,10 +10,11 @@ from .feature_distance import FeatureDistance
 from .frozen_copy import FrozenCopy
 from .masked_consistency import MaskedConsistency
 from .patch_mask import PatchMask
-from .self_training import PseudoLabel, SelfTraining, confidence_regularisers, make_pseudo_label
+from .self_training import PUBLISHED, PseudoLabel, SelfTraining, confidence_regularisers, make_pseudo_label
 from .strong_augmentation import StrongAugmentation
 
 __all__ = [
+    'PUBLISHED',
     'Adversary',
     'CBSTThresholds',
     'ChannelSpread',

@@ -104,9 +104,9 @@ class ClassMixing(nn.Module):
         self.weight, self.share = weight, share
         self.augmentation = None if augmentation is None else StrongAugmentation(**augmentation)
 
-    def draw(self, labels: Any, ignore_index: int) -> Tensor:
+    def draw(self, labels: Any) -> Tensor:
         """The classes of each image that are pasted; see :func:`draw_classes`."""
-        return draw_classes(labels, self.share, ignore_index)
+        return draw_classes(labels, self.share)
 
     def forward(self, source: Domain, target: Domain, pseudo: PseudoLabel, model: Any) -> Mixed:
         """Mixed images of the batches of both domains; see :func:`class_mix`.
@@ -117,7 +117,9 @@ class ClassMixing(nn.Module):
             pseudo: Of the target.
             model: The adaptor: its head says what is ignored, its data preprocessor the range of values.
         """
-        mixed = class_mix(source, target, pseudo, self.draw(source.labels, model.decode_head.ignore_index))
+        labels: Any = source.labels
+        labels = labels.masked_fill(labels == model.decode_head.ignore_index, 255)  # which is pasted nowhere
+        mixed = class_mix(source._replace(labels=labels), target, pseudo, self.draw(labels))
         if self.augmentation is None:
             return mixed
         # Where the domains are normalised apart, the pasted pixels have become the target's in light and colour.

@@ -32,7 +32,7 @@ def downscaled_label(
     """
     known = torch.where(labels == ignore_index, num_classes, labels)
     planes = F.one_hot(known, num_classes + 1).movedim(-1, 1).float()
-    share, found = F.avg_pool2d(planes, labels.shape[-1] // size[-1]).max(1)
+    share, found = F.adaptive_avg_pool2d(planes, (size[0], size[1])).max(1)
     return torch.where((found == num_classes) | (share < min_ratio), ignore_index, found)
 
 

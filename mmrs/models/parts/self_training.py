@@ -19,7 +19,10 @@ from .class_thresholds import ClassThresholds
 if TYPE_CHECKING:
     from ..adaptors.base import Domain
 
-__all__ = ['PseudoLabel', 'SelfTraining', 'confidence_regularisers', 'make_pseudo_label']
+__all__ = ['PUBLISHED', 'PseudoLabel', 'SelfTraining', 'confidence_regularisers', 'make_pseudo_label']
+
+#: The teacher of DACS, DAFormer and MIC: it normalises by the target's batches, and keeps its own statistics.
+PUBLISHED: Mapping[str, Any] = dict(threshold=0.968, rare_threshold=None, buffers='own')
 
 
 class PseudoLabel(NamedTuple):

@@ -33,7 +33,7 @@ def test_three_steps_equal_the_release(early):
     'options',
     [
         dict(feature_distance=dict(classes=[1, 3], weight=0.0, min_ratio=0.5)),
-        dict(self_training=dict(threshold=0.3, batch_statistics=False)),
+        dict(self_training=dict(threshold=0.3, batch_statistics=False, buffers='student')),
         dict(mixing=dict(weight=0.99)),
     ],
     ids=str,

@@ -3,7 +3,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmrs.models.adaptors import Domain
-from mmrs.models.losses.head_loss import head_loss
+from mmrs.models.losses.head_loss import FusedLogits, head_loss
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 from tests.conformance import Trainer
@@ -78,3 +78,11 @@ def test_labels_are_learnt_at_the_temperature():
 def test_settings_out_of_range(option):
     with pytest.raises(ConfigError, match=f'model.{next(iter(option))}'):
         build(**option)
+
+
+def test_on_two_resolutions_the_detail_has_its_part_of_the_loss():
+    logits, detail = torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4)
+    divided = FusedLogits.of(logits, detail, lambda maps: maps[:, :2, :2], 0.1).divided(2)
+    assert isinstance(divided, FusedLogits)
+    assert torch.equal(divided.detail, detail / 2)
+    assert torch.equal(divided.as_subclass(torch.Tensor), logits / 2)

@@ -113,3 +113,14 @@ def test_a_copy_is_a_backbone_of_its_own():
 def test_what_makes_no_sense_is_refused(options, named):
     with pytest.raises(ConfigError, match=named):
         MODELS.build(dict(type='MultiResolution', **options))
+
+
+def test_a_detail_that_was_asked_for_without_gradients_has_them():
+    """A teacher may be the first to ask for what a student learns from."""
+    backbone = build()[0].train()
+    features = backbone(torch.rand(1, 3, 64, 64))
+    with torch.no_grad():
+        assert features.detail[0].requires_grad
+    assert features.detail[0].requires_grad
+    with torch.no_grad():
+        assert not backbone(torch.rand(1, 3, 64, 64)).detail[0].requires_grad

@@ -1,11 +1,12 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from mmrs.models.adaptors import Domain
-from mmrs.models.parts import PseudoLabel, class_mix, draw_classes
+from mmrs.models.parts import ClassMixing, PseudoLabel, class_mix, draw_classes
 
 GOLDEN = torch.load(Path(__file__).resolve().parents[2] / 'data/golden/uda_classmix.pt', weights_only=True)
 
@@ -45,3 +46,14 @@ def test_each_class_is_drawn_equally_often(share, number):
     drawn = draw_classes(labels, share).float()
     assert torch.equal(drawn.sum(1), torch.full((20000,), float(number)))
     assert drawn.mean(0)[[0, 2, 3, 5]].numpy() == pytest.approx(np.full(4, number / 4), abs=0.015)
+
+
+def test_labels_are_ignored_by_any_number():
+    head = SimpleNamespace(ignore_index=-100)
+    labels = torch.tensor([[[-100, 1], [1, -100]]])
+    images = torch.ones(1, 1, 2, 2)
+    source, target = Domain(images, None, labels, []), Domain(-images, None, None, [])
+    pseudo = PseudoLabel(torch.zeros_like(labels), torch.full((1, 2, 2), 0.5), torch.tensor(0.5))
+    mixed = ClassMixing(share=1.0)(source, target, pseudo, SimpleNamespace(decode_head=head))
+    assert mixed.label.tolist() == [[[0, 1], [1, 0]]]
+    assert mixed.images.flatten().tolist() == [-1, 1, 1, -1]
