@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
 from mmrs.datasets.class_names import difference, same_names
@@ -23,7 +25,7 @@ def source_shares(config: Config, classes: Sequence[str] | None = None) -> list[
 
     Where the training has one domain, that is the source. Label maps count as often as they are drawn in an epoch: all
     of a `ConcatDataset`, `times` over in a `RepeatDataset`. A sampler that prefers some images is not taken into
-    account. Pixels are counted once, by the cache that rare-class sampling uses too.
+    account, with a warning. Pixels are counted once, by the cache that rare-class sampling uses too.
 
     Args:
         config: A configuration with `train_dataloader`.
@@ -43,6 +45,15 @@ def source_shares(config: Config, classes: Sequence[str] | None = None) -> list[
     if not dataset:
         raise ConfigError(
             f'config {config.filename}: there is no train_dataloader.dataset, in whose labels classes could be counted'
+        )
+    sampler = (config.train_dataloader.get('sampler') or {}).get('type')
+    if str(sampler).endswith('RareClassSampler'):
+        print_log(
+            'class shares are those of the labels, but the training draws images with rare classes more often '
+            '(RareClassSampler), so that it saw other shares: give those as class_prior.shares or --source-shares, or '
+            'set rare_class_sampling=None',
+            logger='current',
+            level=logging.WARNING,
         )
     built = DATASETS.build(_source_of(dataset))
     own = built.metainfo['classes']

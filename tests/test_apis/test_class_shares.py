@@ -59,3 +59,17 @@ def test_a_class_without_pixels_and_a_source_without_labels_are_named(tmp_path, 
         source_shares(Config(dict()))
     with pytest.raises(DataError, match='elsewhere'):
         source_shares(training(part(tmp_path / 'elsewhere')))
+
+
+def test_a_sampler_that_makes_other_shares_is_mentioned(tmp_path, write, monkeypatch):
+    write(tmp_path / 'img_dir/train/x.png', np.zeros((1, 4, 3), np.uint8))
+    write(tmp_path / 'ann_dir/train/x.png', np.array([[0, 0, 1, 2]], np.uint8))
+    said = []
+    monkeypatch.setattr('mmrs.apis.class_shares.print_log', lambda text, **_: said.append(text))
+    config = training(part(tmp_path))
+    assert source_shares(config) == [0.5, 0.25, 0.25]
+    assert not said
+    config.train_dataloader.sampler = dict(type='RareClassSampler')
+    assert source_shares(config) == [0.5, 0.25, 0.25]
+    (text,) = said
+    assert 'RareClassSampler' in text
