@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from mmengine.dist import all_reduce
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -151,6 +153,13 @@ class SelfTraining(EMATeacher):
     ) -> None:
         weights = read_class_weight(class_weight, 'self_training.class_weight', num_classes)
         super().__init__(students, batch_statistics, buffers)
+        if weights is not None and rare_threshold is None and thresholds is None:
+            print_log(
+                'self_training.class_weight has no effect, as rare_threshold, from which confidence on it counts, is '
+                'None: set it (ST-DASegNet has 0.8), or leave the weights out',
+                logger='current',
+                level=logging.WARNING,
+            )
         self.threshold, self.rare_threshold = threshold, rare_threshold
         self.register_buffer('class_weight', None if weights is None else torch.tensor(weights), persistent=False)
         self.thresholds = None if thresholds is None else MODELS.build({**thresholds, 'num_classes': num_classes})

@@ -87,3 +87,13 @@ def test_the_teacher_labels_by_its_own_numbers(golden):
 def test_class_weights_are_one_for_each_class():
     with pytest.raises(ConfigError, match=r'self_training\.class_weight has 1 entries for 6 classes'):
         SelfTraining({}, 6, class_weight=[1.0])
+
+
+def test_class_weights_that_no_pixel_gets_are_mentioned(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmrs.models.parts.self_training.print_log', lambda text, **_: said.append(text))
+    SelfTraining({}, 2, class_weight=[1.0, 2.0])
+    assert not said
+    SelfTraining({}, 2, class_weight=[1.0, 2.0], rare_threshold=None)
+    (text,) = said
+    assert 'rare_threshold' in text
