@@ -1,32 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import torch
 from mmseg.models.backbones import ResNetV1c as MMSegResNetV1c
 from mmseg.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from mmrs.registry import MODELS
 
-
-@contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Inside, batch normalisation uses the statistics of the batch and leaves its running ones as they are."""
-    norms: list[Any] = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, batches) in zip(norms, before):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
+from ..recomputation import recomputed
 
 
 class _RecomputedBlock(nn.Module):
@@ -37,13 +19,7 @@ class _RecomputedBlock(nn.Module):
         self.recomputed = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.recomputed and torch.is_grad_enabled()):
-            return super().forward(x)
-
-        def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-            return nullcontext(), _statistics_kept(self)  # the forward pass has updated the running statistics
-
-        return checkpoint(super().forward, x, use_reentrant=False, context_fn=contexts)
+        return recomputed(super().forward, x, self) if self.recomputed else super().forward(x)
 
 
 class RecomputedBasicBlock(_RecomputedBlock, BasicBlock):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmcv.cnn import ConvModule
+from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
 from mmseg.models.decode_heads.aspp_head import ASPPModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.decode_heads.sep_aspp_head import DepthwiseSeparableASPPModule
@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from mmrs.registry import MODELS
 from mmrs.utils.errors import require_one_of
+
+from ..recomputation import recomputed
 
 __all__ = ['DAFormerHead']
 
@@ -28,7 +30,8 @@ class DAFormerHead(BaseDecodeHead):
     all levels together; unlike in DeepLab, none of them pools the whole image. Parameters are named as in the authors'
     release, so that published checkpoints load.
 
-    Convolutions of 1x1 commute with resizing: they run at the resolution of each level, and the results are added.
+    Convolutions of 1x1 commute with resizing: they run at the resolution of each level, and the results are added. What
+    depthwise convolutions yield is computed again in the backward pass instead of kept.
 
     Args:
         in_channels: Channels of each level.
@@ -121,7 +124,7 @@ class _Context(nn.Module):
             # are not finite, or the process ends.
             together = together.contiguous()
         branches = [
-            _pointwise(branch, levels, align_corners) if dilation == 1 else branch(together)
+            _pointwise(branch, levels, align_corners) if dilation == 1 else _dilated(branch, together)
             for dilation, branch in zip(self.dilations, self.aspp_modules)
         ]
         return self.bottleneck(torch.cat(branches, dim=1))
@@ -137,6 +140,15 @@ def _pointwise(module: Any, levels: Sequence[Tensor], align_corners: bool) -> Te
     if module.conv.bias is not None:  # where there is no norm layer
         out = out.add_(module.conv.bias[:, None, None])
     return module.activate(module.norm(out) if module.with_norm else out)
+
+
+def _dilated(module: nn.Module, x: Tensor) -> Tensor:
+    if not isinstance(module, DepthwiseSeparableConvModule):
+        return module(x)
+    depthwise, pointwise = module.depthwise_conv, module.pointwise_conv
+    # What a depthwise convolution yields is as large as all levels together, and cheap.
+    out = recomputed(lambda x: pointwise.conv(depthwise(x)), x, depthwise)
+    return pointwise.activate(pointwise.norm(out) if pointwise.with_norm else out)
 
 
 def _resized(maps: Sequence[Tensor], like: Tensor, align_corners: bool) -> list[Tensor]:
