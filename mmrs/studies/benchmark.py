@@ -40,11 +40,12 @@ from mmrs.utils.errors import ConfigError, require_number
 
 __all__ = ['BenchmarkSettings', 'Measurement', 'benchmark', 'format_report', 'stock_config']
 
-#: MMSegmentation's module for each of this project's that computes the same in another way.
+#: MMSegmentation's module, or a release's, for each of this project's that computes the same in another way.
 STOCK_TYPES = {
     'EfficientMiT': 'mmseg.MixVisionTransformer',
     'EfficientSegformerHead': 'mmseg.SegformerHead',
     'ResNetV1c': 'mmseg.ResNetV1c',
+    'DAFormerHead': 'DAFormerReleaseHead',
 }
 #: Largest difference of the logits, relative to the largest logit or 1.
 TOLERANCE = 1e-5
@@ -96,20 +97,22 @@ class BenchmarkSettings:
 
 @dataclass
 class Measurement:
-    """Results of one model: seconds of every repetition, bytes at the peak."""
+    """Results of one model: seconds of every repetition, bytes at the peak, those of them that libraries take."""
 
     training: list[float] = field(default_factory=list)
     inference: list[float] = field(default_factory=list)
     peak_memory: int = 0
+    libraries: int = 0
 
 
 def stock_config(cfg: Config) -> Config:
     """The same model of MMSegmentation's own modules, with torch's plain optimizers."""
     cfg = copy.deepcopy(cfg)
     for _, node in list(walk(cfg.model)):
-        name = str(node.get('type', '')).removeprefix('mmrs.')
-        if name in STOCK_TYPES:
-            node['type'] = STOCK_TYPES[name]  # type: ignore[index]
+        for key in ('type', 'base'):  # what several resolutions are made of
+            name = str(node.get(key, '')).removeprefix('mmrs.')
+            if name in STOCK_TYPES:
+                node[key] = STOCK_TYPES[name]  # type: ignore[index]
     for _, node in list(walk(cfg.optim_wrapper)):
         if 'fused' in node:
             node['fused'] = None  # type: ignore[index]
@@ -209,21 +212,29 @@ def _seconds(run: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _peak_memory(settings: BenchmarkSettings, stock: bool, steps: int = 3) -> int:
-    """Bytes at the peak of some training steps; on a GPU torch's, else those resident in this process."""
+def _peak_memory(settings: BenchmarkSettings, stock: bool, steps: int = 3) -> tuple[int, int]:
+    """Bytes at the peak of some training steps, and those of them that were there before the model.
+
+    On a GPU they are torch's, and none were there; else those resident in this process.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    before = _resident('VmRSS') or peak_bytes()
     subject = _Subject(settings, stock)
     for _ in range(steps):
         subject.train_step()
     if subject.device != 'cpu':
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(), 0
     # `ru_maxrss` would be no less than what the parent process held when it started this one.
+    return _resident('VmHWM') or peak_bytes(), before
+
+
+def _resident(key: str) -> int | None:
     try:
         status = Path('/proc/self/status').read_text()
-        return 1024 * int(status.split('VmHWM:')[1].split()[0])
+        return 1024 * int(status.split(f'{key}:')[1].split()[0])
     except (OSError, IndexError):
-        return peak_bytes()
+        return None
 
 
 def benchmark(
@@ -267,7 +278,8 @@ def benchmark(
     results = {name: Measurement() for name in forms}
     for name, form in forms.items():
         with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as process:
-            results[name].peak_memory = process.submit(_peak_memory, form, name == 'stock').result()
+            memory = process.submit(_peak_memory, form, name == 'stock').result()
+            results[name].peak_memory, results[name].libraries = memory
 
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads or threads)
@@ -317,6 +329,7 @@ def format_report(results: dict[str, Measurement]) -> str:
         ('training step, median', 's', lambda m: statistics.median(m.training)),
         ('training step, fastest', 's', lambda m: min(m.training)),
         ('peak memory in training', 'MiB', lambda m: m.peak_memory / 2**20),
+        ('without the libraries', 'MiB', lambda m: (m.peak_memory - m.libraries) / 2**20),
         ('inference, median', 'ms', lambda m: 1e3 * statistics.median(m.inference)),
         ('inference, fastest', 'ms', lambda m: 1e3 * min(m.inference)),
     ]

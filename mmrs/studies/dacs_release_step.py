@@ -1,16 +1,20 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from mmengine.optim import build_optim_wrapper
+from mmseg.models.utils import resize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmrs.models.adaptors.base import Domain
 from mmrs.models.adaptors.dacs import DACS
+from mmrs.models.decode_heads.daformer_head import DAFormerHead
 from mmrs.models.losses.head_loss import head_loss
 from mmrs.models.parts.strong_augmentation import AugmentationDraws, StrongAugmentation
+from mmrs.registry import MODELS
 
 
 class DACSReleaseStep:
@@ -99,3 +103,24 @@ class DACSReleaseStep:
             own = AugmentationDraws(order, factors[:, i : i + 1], None if sigma is None else sigma[i : i + 1])
             found.append(augmentation(images[i : i + 1], preprocessor, 'target', own))
         return torch.cat(found)
+
+
+@MODELS.register_module()
+class DAFormerReleaseHead(DAFormerHead):
+    """:class:`DAFormerHead` as the release computes it: all levels are resized and concatenated before the branches,
+    and every activation is kept.
+    """
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Logits ``(N, K, H_0, W_0)`` of feature maps ``(N, C_i, H_i, W_i)``."""
+        maps = self._transform_inputs(inputs)
+        levels = []
+        for level, layer in zip(maps, self.embed_layers):
+            embedded = layer(level.flatten(2).transpose(1, 2)).transpose(1, 2).contiguous()
+            embedded = embedded.unflatten(2, level.shape[2:])
+            levels.append(resize(embedded, maps[0].shape[2:], mode='bilinear', align_corners=self.align_corners))
+        together, fuse = torch.cat(levels, dim=1), cast(Any, self.fuse_layer)
+        if hasattr(fuse, 'aspp_modules'):
+            together = torch.cat([branch(together) for branch in fuse.aspp_modules], dim=1)
+            fuse = fuse.bottleneck
+        return self.cls_seg(fuse(together))
