@@ -204,8 +204,8 @@ BREAKAGES: list[Breakage] = [
         (
             'weight-of-a-level-forgotten',
             'misleading a discriminator counts a thousand times as much as the labels do',
-            'self.weights[name] * told',
-            'told',
+            'self.weights[name] * losses',
+            'losses',
         ),
         (
             'predictions-at-their-own-size',

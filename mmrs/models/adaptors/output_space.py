@@ -66,18 +66,15 @@ class OutputSpaceAlignment(Adaptor):
             self.discriminator = Adversary(dict.fromkeys(self.weights, own), gan_loss or published, input_map)
         self.masked_consistency: MaskedConsistency | None = None
         if masked_consistency is not None:
-            own = dict(masked_consistency)
-            teacher = {**PUBLISHED, **own.pop('self_training', {})}
-            self.teacher = SelfTraining(self.taught(), self.num_classes, **teacher)
+            own = {'self_training': {}, **masked_consistency}
+            self.teacher = SelfTraining(self.taught(), self.num_classes, **{**PUBLISHED, **own.pop('self_training')})
             self.masked_consistency = MaskedConsistency(**own)
 
     def _check_heads(self, weights: Mapping[str, float]) -> None:
         auxiliary: Any = self.auxiliary_head if self.with_auxiliary_head else None
         if isinstance(auxiliary, nn.ModuleList):
-            raise ConfigError(
-                f'model.auxiliary_head is a list of {len(auxiliary)}, but {type(self).__name__} aligns one auxiliary '
-                'head at most: give the dict of one head'
-            )
+            found = f'a list of {len(auxiliary)}'
+            raise ConfigError(f'model.auxiliary_head is {found}: give the dict of one head, for one at most is aligned')
         for name, weight in weights.items():
             require_number(f'model.weights.{name}', weight, at_least=0)
             if name not in _SUPERVISED or (weight and name == 'auxiliary_head' and auxiliary is None):
@@ -97,19 +94,17 @@ class OutputSpaceAlignment(Adaptor):
         labels: Any = source.labels
         features = [self.extract_feat(domain.images) for domain in (source, target)]
         losses: dict[str, Tensor] = {}
-        for name, supervised in _SUPERVISED.items():
-            if (head := getattr(self, name, None)) is None:
-                continue
+        heads = [(name, head) for name in _SUPERVISED if (head := getattr(self, name, None)) is not None]
+        for name, head in heads:
             logits = head(features[0])
-            losses[supervised] = head_loss(head, logits, labels)
+            losses[_SUPERVISED[name]] = head_loss(head, logits, labels)
             if name in self.weights:
                 on_target = _of_images(head, head(features[1]), target)
                 if self.discriminator is None:
                     losses.update(self._entropy(name, on_target, target))
                 else:
-                    on_source = _of_images(head, logits.detach(), source)
-                    told = self.discriminator.losses(name, on_source, on_target)
-                    losses.update(told, **{f'loss_adv_{name}': self.weights[name] * told[f'loss_adv_{name}']})
+                    losses.update(self.discriminator.losses(name, _of_images(head, logits.detach(), source), on_target))
+                    losses[f'loss_adv_{name}'] = self.weights[name] * losses[f'loss_adv_{name}']
         if self.masked_consistency is not None:
             losses.update(self.masked_consistency.losses(self, target))
         return losses
