@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmrs.models.backbones.multi_resolution import MultiResolutionBackbone
 from mmrs.utils.errors import ConfigError, require
 
 __all__ = ['compile_backbones']
@@ -38,8 +39,10 @@ def compile_backbones(model: nn.Module, options: bool | Mapping[str, Any] | None
         if name.rpartition('.')[2] == 'backbone':
             domains = module.items() if isinstance(module, nn.ModuleDict) else ()  # ST-DASegNet has one for each
             found.update({f'{name}.{domain}': part for domain, part in domains} or {name: module})
-    for name, backbone in found.items():
+    for where, backbone in found.items():
         if any(getattr(part, 'recomputed', getattr(part, 'with_cp', False)) for part in backbone.modules()):
-            raise ConfigError(f'compile and with_cp of model.{name} do not go together: set one of them to False')
-        backbone.forward = torch.compile(backbone.forward, **(options if isinstance(options, Mapping) else {}))
+            raise ConfigError(f'compile and with_cp of model.{where} do not go together: set one of them to False')
+        name = 'encode' if isinstance(backbone, MultiResolutionBackbone) else 'forward'  # boxes are drawn outside
+        compiled = torch.compile(getattr(backbone, name), **(options if isinstance(options, Mapping) else {}))
+        setattr(backbone, name, compiled)
     return list(found)

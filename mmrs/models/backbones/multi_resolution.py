@@ -161,15 +161,16 @@ class MultiResolutionBackbone:
         else:
             boxes = sliding_boxes(size, window)
         # Bilinear interpolation to one half is the mean of four pixels.
-        context = self._encode(F.avg_pool2d(images, 2))
+        context = self.encode(F.avg_pool2d(images, 2))
         detail = functools.partial(self._encode_parts, images)
         return MultiResolutionFeatures(context, detail, boxes, not self.training, size, image_size, self.stride)
 
-    def _encode(self, images: Tensor) -> list[Tensor]:
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """The plain backbone's stages of images ``(N, C, H, W)``."""
         return list(super().forward(images))  # type: ignore[misc]
 
     def _encode_parts(self, images: Tensor, boxes: Sequence[Box]) -> list[Tensor]:
-        return self._encode(torch.cat([box.crop(images) for box in boxes]))
+        return self.encode(torch.cat([box.crop(images) for box in boxes]))
 
     def _draw_box(self, size: Sequence[int], window: Sequence[int]) -> Box:
         unit = 2 * self.stride
