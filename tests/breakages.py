@@ -908,6 +908,42 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
+        'mmrs/evaluation/label_free/criterion.py',
+        ('tests/test_evaluation/test_label_free.py',),
+        (
+            'dead-classes-uncounted',
+            'a network that has forgotten classes is judged by those that are left',
+            'values.masked_fill(shares < DEAD * expected, worst)',
+            'values',
+        ),
+    ),
+    *_in_file(
+        'mmrs/evaluation/label_free/choice.py',
+        ('tests/test_evaluation/test_label_free.py',),
+        (
+            'collapse-admitted',
+            'the most certain of all candidates, which predicts one class, may be chosen',
+            'own < usual / 2',
+            'False',
+        ),
+        (
+            'any-gain-is-enough',
+            'noise between candidates is taken for a gain over the source',
+            'gain < margin',
+            'gain < 0',
+        ),
+    ),
+    *_in_file(
+        'mmrs/evaluation/label_free/changes.py',
+        ('tests/test_evaluation/test_label_free.py',),
+        (
+            'turned-back-the-wrong-way',
+            'maps of a turned image are compared upside down',
+            'maps.rot90(-1',
+            'maps.rot90(1',
+        ),
+    ),
+    *_in_file(
         'mmrs/apis/class_prior.py',
         ('tests/test_apis/test_class_prior.py',),
         (

@@ -1,0 +1,85 @@
+"""From scores of candidates to one of them: which are admissible, and is any clearly better than the source's?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .criterion import DEAD, PRESENT, entropy
+
+__all__ = ['MARGIN', 'Choice', 'choose', 'dead_classes', 'inadmissible']
+
+#: How much more consistent a candidate has to be than the least adapted one.
+MARGIN = 0.05
+
+
+class Choice(NamedTuple):
+    """What was chosen.
+
+    Attributes:
+        candidate: Its index.
+        verdict: ``adapted``, another one than the least adapted is clearly better; ``kept``, none is; ``none``, no
+            candidate is admissible, and the least adapted is what is left.
+        gain: By how much its value is above that of the least adapted.
+    """
+
+    candidate: int
+    verdict: str
+    gain: float
+
+
+def dead_classes(shares: Tensor, expected: Tensor) -> Tensor:
+    """Which classes ``(K,)`` the network maps on the source and hardly on the target.
+
+    Args:
+        shares: Of the classes in its predictions on the target, ``(K,)``.
+        expected: Those in its predictions on held-out images of the source, ``(K,)``.
+    """
+    return (expected >= PRESENT) & (shares < DEAD * expected)
+
+
+def inadmissible(shares: Sequence[Tensor], expected: Sequence[Tensor]) -> list[str | None]:
+    """Why a candidate is out, whatever its score; None: it is not.
+
+    More of its classes have died than of the median candidate's; or it predicts, effectively, fewer than half as many
+    classes.
+
+    Args:
+        shares: Of the classes in each candidate's predictions on the target, ``(K,)``.
+        expected: Those in its predictions on held-out images of the source.
+    """
+    dead = torch.tensor([int(dead_classes(*pair).sum()) for pair in zip(shares, expected)])
+    effective = torch.stack([entropy(own.double()).exp() for own in shares])
+    usual_dead, usual = dead.double().quantile(0.5), effective.quantile(0.5)
+    reasons: list[str | None] = []
+    for own_dead, own in zip(dead.tolist(), effective.tolist()):
+        if own_dead > usual_dead:
+            reasons.append(f'{own_dead} of its classes have died, where {usual_dead:g} is usual')
+        elif own < usual / 2:
+            reasons.append(f'it predicts {own:.1f} classes, effectively, where {usual:.1f} is usual')
+        else:
+            reasons.append(None)
+    return reasons
+
+
+def choose(values: Sequence[float], reasons: Sequence[str | None], margin: float = MARGIN, least: int = 0) -> Choice:
+    """The candidate of the highest value if it is clearly above the least adapted one, else that one.
+
+    Args:
+        values: Of a criterion, higher is better.
+        reasons: See :func:`inadmissible`.
+        margin: By how much the value has to be higher; 0 chooses by the value alone.
+        least: Index of the least adapted candidate.
+    """
+    admitted = [i for i, reason in enumerate(reasons) if reason is None and values[i] == values[i]]
+    if not admitted:
+        return Choice(least, 'none', 0.0)
+    best = max(admitted, key=lambda i: values[i])
+    # One whose classes have died is no measure for others.
+    gain = values[best] - values[least] if least in admitted else float('inf')
+    if best == least or gain < margin:
+        return Choice(least, 'kept', 0.0)
+    return Choice(best, 'adapted', gain)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .changes import CHANGES, OUTSIDE, PHOTOMETRIC
+
+__all__ = ['Observation']
+
+
+class Observation:
+    """An image of the target, and what a network says of it when it is asked.
+
+    Answers are kept: criteria that look at the same change share one pass of the network.
+
+    Args:
+        image: ``(C, H, W)``, normalised.
+        valid: ``(H, W)``, bool: where there are data; None: everywhere.
+        predict: From images ``(N, C, h, w)`` to probabilities ``(N, K, h, w)``, in evaluation mode, as deployed.
+        preprocessor: The :class:`DomainAdaptationDataPreprocessor`, which knows the range of values.
+        teacher: As `predict`, of the teacher; None: there is none.
+        embed: As `predict`, with features ``(N, D, h, w)`` of the image's size in place of probabilities; None: none.
+        domain: Whose mean, deviation and range of values hold.
+    """
+
+    def __init__(
+        self,
+        image: Tensor,
+        valid: Tensor | None,
+        predict: Callable[[Tensor], Tensor],
+        preprocessor: Any = None,
+        teacher: Callable[[Tensor], Tensor] | None = None,
+        embed: Callable[[Tensor], Tensor] | None = None,
+        domain: str = 'target',
+    ) -> None:
+        self.image, self._predict, self._teacher, self._embed = image, predict, teacher, embed
+        self.valid = torch.ones_like(image[0], dtype=torch.bool) if valid is None else valid
+        self._preprocessor, self._domain = preprocessor, domain
+        self._changed: dict[str, Tensor] = {}
+
+    @functools.cached_property
+    def probability(self) -> Tensor:
+        """``(K, H, W)``."""
+        return self.predict(self.image)
+
+    @functools.cached_property
+    def label(self) -> Tensor:
+        """The most probable class, ``(H, W)``."""
+        return self.probability.argmax(0)
+
+    @functools.cached_property
+    def pixels(self) -> Tensor:
+        """Probabilities of the pixels that have data, ``(M, K)``."""
+        return self.probability[:, self.valid].T
+
+    @functools.cached_property
+    def taught(self) -> Tensor:
+        """What the teacher says, ``(K, H, W)``; without a teacher :attr:`probability`."""
+        return self.probability if self._teacher is None else self._ask(self._teacher, self.image)
+
+    @functools.cached_property
+    def features(self) -> Tensor:
+        """``(D, H, W)``; without them the logarithms of :attr:`probability`."""
+        return self.probability.clamp(min=1e-12).log() if self._embed is None else self._ask(self._embed, self.image)
+
+    def predict(self, image: Tensor) -> Tensor:
+        """Probabilities ``(K, h, w)`` of another image ``(C, h, w)``."""
+        return self._ask(self._predict, image)
+
+    def under(self, change: str) -> Tensor:
+        """Probabilities ``(K, H, W)`` of the changed image, moved back; ``OUTSIDE`` where that shows nothing."""
+        if change not in self._changed:
+            images, own = self.image[None], CHANGES[change]
+            if change in PHOTOMETRIC:
+                images = self._preprocessor.denormalize(images, self._domain)
+                images = self._preprocessor.normalize(own.apply(images).clamp(0, 1), self._domain)
+            else:
+                images = own.apply(images)
+            maps = self.predict(images[0])[None]
+            self._changed[change] = own.undo(maps, self.image.shape[-2:])[0]
+        return self._changed[change]
+
+    def label_under(self, change: str) -> tuple[Tensor, Tensor]:
+        """The most probable class of the changed image, ``(H, W)``, and where it and the image have data."""
+        probability = self.under(change)
+        return probability.argmax(0), self.valid & (probability[0] != OUTSIDE)
+
+    @torch.no_grad()
+    def _ask(self, network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+        maps = network(image[None])[0]
+        return maps.to(torch.promote_types(maps.dtype, torch.float32))
