@@ -33,6 +33,8 @@ __all__ = ['Entry', 'Run', 'compare', 'mean_curves', 'plan_runs', 'plot_comparis
 
 #: Beside the logs of a run, what decides its result.
 RECORD = 'settings.json'
+#: Settings that leave what is trained as it is: which of its checkpoints are kept.
+_KEPT = 'default_hooks.checkpoint.'
 #: What the training of a run printed.
 LOG = 'output.log'
 
@@ -169,9 +171,10 @@ class Run:
                 )
             return []
         changes = [text.removeprefix('config.') for text in self._record.differences(self.settings())]
+        ignored = [_KEPT]
         if self.warm_start is not None and not self.warm_start.is_file():
-            changes = [text for text in changes if not text.startswith('load_from ')]  # a finished run can do without
-        return changes
+            ignored.append('load_from ')  # a finished run can do without
+        return [text for text in changes if not text.startswith(tuple(ignored))]
 
     @property
     def _record(self) -> Record:

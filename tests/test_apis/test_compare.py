@@ -1,6 +1,7 @@
 import json
 import math
 import statistics
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -303,6 +304,17 @@ def test_runs_of_other_settings_are_not_taken_for_these(write, tmp_path, trainer
     compare([changed], [0], out, overwrite=True, console=quiet)
     assert len(trainer.calls) == 2
     assert not stale.exists()
+
+
+def test_which_checkpoints_are_kept_decides_no_result(write, tmp_path, trainer, quiet):
+    hooks = 'default_hooks = dict(checkpoint=dict(interval=1000), logger=dict(interval=50))'
+    entry = Entry(write('a', extra=hooks))
+    compare([entry], [0], tmp_path / 'out', console=quiet)
+    kept = ('default_hooks.checkpoint.interval=75', 'default_hooks.checkpoint.max_keep_ckpts=8')
+    compare([replace(entry, cfg_options=kept)], [0], tmp_path / 'out', console=quiet)
+    assert len(trainer.calls) == 1
+    with pytest.raises(OutputError, match=r'default_hooks\.logger'):
+        compare([replace(entry, cfg_options=('default_hooks.logger.interval=5',))], [0], tmp_path / 'out')
 
 
 def test_a_new_warm_start_makes_a_run_outdated(write, tmp_path, trainer, quiet):
