@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,14 +46,19 @@ def _scaled(images: Tensor) -> Tensor:
     return F.interpolate(images, size, mode='bilinear', align_corners=False, antialias=True)
 
 
-def _moved_back(maps: Tensor, size: torch.Size) -> Tensor:
-    return F.pad(maps, (size[1] - maps.shape[-1], 0, size[0] - maps.shape[-2], 0), value=OUTSIDE)
+def _shift(size: Sequence[int]) -> list[int]:
+    # Less than half of the image: the rest is mirrored to keep its size, and networks take no image of any size.
+    return [min(shift, (side - 1) // 2) for shift, side in zip(_SHIFT, size)]
 
 
 def _moved(images: Tensor) -> Tensor:
-    # Of an image that is smaller than twice the shift, something is left.
-    rows, columns = (min(shift, side // 2) for shift, side in zip(_SHIFT, images.shape[-2:]))
-    return images[..., rows:, columns:]
+    rows, columns = _shift(images.shape[-2:])
+    return F.pad(images[..., rows:, columns:], (0, columns, 0, rows), mode='reflect')
+
+
+def _moved_back(maps: Tensor, size: torch.Size) -> Tensor:
+    rows, columns = _shift(size)
+    return F.pad(maps[..., : size[0] - rows, : size[1] - columns], (columns, 0, rows, 0), value=OUTSIDE)
 
 
 def _blurred(images: Tensor) -> Tensor:

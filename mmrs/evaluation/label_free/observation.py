@@ -89,7 +89,48 @@ class Observation:
         probability = self.under(change)
         return probability.argmax(0), self.valid & (probability[0] != OUTSIDE)
 
+    def shifted(self, offsets: Tensor) -> Observation:
+        """The same as under another class prior, of the same passes of the network.
+
+        Args:
+            offsets: Added to the logits, ``(K,)``.
+        """
+        return _Shifted(self, offsets)
+
     @torch.no_grad()
     def _ask(self, network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
         maps = network(image[None])[0]
         return maps.to(torch.promote_types(maps.dtype, torch.float32))
+
+
+class _Shifted(Observation):
+    """An observation under another class prior."""
+
+    def __init__(self, seen: Observation, offsets: Tensor) -> None:
+        super().__init__(seen.image, seen.valid, seen.predict)
+        self._seen, self._factors = seen, offsets.exp()[:, None, None]
+
+    @functools.cached_property
+    def probability(self) -> Tensor:
+        return self._shift(self._seen.probability)
+
+    @functools.cached_property
+    def taught(self) -> Tensor:
+        return self._shift(self._seen.taught)
+
+    @property
+    def features(self) -> Tensor:
+        return self._seen.features
+
+    def predict(self, image: Tensor) -> Tensor:
+        return self._shift(self._seen.predict(image))
+
+    def under(self, change: str) -> Tensor:
+        if change not in self._changed:
+            maps = self._seen.under(change)
+            self._changed[change] = torch.where(maps == OUTSIDE, maps, self._shift(maps))
+        return self._changed[change]
+
+    def _shift(self, probability: Tensor) -> Tensor:
+        shifted = probability * self._factors.to(probability)
+        return shifted / shifted.sum(0)

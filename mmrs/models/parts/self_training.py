@@ -167,12 +167,16 @@ class SelfTraining(EMATeacher):
     @torch.no_grad()
     def label(self, target: Domain) -> PseudoLabel:
         """Labels and weights of the pixels of target images, by a teacher that is a whole network."""
+        return self.pseudo_label(self.logits(target.images), target.valid)
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """What a teacher that is a whole network says of images ``(N, C, H, W)``: ``(N, K, H, W)``."""
         network: Any = self
-        stages = network.backbone(target.images)
+        stages = network.backbone(images)
         logits = network.decode_head(network.neck(stages) if hasattr(self, 'neck') else stages)
         corners = network.decode_head.align_corners
-        logits = F.interpolate(logits, target.images.shape[-2:], mode='bilinear', align_corners=corners)
-        return self.pseudo_label(logits, target.valid)
+        return F.interpolate(logits, images.shape[-2:], mode='bilinear', align_corners=corners)
 
     @torch.no_grad()
     def pseudo_label(self, logits: Tensor, valid: Tensor | None = None) -> PseudoLabel:

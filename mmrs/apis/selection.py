@@ -1,0 +1,368 @@
+"""Which of several checkpoints to take for a target without labels."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+import torch
+from mmengine.config import Config
+from mmengine.structures import PixelData
+from mmseg.models.segmentors.base import BaseSegmentor
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from mmrs.apis.class_prior import PriorOptions
+from mmrs.apis.inference import init_model
+from mmrs.apis.statistics import domain_leaves, loading, without_labels
+from mmrs.datasets.transforms import PackRasterInputs
+from mmrs.engine.saved_runs import own_checkpoints
+from mmrs.evaluation.label_free import CRITERIA, Observation, choose, inadmissible
+from mmrs.evaluation.label_free.choice import MARGIN, Choice
+from mmrs.evaluation.label_free.criterion import LabelFreeCriterion, Score, shares_of
+from mmrs.install import install
+from mmrs.models.binary import two_logits
+from mmrs.registry import DATASETS
+from mmrs.utils.config import load_config
+from mmrs.utils.errors import ConfigError, DataError, require_number, require_one_of
+from mmrs.utils.files import write_json, write_text
+
+__all__ = ['DEFAULT_CRITERIA', 'Candidate', 'Judged', 'Selection', 'find_candidates', 'observe', 'target_crops']
+
+#: What is asked of each candidate.
+DEFAULT_CRITERIA = ('consistency', 'entropy', 'information_maximisation', 'soft_neighbourhood_density')
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint, and what is changed about it without training.
+
+    Attributes:
+        config: Its configuration file.
+        checkpoint: Its weights.
+        strength: Of the correction to equal shares of the classes; 0: none.
+    """
+
+    config: Path
+    checkpoint: Path
+    strength: float = 0.0
+
+    def __str__(self) -> str:
+        name = '/'.join([*self.checkpoint.absolute().parent.parts[-2:], self.checkpoint.name])
+        return f'{name}, equal shares {self.strength:g}' if self.strength else name
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of a candidate without labels of the target.
+
+    Attributes:
+        candidate: The candidate.
+        shares: Of the classes in its maps of the target, ``(K,)``.
+        expected: Those in its maps of the source.
+        scores: By the names of criteria.
+    """
+
+    candidate: Candidate
+    shares: Sequence[float]
+    expected: Sequence[float]
+    scores: Mapping[str, Score]
+
+
+# Images --------------------------------------------------------------------------------------------------------------
+
+
+def target_crops(config: Config, number: int, size: int, seed: int = 0, domain: str = 'target') -> list[dict[str, Any]]:
+    """Crops of as many images of a domain, drawn by a seed, without labels.
+
+    Args:
+        config: A configuration; its training data are looked at, or its test data where it trains on one domain.
+        number: Of images; all, where there are fewer.
+        size: Largest side of a crop in pixels.
+        seed: Which images, and where in them.
+        domain: ``target`` or ``source``.
+
+    Returns:
+        For each a packed sample, ``dict(inputs, data_samples)``.
+
+    Raises:
+        ConfigError: The configuration has no such data.
+        DataError: There is no image.
+    """
+    found = _leaves(config, 'train')
+    if '' in found and domain == 'target':
+        found = _leaves(config, 'test')
+    leaves = found.get(domain) or found.get('')
+    if not leaves:
+        raise ConfigError(f'{config.filename}: there is no data set of the {domain}')
+    sets = []
+    for leaf in leaves:
+        pipeline = [*loading(leaf), PackRasterInputs()]
+        sets.append(DATASETS.build({**without_labels(leaf), 'pipeline': pipeline, 'test_mode': True}))
+    places = [(own, i) for own in sets for i in range(len(own))]
+    if not places:
+        raise DataError(f'{config.filename}: the data set of the {domain} has no image')
+    random = np.random.default_rng(seed)
+    chosen = random.permutation(len(places))[:number]
+    return [_cropped(own[i], size, random) for own, i in (places[place] for place in sorted(chosen))]
+
+
+def _leaves(config: Config, role: str) -> dict[str, list[dict[str, Any]]]:
+    dataset = (config.get(f'{role}_dataloader') or {}).get('dataset')
+    return domain_leaves(dataset) if dataset else {}
+
+
+def _cropped(sample: dict[str, Any], size: int, random: np.random.Generator) -> dict[str, Any]:
+    image, packed = sample['inputs'], sample['data_samples']
+    height, width = image.shape[-2:]
+    top, left = (int(random.integers(max(side - size, 0) + 1)) for side in (height, width))
+    window = (..., slice(top, top + size), slice(left, left + size))
+    if 'valid_map' in packed:
+        valid = packed.valid_map.data[window]
+        del packed.valid_map  # it takes no data of another size
+        packed.valid_map = PixelData(data=valid)
+    return dict(inputs=image[window].contiguous(), data_samples=packed)
+
+
+# Models --------------------------------------------------------------------------------------------------------------
+
+
+def probabilities(model: Any, images: Tensor) -> Tensor:
+    """What a model that predicts says of normalised images ``(N, C, H, W)``: ``(N, K, H, W)``, at their size."""
+    height, width = images.shape[-2:]
+    meta = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width))
+    logits = model.encode_decode(images, [meta] * len(images))[..., :height, :width]
+    return two_logits(logits).float().softmax(1)
+
+
+def observe(model: BaseSegmentor, crops: Sequence[dict[str, Any]], domain: str = 'target') -> Iterator[Observation]:
+    """Crops as a model sees them."""
+    network, device = functools.partial(probabilities, model), next(model.parameters()).device
+    teacher = getattr(model, 'teacher', None)
+    taught = functools.partial(_taught, teacher) if hasattr(teacher, 'backbone') else None  # a whole network
+    for crop in crops:
+        batch = {domain: dict(inputs=[crop['inputs'].to(device)], data_samples=[crop['data_samples']])}
+        image = model.data_preprocessor(batch)['inputs'][domain][0]
+        known = crop['data_samples']
+        valid = known.valid_map.data[0].to(device) if 'valid_map' in known else None
+        yield Observation(image, valid, network, model.data_preprocessor, taught, domain=domain)
+
+
+def _taught(teacher: Any, images: Tensor) -> Tensor:
+    return two_logits(teacher.logits(images)).float().softmax(1)
+
+
+def find_candidates(runs: Sequence[str | Path], strengths: Sequence[float] = (0.0,)) -> list[Candidate]:
+    """The checkpoints of runs, each in several strengths of the correction to equal shares.
+
+    Args:
+        runs: Folders of runs, with a configuration and checkpoints ``iter_N.pth``; or checkpoints in such folders. The
+            last checkpoint of the first one is the least adapted candidate, and the first of the result.
+        strengths: 0 to 1; plain predictions are among the candidates anyway.
+
+    Raises:
+        ConfigError: There is no such checkpoint, or a folder without one configuration.
+    """
+    found: list[Candidate] = []
+    for strength in strengths:
+        require_number('strengths', strength, at_least=0, at_most=1)
+    for run in map(Path, runs):
+        folder, checkpoints = (run.parent, [run]) if run.suffix == '.pth' else (run, own_checkpoints(run))
+        configs = sorted(folder.glob('*.py'))
+        if not checkpoints or not checkpoints[0].is_file():
+            raise ConfigError(f'{run}: no checkpoint was found; a folder with iter_N.pth was expected, or such a file')
+        if len(configs) != 1:
+            raise ConfigError(f'{folder} has {len(configs)} configurations (*.py); the one of the run was expected')
+        for checkpoint, strength in itertools.product(checkpoints, dict.fromkeys((0.0, *strengths))):
+            found.append(Candidate(configs[0], checkpoint, float(strength)))
+    return list(dict.fromkeys(found))
+
+
+# Choice --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Selection:
+    """Judges candidates on the same crops, and chooses one.
+
+    Args:
+        candidates: The least adapted one first; see :func:`find_candidates`.
+        criteria: Names of `CRITERIA`, the first of which chooses.
+        margin: By how much a candidate has to be better than the least adapted one.
+        number: Images of either domain that are looked at.
+        size: Largest side of a crop in pixels.
+        seed: Which images, and where in them.
+        options: Options of criteria by their names.
+        records: Folder that keeps what is known of each candidate, for the next call; None: none is.
+        device: ``'cpu'``, ``'cuda:1'``, ...; by default a GPU if there is one.
+
+    Raises:
+        ConfigError: A name is unknown, or a number makes no sense.
+    """
+
+    candidates: Sequence[Candidate]
+    criteria: Sequence[str] = DEFAULT_CRITERIA
+    margin: float = MARGIN
+    number: int = 40
+    size: int = 512
+    seed: int = 0
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    records: Path | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        install()
+        for name in self.criteria:
+            require_one_of('criteria', name, [own for own in CRITERIA if own != 'deep_embedded_validation'])
+        require_number('margin', self.margin, at_least=0)
+        require_number('number', self.number, at_least=1)
+        require_number('size', self.size, at_least=1)
+
+    def judge(self) -> list[Judged]:
+        """Scores of all candidates; those of one checkpoint share its passes.
+
+        Raises:
+            ConfigError: A configuration cannot work.
+            CheckpointError: A checkpoint cannot be read or does not fit.
+            DataError: Images cannot be read.
+        """
+        found = {candidate: known for candidate in self.candidates if (known := self._known(candidate)) is not None}
+        groups: dict[Path, list[Candidate]] = {}
+        for candidate in self.candidates:
+            if candidate not in found:
+                groups.setdefault(candidate.checkpoint, []).append(candidate)
+        for group in track(list(groups.values()), 'candidates', console=Console(stderr=True)):
+            for judged in self._judge(group):
+                found[judged.candidate] = judged
+                if (path := self._path(judged.candidate)) is not None:
+                    result = asdict(judged)
+                    del result['candidate']
+                    write_json(dict(about=self._about(judged.candidate), result=result), path, overwrite=True)
+        return [found[candidate] for candidate in self.candidates]
+
+    def choose(self, judged: Sequence[Judged]) -> tuple[Choice, list[str | None]]:
+        """The candidate to take, and why others are out of the question."""
+        name = self.criteria[0]
+        values = CRITERIA[name].compared([own.scores[name] for own in judged])
+        shares, expected = ([torch.tensor(getattr(own, key)) for own in judged] for key in ('shares', 'expected'))
+        reasons = inadmissible(shares, expected)
+        return choose(values, reasons, self.margin), reasons
+
+    def sentence(self, choice: Choice) -> str:
+        """What was chosen, and why, in words."""
+        least, chosen = self.candidates[0], self.candidates[choice.candidate]
+        if choice.verdict == 'none':
+            return f'No candidate can be recommended: classes died in all of them. The least adapted one is {least}.'
+        if choice.verdict == 'kept':
+            return f'{least} stays: no candidate is better by {self.margin:g} or more in {self.criteria[0]}.'
+        better = f'{choice.gain:.3f} better than {least} in {self.criteria[0]}'
+        return f'{chosen} is chosen: ' + (better if math.isfinite(choice.gain) else f'classes died in {least}') + '.'
+
+    def save(self, judged: Sequence[Judged], choice: Choice, text: str) -> None:
+        """Write what was found to the folder of the records: ``selection.md`` and ``selection.json``."""
+        if self.records is None:
+            return
+        rows = [{**asdict(own), 'candidate': str(own.candidate)} for own in judged]
+        write_text(text, self.records / 'selection.md', overwrite=True)
+        chosen = self.candidates[choice.candidate]
+        found = dict(
+            verdict=choice.verdict,
+            checkpoint=str(chosen.checkpoint),
+            config=str(chosen.config),
+            strength=chosen.strength,
+            gain=choice.gain,
+            candidates=rows,
+        )
+        write_json(found, self.records / 'selection.json', overwrite=True)
+
+    def _judge(self, group: Sequence[Candidate]) -> list[Judged]:
+        model = init_model(group[0].config, group[0].checkpoint, self.device)
+        classes = model.dataset_meta['classes']
+        shifts = [_offsets(model, candidate.strength) for candidate in group]
+        criteria = [
+            [CRITERIA[name](len(classes), **self.options.get(name, {})) for name in self.criteria] for _ in group
+        ]
+        expected = self._look(model, 'source', shifts, [[] for _ in group])
+        shares = self._look(model, 'target', shifts, criteria)
+        return [
+            Judged(
+                candidate,
+                tuple(own_shares.tolist()),
+                tuple(own_expected.tolist()),
+                {criterion.name: criterion.compute(own_expected) for criterion in own},
+            )
+            for candidate, own, own_shares, own_expected in zip(group, criteria, shares, expected)
+        ]
+
+    def _look(
+        self,
+        model: BaseSegmentor,
+        domain: str,
+        shifts: Sequence[Tensor | None],
+        criteria: Sequence[Sequence[LabelFreeCriterion]],
+    ) -> list[Tensor]:
+        """Shares of the classes in the maps of a domain, under each class prior; the criteria have seen all images."""
+        counts = [torch.zeros(len(model.dataset_meta['classes']), dtype=torch.int64) for _ in shifts]
+        for seen in observe(model, target_crops(model.cfg, self.number, self.size, self.seed, domain), domain):
+            for count, shift, own in zip(counts, shifts, criteria):
+                view = seen if shift is None else seen.shifted(shift)
+                count += torch.bincount(view.label[view.valid].cpu(), minlength=len(count))
+                for criterion in own:
+                    criterion.update(view)
+        return [shares_of(count) for count in counts]
+
+    # Records ---------------------------------------------------------------------------------------------------------
+
+    def _path(self, candidate: Candidate) -> Path | None:
+        if self.records is None:
+            return None
+        place = hashlib.sha256(f'{candidate.checkpoint.absolute()} {candidate.strength:g}'.encode()).hexdigest()
+        return self.records / f'{place[:16]}.json'
+
+    def _about(self, candidate: Candidate) -> dict[str, Any]:
+        """What decides the scores, as JSON gives it back."""
+        keys = ('criteria', 'number', 'size', 'seed', 'options')
+        about = {key: getattr(self, key) for key in keys} | dict(strength=candidate.strength)
+        config = load_config(candidate.config).to_dict()
+        about |= dict(weights=pooch.file_hash(str(candidate.checkpoint)), config=config)
+        return json.loads(json.dumps(about, default=str))
+
+    def _known(self, candidate: Candidate) -> Judged | None:
+        path = self._path(candidate)
+        if path is None or not path.is_file():
+            return None
+        known = json.loads(path.read_text(encoding='utf-8'))
+        if known['about'] != self._about(candidate):
+            return None
+        result = known['result']
+        scores = {name: _score(**score) for name, score in result['scores'].items()}
+        return Judged(candidate, result['shares'], result['expected'], scores)
+
+
+def _offsets(model: Any, strength: float) -> Tensor | None:
+    if not strength:
+        return None
+    prior = PriorOptions('uniform', strength).resolve(model.cfg, model.dataset_meta['classes'])
+    return torch.tensor(prior.offsets, device=next(model.parameters()).device)
+
+
+def _score(
+    value: float | None, plain: float | None, per_class: list | None, parts: Mapping[str, float | None]
+) -> Score:
+    """A score of what JSON keeps, which has no NaN."""
+
+    def number(known: float | None) -> float:
+        return math.nan if known is None else known
+
+    of_classes = None if per_class is None else tuple(map(number, per_class))
+    return Score(number(value), number(plain), of_classes, {name: number(part) for name, part in parts.items()})

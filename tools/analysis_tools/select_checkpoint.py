@@ -1,0 +1,80 @@
+#!/usr/bin/env python
+"""Choose a checkpoint for a target without labels."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmrs.apis.comparison import markdown_table
+from mmrs.apis.selection import DEFAULT_CRITERIA, Selection, find_candidates
+from mmrs.evaluation.label_free.choice import MARGIN
+from mmrs.utils.errors import report_errors
+
+EXAMPLES = """\
+examples:
+  # the network that was trained on the source first, then runs that adapted it
+  python tools/analysis_tools/select_checkpoint.py work_dirs/source_only work_dirs/dacs work_dirs/mic
+
+  # the checkpoints of a run, each as it is and corrected to equal shares of the classes
+  python tools/analysis_tools/select_checkpoint.py work_dirs/dacs --strengths 0.5 1 -o work_dirs/selection
+
+Candidates are judged by crops of the training images; labels are not read. What is known of a candidate is kept in DIR,
+for the next call. The exit status is 1 if no candidate can be recommended.
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Rank checkpoints by how consistent their maps of the target are, without its labels, and take '
+        'another one than the least adapted only if it is clearly better and none of its classes has died.',
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'runs', nargs='+', type=Path, metavar='RUN',
+        help='folder of a run, or a checkpoint in it; the last checkpoint of the first is the least adapted candidate',
+    )  # fmt: skip
+    parser.add_argument(
+        '--criteria', nargs='+', default=list(DEFAULT_CRITERIA), metavar='NAME',
+        help=f'the first chooses, the others are shown (default: {" ".join(DEFAULT_CRITERIA)})',
+    )  # fmt: skip
+    parser.add_argument(
+        '--strengths', nargs='+', type=float, default=[0.0], metavar='S',
+        help='of corrections to equal shares that are candidates too, 0 to 1 (default: none)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--margin', type=float, default=MARGIN, metavar='X', help=f'how much better is clearly (default: {MARGIN})'
+    )
+    parser.add_argument('--number', type=int, default=40, metavar='N', help='images of either domain (default: 40)')
+    parser.add_argument('--size', type=int, default=512, metavar='PX', help='side of their crops (default: 512)')
+    parser.add_argument('--seed', type=int, default=0, help='which images, and where in them (default: 0)')
+    parser.add_argument('--device', help='cpu, cuda:1, ... (default: a GPU if there is one)')
+    parser.add_argument(
+        '-o', '--out', type=Path, default=Path('work_dirs/selection'), metavar='DIR',
+        help='folder for table and records (default: work_dirs/selection)',
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+@report_errors
+def main(argv: list[str] | None = None) -> int:
+    args = vars(parse_args(argv))
+    candidates = find_candidates(args.pop('runs'), args.pop('strengths'))
+    selection = Selection(candidates, records=args.pop('out'), **args)
+    judged = selection.judge()
+    choice, reasons = selection.choose(judged)
+    rows = []
+    for i, (own, reason) in enumerate(zip(judged, reasons)):
+        values = [f'{own.scores[name].value:.3f}' for name in selection.criteria]
+        rows.append([str(own.candidate), *values, reason or ('**chosen**' if i == choice.candidate else '')])
+    table = markdown_table(['candidate', *selection.criteria, 'note'], rows)
+    sentence = selection.sentence(choice)
+    selection.save(judged, choice, f'{table}\n{sentence}\n')
+    print(f'{table}\n{sentence}')
+    return int(choice.verdict == 'none')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
