@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,17 +26,16 @@ from mmrs.apis.inference import init_model
 from mmrs.apis.statistics import domain_leaves, loading, without_labels
 from mmrs.datasets.transforms import PackRasterInputs
 from mmrs.engine.saved_runs import own_checkpoints
-from mmrs.evaluation.label_free import CRITERIA, Observation, choose, inadmissible
+from mmrs.evaluation.label_free import CRITERIA, choose, inadmissible, observe
 from mmrs.evaluation.label_free.choice import MARGIN, Choice
 from mmrs.evaluation.label_free.criterion import LabelFreeCriterion, Score, shares_of
 from mmrs.install import install
-from mmrs.models.binary import two_logits
 from mmrs.registry import DATASETS
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError, DataError, require_number, require_one_of
 from mmrs.utils.files import write_json, write_text
 
-__all__ = ['DEFAULT_CRITERIA', 'Candidate', 'Judged', 'Selection', 'find_candidates', 'observe', 'target_crops']
+__all__ = ['DEFAULT_CRITERIA', 'Candidate', 'Judged', 'Selection', 'find_candidates', 'target_crops']
 
 #: What is asked of each candidate.
 DEFAULT_CRITERIA = ('consistency', 'entropy', 'information_maximisation', 'soft_neighbourhood_density')
@@ -134,32 +132,7 @@ def _cropped(sample: dict[str, Any], size: int, random: np.random.Generator) -> 
     return dict(inputs=image[window].contiguous(), data_samples=packed)
 
 
-# Models --------------------------------------------------------------------------------------------------------------
-
-
-def probabilities(model: Any, images: Tensor) -> Tensor:
-    """What a model that predicts says of normalised images ``(N, C, H, W)``: ``(N, K, H, W)``, at their size."""
-    height, width = images.shape[-2:]
-    meta = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width))
-    logits = model.encode_decode(images, [meta] * len(images))[..., :height, :width]
-    return two_logits(logits).float().softmax(1)
-
-
-def observe(model: BaseSegmentor, crops: Sequence[dict[str, Any]], domain: str = 'target') -> Iterator[Observation]:
-    """Crops as a model sees them."""
-    network, device = functools.partial(probabilities, model), next(model.parameters()).device
-    teacher = getattr(model, 'teacher', None)
-    taught = functools.partial(_taught, teacher) if hasattr(teacher, 'backbone') else None  # a whole network
-    for crop in crops:
-        batch = {domain: dict(inputs=[crop['inputs'].to(device)], data_samples=[crop['data_samples']])}
-        image = model.data_preprocessor(batch)['inputs'][domain][0]
-        known = crop['data_samples']
-        valid = known.valid_map.data[0].to(device) if 'valid_map' in known else None
-        yield Observation(image, valid, network, model.data_preprocessor, taught, domain=domain)
-
-
-def _taught(teacher: Any, images: Tensor) -> Tensor:
-    return two_logits(teacher.logits(images)).float().softmax(1)
+# Candidates ----------------------------------------------------------------------------------------------------------
 
 
 def find_candidates(runs: Sequence[str | Path], strengths: Sequence[float] = (0.0,)) -> list[Candidate]:

@@ -1,4 +1,5 @@
 from .hooks import TeacherEMAHook
+from .label_free import LabelFreeValLoop
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 from .optimizers import JointOptimWrapper, JointOptimWrapperConstructor
 from .runner import AdaptationRunner
@@ -9,6 +10,7 @@ __all__ = [
     'IterBasedTrainLoop',
     'JointOptimWrapper',
     'JointOptimWrapperConstructor',
+    'LabelFreeValLoop',
     'TeacherEMAHook',
     'ValLoop',
 ]

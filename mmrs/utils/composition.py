@@ -10,8 +10,8 @@ Each axis is a file, and has keys of its own, which nothing but :func:`fold` rea
   with an optimizer of their own; `trains_on`, the domain of whose labels alone it learns; `reference_method`.
 - schedule (`_base_/schedules/NAME.py`): `optim_wrapper` of the whole, and `part_lr`, the rate of such parts.
 
-What a leaf says of `model` and `optim_wrapper` stands, whatever the four say. Any configuration may have `class_prior`
-and `rare_class_sampling`, which :func:`fold_class_prior` and :func:`fold_rare_classes` read last.
+What a leaf says of `model` and `optim_wrapper` stands, whatever the four say. Any configuration may have `class_prior`,
+`label_free_validation` and `rare_class_sampling`, which :func:`fold_class_prior` and its like read last.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ __all__ = [
     'compose',
     'fold',
     'fold_class_prior',
+    'fold_label_free_validation',
     'fold_rare_classes',
     'is_method',
     'is_prior_neutral',
@@ -191,6 +192,42 @@ def fold_rare_classes(config: Config) -> None:
         {**step, 'type': 'RareClassCrop', 'min_pixels': pixels} if step.get('type') == 'RandomCrop' else step
         for step in source.get('pipeline') or ()
     ]
+
+
+def fold_label_free_validation(config: Config) -> None:
+    """Let validation look at criteria that take no labels by the key `label_free_validation`, if any, in place.
+
+    Its values are those of `LabelFreeValLoop`. Without a `val_dataloader`, the images are those of the target that
+    training has, and there are no metrics with labels.
+
+    Raises:
+        ConfigError: It is no dict, or there is no target.
+    """
+    if (settings := config.pop('label_free_validation', None)) is None:
+        return
+    name = f'config {config.filename}: label_free_validation'
+    require(isinstance(settings, Mapping), name, settings, "dict(criteria=['consistency'], number=40)")
+    dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
+    if config.get('val_dataloader') is None:
+        require('target' in dataset, name, dict(settings), 'val_dataloader, or a target in train_dataloader,')
+        config.val_dataloader = dict(
+            batch_size=1,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            dataset=_images_of(dataset['target']),
+        )
+        config.val_evaluator = []
+    source = dataset.get('source', dataset)
+    config.val_cfg = dict(type='LabelFreeValLoop', source=_images_of(source) if source else None, **settings)
+
+
+def _images_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a data set, with whole images and without labels."""
+    images = dict(copy.deepcopy(dataset), test_mode=True)
+    load = [step for step in images.get('pipeline') or () if re.search(r'Load(?!\w*Annotation)', str(step.get('type')))]
+    images['pipeline'] = [*load, dict(type='PackRasterInputs')]
+    images['data_prefix'] = {k: v for k, v in (images.get('data_prefix') or {}).items() if k != 'seg_map_path'}
+    return images
 
 
 def is_prior_neutral(loss: Mapping[str, Any]) -> bool:

@@ -22,7 +22,15 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 
 import mmrs.registry
-from mmrs.utils.composition import FOLDED, compose, fold, fold_class_prior, fold_rare_classes, is_method
+from mmrs.utils.composition import (
+    FOLDED,
+    compose,
+    fold,
+    fold_class_prior,
+    fold_label_free_validation,
+    fold_rare_classes,
+    is_method,
+)
 from mmrs.utils.errors import ConfigError
 
 __all__ = [
@@ -72,8 +80,7 @@ def load_config(
             config = compose(config, **axes)
         fold(config)
         name_types(config)
-        fold_class_prior(config)
-        fold_rare_classes(config)
+        _fold_last(config)
         return config
     if isinstance(config, Mapping):
         if 'config' not in config or (set(config) - {'config', *axes}):
@@ -109,9 +116,14 @@ def load_config(
     name_types(config)
     if options:
         merge_options(config, options)
-    fold_class_prior(config)
-    fold_rare_classes(config)
+    _fold_last(config)
     return config
+
+
+def _fold_last(config: Config) -> None:
+    fold_class_prior(config)
+    fold_label_free_validation(config)  # of the source's images as they are
+    fold_rare_classes(config)
 
 
 def name_types(config: Config) -> None:

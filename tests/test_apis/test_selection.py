@@ -11,8 +11,8 @@ from PIL import Image
 from mmrs.apis import train
 from mmrs.apis.class_prior import PriorOptions
 from mmrs.apis.inference import init_model
-from mmrs.apis.selection import Selection, find_candidates, observe, target_crops
-from mmrs.evaluation.label_free import Score
+from mmrs.apis.selection import Selection, find_candidates, target_crops
+from mmrs.evaluation.label_free import Score, observe
 from mmrs.evaluation.label_free.choice import Choice
 from mmrs.utils import ConfigError
 from mmrs.utils.config import load_config

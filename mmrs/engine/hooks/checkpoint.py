@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
 
+from mmrs.evaluation.label_free import CRITERIA
 from mmrs.registry import HOOKS
 
 
@@ -32,6 +33,8 @@ class CheckpointHook(MMEngineCheckpointHook):
     It removes an old checkpoint only once the new one is there. A resumed run that repeats the validation which the
     killed one did not end notes the best scores in the same checkpoint.
     """
+
+    _default_greater_keys = [*MMEngineCheckpointHook._default_greater_keys, *CRITERIA]
 
     file_backend: Any
 

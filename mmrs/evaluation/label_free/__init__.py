@@ -8,7 +8,7 @@ from .criterion import LabelFreeCriterion, Score
 from .density import SoftNeighbourhoodDensity
 from .embedded import DeepEmbeddedValidation
 from .mixval import MixVal
-from .observation import Observation
+from .observation import Observation, observe
 
 #: Criteria of one candidate by their names.
 CRITERIA: dict[str, type[LabelFreeCriterion]] = {
@@ -45,4 +45,5 @@ __all__ = [
     'choose',
     'dead_classes',
     'inadmissible',
+    'observe',
 ]

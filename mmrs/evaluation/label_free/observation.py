@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmrs.models.binary import two_logits
+
 from .changes import CHANGES, OUTSIDE, PHOTOMETRIC
 
-__all__ = ['Observation']
+__all__ = ['Observation', 'observe']
 
 
 class Observation:
@@ -134,3 +136,34 @@ class _Shifted(Observation):
     def _shift(self, probability: Tensor) -> Tensor:
         shifted = probability * self._factors.to(probability)
         return shifted / shifted.sum(0)
+
+
+def observe(model: Any, samples: Iterable[Mapping[str, Any]], domain: str = 'target') -> Iterator[Observation]:
+    """Images as a model in evaluation mode sees them.
+
+    Args:
+        model: A segmentor of mmseg or an adaptor, with a :class:`DomainAdaptationDataPreprocessor`.
+        samples: Packed samples, ``dict(inputs, data_samples)``.
+        domain: Whose mean, deviation and range of values hold.
+    """
+    device = next(model.parameters()).device
+    teacher = getattr(model, 'teacher', None)
+    taught = functools.partial(_taught, teacher) if hasattr(teacher, 'backbone') else None  # a whole network
+    for sample in samples:
+        known = sample['data_samples']
+        batch = {domain: dict(inputs=[sample['inputs'].to(device)], data_samples=[known])}
+        image = model.data_preprocessor(batch)['inputs'][domain][0]
+        valid = known.valid_map.data[0].to(device) if 'valid_map' in known else None
+        network = functools.partial(_predicted, model)
+        yield Observation(image, valid, network, model.data_preprocessor, taught, domain=domain)
+
+
+def _predicted(model: Any, images: Tensor) -> Tensor:
+    height, width = images.shape[-2:]
+    meta = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width))
+    logits = model.encode_decode(images, [meta] * len(images))[..., :height, :width]
+    return two_logits(logits).float().softmax(1)
+
+
+def _taught(teacher: Any, images: Tensor) -> Tensor:
+    return two_logits(teacher.logits(images)).float().softmax(1)

@@ -1,0 +1,110 @@
+"""Validation that takes no labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.evaluator import Evaluator
+from torch.utils.data import Dataset
+
+from mmrs.evaluation.label_free import CRITERIA, dead_classes, observe
+from mmrs.evaluation.label_free.criterion import shares_of
+from mmrs.registry import DATASETS, LOOPS
+from mmrs.utils.errors import require_number, require_one_of
+from mmrs.utils.wrappers import unwrapped
+
+from .loops import ValLoop
+
+__all__ = ['LabelFreeValLoop']
+
+
+class _Evaluator(Evaluator):
+    """What the metrics say, if there are any, and what criteria say of images without labels."""
+
+    def __init__(self, metrics: Any, loop: LabelFreeValLoop) -> None:
+        super().__init__(metrics)
+        self._loop = loop
+
+    def evaluate(self, size: int) -> dict:
+        """Scores; of one image in a trial before training."""
+        scores = super().evaluate(size) if self.metrics else {}
+        return {**scores, **self._loop.label_free_scores(size)}
+
+
+@LOOPS.register_module()
+class LabelFreeValLoop(ValLoop):
+    """A validation whose scores take no labels of the target, beside those of `val_evaluator`, which may be empty.
+
+    ``NAME`` of each criterion, ``NAME/PART`` of what it is made of, and the number of ``dead_classes``. All processes
+    look at the same images.
+
+    Args:
+        runner: The runner.
+        dataloader: Images of the target; labels are for `evaluator` alone.
+        evaluator: Metrics with labels.
+        criteria: Names of `CRITERIA`.
+        number: Images of either domain that criteria look at, drawn by the seed of the run.
+        source: Config of a data set with images of the source, by which it is known which classes to expect in the
+            target; None: those that are predicted.
+        **kwargs: As of MMEngine's `ValLoop`.
+
+    Raises:
+        ConfigError: There is no such criterion, or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        evaluator: Any,
+        criteria: Sequence[str] = ('consistency',),
+        number: int = 40,
+        source: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name in criteria:
+            require_one_of('val_cfg.criteria', name, [own for own in CRITERIA if own != 'deep_embedded_validation'])
+        require_number('val_cfg.number', number, at_least=1)
+        super().__init__(runner, dataloader, _Evaluator(evaluator, self), **kwargs)
+        self.criteria, self.number = criteria, number
+        self.source: Dataset | None = None if source is None else DATASETS.build(dict(source))
+
+    def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
+        """One batch, for the metrics with labels."""
+        if self.evaluator.metrics:
+            super().run_iter(idx, data_batch)
+
+    @torch.no_grad()
+    def label_free_scores(self, size: int) -> dict[str, float]:
+        """The scores of as many images, or of `number`, if that is less."""
+        model = unwrapped(self.runner.model)
+        number, classes = min(size, self.number), _classes(model)
+        criteria = [CRITERIA[name](classes) for name in self.criteria]
+        target = torch.zeros(classes, dtype=torch.int64)
+        for seen in observe(model, self._samples(self.dataloader.dataset, number)):
+            target += torch.bincount(seen.label[seen.valid].cpu(), minlength=classes)
+            for criterion in criteria:
+                criterion.update(seen)
+        expected, scores = None, {}
+        if self.source is not None:
+            source = torch.zeros(classes, dtype=torch.int64)
+            for seen in observe(model, self._samples(self.source, number), 'source'):
+                source += torch.bincount(seen.label[seen.valid].cpu(), minlength=classes)
+            expected = shares_of(source)
+            scores['dead_classes'] = float(dead_classes(shares_of(target), expected).sum())
+        for criterion in criteria:
+            score = criterion.compute(expected)
+            scores[criterion.name] = score.value
+            scores |= {f'{criterion.name}/{part}': value for part, value in score.parts.items()}
+        return scores
+
+    def _samples(self, dataset: Any, number: int) -> Iterator[Mapping[str, Any]]:
+        chosen = np.random.default_rng(self.runner.seed).permutation(len(dataset))[:number]
+        return (dataset[int(i)] for i in sorted(chosen))
+
+
+def _classes(model: Any) -> int:
+    return 2 if model.out_channels == 1 else model.num_classes
