@@ -72,10 +72,17 @@ class LabelFreeValLoop(ValLoop):
         self.criteria, self.number = criteria, number
         self.source: Dataset | None = None if source is None else DATASETS.build(dict(source))
 
-    def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
-        """One batch, for the metrics with labels."""
+    def validate(self) -> dict:
+        """All of the validation: the scores. Without metrics, nothing but what criteria look at is loaded."""
         if self.evaluator.metrics:
-            super().run_iter(idx, data_batch)
+            return super().validate()
+        for point in ('before_val', 'before_val_epoch'):
+            self.runner.call_hook(point)
+        self.runner.model.eval()
+        scores = self.evaluator.evaluate(len(self.dataloader.dataset))
+        self.runner.call_hook('after_val_epoch', metrics=scores)
+        self.runner.call_hook('after_val')
+        return scores
 
     @torch.no_grad()
     def label_free_scores(self, size: int) -> dict[str, float]:

@@ -190,4 +190,8 @@ class ValLoop(MMEngineValLoop):
         # Before: a checkpoint of the best scores is saved inside.
         runner.message_hub.update_info(VALIDATED, runner.iter)
         with runner.aside():
-            return super().run()
+            return self.validate()
+
+    def validate(self) -> dict:
+        """All of the validation: the scores."""
+        return super().run()

@@ -216,7 +216,8 @@ def fold_label_free_validation(config: Config) -> None:
             sampler=dict(type='DefaultSampler', shuffle=False),
             dataset=_images_of(dataset['target']),
         )
-        config.val_evaluator = []
+        config.val_evaluator = None
+    config.val_evaluator = config.get('val_evaluator') or []
     source = dataset.get('source', dataset)
     config.val_cfg = dict(type='LabelFreeValLoop', source=_images_of(source) if source else None, **settings)
 

@@ -57,6 +57,7 @@ def test_nothing_is_predicted_for_metrics_that_are_not_there(config, tmp_path, m
         'LoadRasterImage'
     ] * 2
     monkeypatch.setattr(runner.model, 'val_step', None)
+    monkeypatch.setattr(type(runner.val_loop.dataloader), '__iter__', None)
     runner.val_loop.run()
     sample = runner.val_loop.dataloader.dataset[0]
     assert 'gt_sem_seg' not in sample['data_samples']
