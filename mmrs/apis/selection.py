@@ -196,7 +196,7 @@ class Selection:
     def __post_init__(self) -> None:
         install()
         for name in self.criteria:
-            require_one_of('criteria', name, [own for own in CRITERIA if own != 'deep_embedded_validation'])
+            require_one_of('criteria', name, CRITERIA)
         require_number('margin', self.margin, at_least=0)
         require_number('number', self.number, at_least=1)
         require_number('size', self.size, at_least=1)

@@ -66,7 +66,7 @@ class LabelFreeValLoop(ValLoop):
         **kwargs: Any,
     ) -> None:
         for name in criteria:
-            require_one_of('val_cfg.criteria', name, [own for own in CRITERIA if own != 'deep_embedded_validation'])
+            require_one_of('val_cfg.criteria', name, CRITERIA)
         require_number('val_cfg.number', number, at_least=1)
         super().__init__(runner, dataloader, _Evaluator(evaluator, self), **kwargs)
         self.criteria, self.number = criteria, number

@@ -350,9 +350,9 @@ def test_agreement_of_an_ensemble():
     assert [score.value for score in missed] == pytest.approx(values)
 
 
-@pytest.mark.parametrize('name', CRITERIA)
-def test_images_without_data_are_passed_over(name):
-    criterion = CRITERIA[name](3)
+@pytest.mark.parametrize('kind', [*CRITERIA.values(), DeepEmbeddedValidation])
+def test_images_without_data_are_passed_over(kind):
+    criterion = kind(3)
     criterion.update(seen_as(torch.rand(3, 40, 40).softmax(0), torch.zeros(40, 40, dtype=torch.bool)))
-    with pytest.raises(DataError, match=f'{name}: no pixel of the target has data'):
+    with pytest.raises(DataError, match=f'{kind.name}: no pixel of the target has data'):
         criterion.compute()

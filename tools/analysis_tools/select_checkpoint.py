@@ -20,8 +20,8 @@ examples:
   # the checkpoints of a run, each as it is and corrected to equal shares of the classes
   python tools/analysis_tools/select_checkpoint.py work_dirs/dacs --strengths 0.5 1 -o work_dirs/selection
 
-Candidates are judged by crops of the training images; labels are not read. What is known of a candidate is kept in DIR,
-for the next call. The exit status is 1 if no candidate can be recommended.
+Candidates are judged by crops of the training images, no labels of the target are read. What is known of a candidate is
+kept in DIR, for the next call. The exit status is 1 if no candidate can be recommended.
 """
 
 

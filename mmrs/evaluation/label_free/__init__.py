@@ -10,7 +10,7 @@ from .embedded import DeepEmbeddedValidation
 from .mixval import MixVal
 from .observation import Observation, observe
 
-#: Criteria of one candidate by their names.
+#: Criteria of one candidate that take nothing but images of the target, by their names.
 CRITERIA: dict[str, type[LabelFreeCriterion]] = {
     kind.name: kind
     for kind in (
@@ -22,7 +22,6 @@ CRITERIA: dict[str, type[LabelFreeCriterion]] = {
         BatchNuclearNorm,
         SoftNeighbourhoodDensity,
         MixVal,
-        DeepEmbeddedValidation,
     )
 }
 
