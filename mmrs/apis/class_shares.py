@@ -17,36 +17,22 @@ from mmrs.install import install
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError
 
-__all__ = ['source_shares']
+__all__ = ['label_shares', 'source_shares']
 
 
 def source_shares(config: Config, classes: Sequence[str] | None = None) -> list[float]:
-    """Shares of the classes in the labelled pixels of the source's training images.
+    """Shares of the classes in the labelled pixels of the source's training images, of which logarithms can be taken.
 
-    Where the training has one domain, that is the source. Label maps count as often as they are drawn in an epoch: all
-    of a `ConcatDataset`, `times` over in a `RepeatDataset`. A sampler that prefers some images is not taken into
-    account, with a warning. Pixels are counted once, by the cache that rare-class sampling uses too.
-
-    Args:
-        config: A configuration with `train_dataloader`.
-        classes: Names in the order that is wanted; by default the data set's.
+    See :func:`label_shares`. A sampler that prefers some images is not taken into account, with a warning.
 
     Returns:
-        One share above 0 for each class, in this order; their sum is 1.
+        One share above 0 for each class.
 
     Raises:
-        ConfigError: There is no training data set, its classes are others, or one has no pixel, so
-            that its share has no logarithm.
-        DataError: A file is missing or cannot be read, or the source has no labels.
+        ConfigError: As there; or a class has no pixel.
+        DataError: As there.
     """
-    install()
-    init_default_scope(config.get('default_scope', 'mmrs'))
-    dataset = (config.get('train_dataloader') or {}).get('dataset')
-    if not dataset:
-        raise ConfigError(
-            f'config {config.filename}: there is no train_dataloader.dataset, in whose labels classes could be counted'
-        )
-    sampler = (config.train_dataloader.get('sampler') or {}).get('type')
+    sampler = ((config.get('train_dataloader') or {}).get('sampler') or {}).get('type')
     if str(sampler).endswith('RareClassSampler'):
         print_log(
             'class shares are those of the labels, but the training draws images with rare classes more often '
@@ -55,6 +41,51 @@ def source_shares(config: Config, classes: Sequence[str] | None = None) -> list[
             logger='current',
             level=logging.WARNING,
         )
+    described, counts = _counted(config, classes)
+    if absent := [name for name, number in counts.items() if not number]:
+        raise ConfigError(
+            f'{described}: its training labels have no pixel of {", ".join(absent)} ({sum(counts.values()):,} of '
+            f'{", ".join(name for name in counts if name not in absent) or "any class"}); the share of a class must '
+            'be above 0. Leave the class out with class_map, or give shares of your own'
+        )
+    return list(_shares(counts).values())
+
+
+def label_shares(config: Config, classes: Sequence[str] | None = None) -> dict[str, float]:
+    """Shares of the classes in the labelled pixels of the source's training images.
+
+    Where the training has one domain, that is the source. Label maps count as often as they are drawn in an epoch: all
+    of a `ConcatDataset`, `times` over in a `RepeatDataset`. Pixels are counted once, by the cache that rare-class
+    sampling uses too.
+
+    Args:
+        config: A configuration with `train_dataloader`.
+        classes: Names in the order that is wanted; by default the data set's.
+
+    Returns:
+        A share for each class by its name, in this order; their sum is 1.
+
+    Raises:
+        ConfigError: There is no training data set, or its classes are others.
+        DataError: A file is missing or cannot be read, or the source has no labels.
+    """
+    return _shares(_counted(config, classes)[1])
+
+
+def _shares(counts: Mapping[str, int]) -> dict[str, float]:
+    total = max(sum(counts.values()), 1)
+    return {name: number / total for name, number in counts.items()}
+
+
+def _counted(config: Config, classes: Sequence[str] | None) -> tuple[str, dict[str, int]]:
+    """What the source's training data are, and their labelled pixels by class."""
+    install()
+    init_default_scope(config.get('default_scope', 'mmrs'))
+    dataset = (config.get('train_dataloader') or {}).get('dataset')
+    if not dataset:
+        raise ConfigError(
+            f'config {config.filename}: there is no train_dataloader.dataset, in whose labels classes could be counted'
+        )
     built = DATASETS.build(_source_of(dataset))
     own = built.metainfo['classes']
     if classes is not None and not same_names(own, classes):
@@ -62,15 +93,8 @@ def source_shares(config: Config, classes: Sequence[str] | None = None) -> list[
             f'{_described(built)} has the classes {", ".join(own)}, but the model has {", ".join(classes)} '
             f'({difference(own, classes)})'
         )
-    counts = _pixels(built)
-    if absent := [name for name, number in zip(own, counts) if not number]:
-        raise ConfigError(
-            f'{_described(built)}: its training labels have no pixel of {", ".join(absent)} ({counts.sum():,} of '
-            f'{", ".join(name for name in own if name not in absent) or "any class"}); the share of a class must '
-            'be above 0. Leave the class out with class_map, or give shares of your own'
-        )
-    shares = dict(zip(own, (counts / counts.sum()).tolist()))
-    return [shares[name] for name in (own if classes is None else classes)]
+    counts = dict(zip(own, _pixels(built).tolist()))
+    return _described(built), {name: int(counts[name]) for name in (own if classes is None else classes)}
 
 
 def _source_of(dataset: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -22,6 +23,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mmrs.apis.class_prior import PriorOptions
+from mmrs.apis.class_shares import label_shares
 from mmrs.apis.inference import init_model
 from mmrs.apis.statistics import domain_leaves, loading, without_labels
 from mmrs.datasets.transforms import PackRasterInputs
@@ -67,28 +69,25 @@ class Judged:
     Attributes:
         candidate: The candidate.
         shares: Of the classes in its maps of the target, ``(K,)``.
-        expected: Those in its maps of the source.
         scores: By the names of criteria.
     """
 
     candidate: Candidate
     shares: Sequence[float]
-    expected: Sequence[float]
     scores: Mapping[str, Score]
 
 
 # Images --------------------------------------------------------------------------------------------------------------
 
 
-def target_crops(config: Config, number: int, size: int, seed: int = 0, domain: str = 'target') -> list[dict[str, Any]]:
-    """Crops of as many images of a domain, drawn by a seed, without labels.
+def target_crops(config: Config, number: int, size: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Crops of as many images of the target, drawn by a seed, without labels.
 
     Args:
         config: A configuration; its training data are looked at, or its test data where it trains on one domain.
         number: Of images; all, where there are fewer.
         size: Largest side of a crop in pixels.
         seed: Which images, and where in them.
-        domain: ``target`` or ``source``.
 
     Returns:
         For each a packed sample, ``dict(inputs, data_samples)``.
@@ -97,19 +96,16 @@ def target_crops(config: Config, number: int, size: int, seed: int = 0, domain: 
         ConfigError: The configuration has no such data.
         DataError: There is no image.
     """
-    found = _leaves(config, 'train')
-    if '' in found and domain == 'target':
-        found = _leaves(config, 'test')
-    leaves = found.get(domain) or found.get('')
+    leaves = _leaves(config, 'train').get('target') or _leaves(config, 'test').get('')
     if not leaves:
-        raise ConfigError(f'{config.filename}: there is no data set of the {domain}')
+        raise ConfigError(f'{config.filename}: there is no data set of the target')
     sets = []
     for leaf in leaves:
         pipeline = [*loading(leaf), PackRasterInputs()]
         sets.append(DATASETS.build({**without_labels(leaf), 'pipeline': pipeline, 'test_mode': True}))
     places = [(own, i) for own in sets for i in range(len(own))]
     if not places:
-        raise DataError(f'{config.filename}: the data set of the {domain} has no image')
+        raise DataError(f'{config.filename}: the data set of the target has no image')
     random = np.random.default_rng(seed)
     chosen = random.permutation(len(places))[:number]
     return [_cropped(own[i], size, random) for own, i in (places[place] for place in sorted(chosen))]
@@ -172,7 +168,7 @@ class Selection:
         candidates: The least adapted one first; see :func:`find_candidates`.
         criteria: Names of `CRITERIA`, the first of which chooses.
         margin: By how much a candidate has to be better than the least adapted one.
-        number: Images of either domain that are looked at.
+        number: Images of the target that are looked at.
         size: Largest side of a crop in pixels.
         seed: Which images, and where in them.
         options: Options of criteria by their names.
@@ -227,8 +223,8 @@ class Selection:
         """The candidate to take, and why others are out of the question."""
         name = self.criteria[0]
         values = CRITERIA[name].compared([own.scores[name] for own in judged])
-        shares, expected = ([torch.tensor(getattr(own, key)) for own in judged] for key in ('shares', 'expected'))
-        reasons = inadmissible(shares, expected)
+        expected = torch.tensor(list(self._expected.values()))
+        reasons = inadmissible([torch.tensor(own.shares) for own in judged], expected)
         return choose(values, reasons, self.margin), reasons
 
     def sentence(self, choice: Choice) -> str:
@@ -238,8 +234,7 @@ class Selection:
             return f'No candidate can be recommended: classes died in all of them. The least adapted one is {least}.'
         if choice.verdict == 'kept':
             return f'{least} stays: no candidate is better by {self.margin:g} or more in {self.criteria[0]}.'
-        better = f'{choice.gain:.3f} better than {least} in {self.criteria[0]}'
-        return f'{chosen} is chosen: ' + (better if math.isfinite(choice.gain) else f'classes died in {least}') + '.'
+        return f'{chosen} is chosen: {choice.gain:.3f} better than {least} in {self.criteria[0]}.'
 
     def save(self, judged: Sequence[Judged], choice: Choice, text: str) -> None:
         """Write what was found to the folder of the records: ``selection.md`` and ``selection.json``."""
@@ -260,33 +255,39 @@ class Selection:
 
     def _judge(self, group: Sequence[Candidate]) -> list[Judged]:
         model = init_model(group[0].config, group[0].checkpoint, self.device)
-        classes = model.dataset_meta['classes']
+        classes = tuple(model.dataset_meta['classes'])
+        if classes != tuple(self._expected):
+            names = ', '.join(self._expected)
+            raise ConfigError(f'{group[0]} has the classes {", ".join(classes)}, but {self.candidates[0]} has {names}')
+        expected = torch.tensor(list(self._expected.values()))
         shifts = [_offsets(model, candidate.strength) for candidate in group]
         criteria = [
             [CRITERIA[name](len(classes), **self.options.get(name, {})) for name in self.criteria] for _ in group
         ]
-        expected = self._look(model, 'source', shifts, [[] for _ in group])
-        shares = self._look(model, 'target', shifts, criteria)
+        shares = self._look(model, shifts, criteria)
         return [
             Judged(
                 candidate,
                 tuple(own_shares.tolist()),
-                tuple(own_expected.tolist()),
-                {criterion.name: criterion.compute(own_expected) for criterion in own},
+                {criterion.name: criterion.compute(expected) for criterion in own},
             )
-            for candidate, own, own_shares, own_expected in zip(group, criteria, shares, expected)
+            for candidate, own, own_shares in zip(group, criteria, shares)
         ]
+
+    @functools.cached_property
+    def _expected(self) -> dict[str, float]:
+        """Shares of the classes in the source's labels, by the configuration of the least adapted candidate."""
+        return label_shares(load_config(self.candidates[0].config))
 
     def _look(
         self,
         model: BaseSegmentor,
-        domain: str,
         shifts: Sequence[Tensor | None],
         criteria: Sequence[Sequence[LabelFreeCriterion]],
     ) -> list[Tensor]:
-        """Shares of the classes in the maps of a domain, under each class prior; the criteria have seen all images."""
+        """Shares of the classes in the maps of the target under each class prior; the criteria have seen all images."""
         counts = [torch.zeros(len(model.dataset_meta['classes']), dtype=torch.int64) for _ in shifts]
-        for seen in observe(model, target_crops(model.cfg, self.number, self.size, self.seed, domain), domain):
+        for seen in observe(model, target_crops(model.cfg, self.number, self.size, self.seed)):
             for count, shift, own in zip(counts, shifts, criteria):
                 view = seen if shift is None else seen.shifted(shift)
                 count += torch.bincount(view.label[view.valid].cpu(), minlength=len(count))
@@ -307,7 +308,8 @@ class Selection:
         keys = ('criteria', 'number', 'size', 'seed', 'options')
         about = {key: getattr(self, key) for key in keys} | dict(strength=candidate.strength)
         config = load_config(candidate.config).to_dict()
-        about |= dict(weights=pooch.file_hash(str(candidate.checkpoint)), config=config)
+        weights = pooch.file_hash(str(candidate.checkpoint))
+        about |= dict(weights=weights, config=config, expected=self._expected)
         return json.loads(json.dumps(about, default=str))
 
     def _known(self, candidate: Candidate) -> Judged | None:
@@ -319,7 +321,7 @@ class Selection:
             return None
         result = known['result']
         scores = {name: _score(**score) for name, score in result['scores'].items()}
-        return Judged(candidate, result['shares'], result['expected'], scores)
+        return Judged(candidate, result['shares'], scores)
 
 
 def _offsets(model: Any, strength: float) -> Tensor | None:

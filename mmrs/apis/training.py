@@ -13,6 +13,7 @@ from mmengine.dist import get_rank
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from mmrs.apis.class_shares import label_shares
 from mmrs.apis.filling import fill_model
 from mmrs.apis.preflight import check_config
 from mmrs.apis.reference import (
@@ -171,6 +172,8 @@ def _prepare(cfg: Config, amp: bool, pretrained: bool, preflight: bool) -> None:
         check_config(cfg)
     with explained_errors(cfg):
         fill_model(cfg)
+        if (cfg.get('val_cfg') or {}).get('expected') == 'auto':  # of a validation without labels
+            cfg.val_cfg.expected = list(label_shares(cfg).values())
 
 
 def _remove_earlier(cfg: Config) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.evaluator import Evaluator
-from torch.utils.data import Dataset
 
 from mmrs.evaluation.label_free import CRITERIA, dead_classes, observe
 from mmrs.evaluation.label_free.criterion import shares_of
-from mmrs.registry import DATASETS, LOOPS
+from mmrs.registry import LOOPS
 from mmrs.utils.errors import require_number, require_one_of
 from mmrs.utils.wrappers import unwrapped
 
@@ -46,9 +45,10 @@ class LabelFreeValLoop(ValLoop):
         dataloader: Images of the target; labels are for `evaluator` alone.
         evaluator: Metrics with labels.
         criteria: Names of `CRITERIA`.
-        number: Images of either domain that criteria look at, drawn by the seed of the run.
-        source: Config of a data set with images of the source, by which it is known which classes to expect in the
-            target; None: those that are predicted.
+        number: Images that criteria look at, drawn by the seed of the run.
+        expected: Shares of the classes in the source's labels, by which it is known which classes to expect in the
+            target; None: those that are predicted. ``auto`` is for configurations, which `tools/train.py` puts numbers
+            into.
         **kwargs: As of MMEngine's `ValLoop`.
 
     Raises:
@@ -62,7 +62,7 @@ class LabelFreeValLoop(ValLoop):
         evaluator: Any,
         criteria: Sequence[str] = ('consistency',),
         number: int = 40,
-        source: Mapping[str, Any] | None = None,
+        expected: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         for name in criteria:
@@ -70,7 +70,7 @@ class LabelFreeValLoop(ValLoop):
         require_number('val_cfg.number', number, at_least=1)
         super().__init__(runner, dataloader, _Evaluator(evaluator, self), **kwargs)
         self.criteria, self.number = criteria, number
-        self.source: Dataset | None = None if source is None else DATASETS.build(dict(source))
+        self.expected = None if expected is None else torch.tensor(expected)
 
     def validate(self) -> dict:
         """All of the validation: the scores. Without metrics, nothing but what criteria look at is loaded."""
@@ -90,25 +90,22 @@ class LabelFreeValLoop(ValLoop):
         model = unwrapped(self.runner.model)
         number, classes = min(size, self.number), _classes(model)
         criteria = [CRITERIA[name](classes) for name in self.criteria]
-        target = torch.zeros(classes, dtype=torch.int64)
-        for seen in observe(model, self._samples(self.dataloader.dataset, number)):
-            target += torch.bincount(seen.label[seen.valid].cpu(), minlength=classes)
+        counts = torch.zeros(classes, dtype=torch.int64)
+        for seen in observe(model, self._samples(number)):
+            counts += torch.bincount(seen.label[seen.valid].cpu(), minlength=classes)
             for criterion in criteria:
                 criterion.update(seen)
-        expected, scores = None, {}
-        if self.source is not None:
-            source = torch.zeros(classes, dtype=torch.int64)
-            for seen in observe(model, self._samples(self.source, number), 'source'):
-                source += torch.bincount(seen.label[seen.valid].cpu(), minlength=classes)
-            expected = shares_of(source)
-            scores['dead_classes'] = float(dead_classes(shares_of(target), expected).sum())
+        scores = {}
+        if self.expected is not None:
+            scores['dead_classes'] = float(dead_classes(shares_of(counts), self.expected).sum())
         for criterion in criteria:
-            score = criterion.compute(expected)
+            score = criterion.compute(self.expected)
             scores[criterion.name] = score.value
             scores |= {f'{criterion.name}/{part}': value for part, value in score.parts.items()}
         return scores
 
-    def _samples(self, dataset: Any, number: int) -> Iterator[Mapping[str, Any]]:
+    def _samples(self, number: int) -> Iterator[Mapping[str, Any]]:
+        dataset: Any = self.dataloader.dataset
         chosen = np.random.default_rng(self.runner.seed).permutation(len(dataset))[:number]
         return (dataset[int(i)] for i in sorted(chosen))
 

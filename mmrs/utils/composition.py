@@ -218,8 +218,7 @@ def fold_label_free_validation(config: Config) -> None:
         )
         config.val_evaluator = None
     config.val_evaluator = config.get('val_evaluator') or []
-    source = dataset.get('source', dataset)
-    config.val_cfg = dict(type='LabelFreeValLoop', source=_images_of(source) if source else None, **settings)
+    config.val_cfg = dict(type='LabelFreeValLoop', expected='auto' if dataset else None, **settings)
 
 
 def _images_of(dataset: Mapping[str, Any]) -> dict[str, Any]:

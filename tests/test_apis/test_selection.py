@@ -66,27 +66,34 @@ def test_what_is_no_candidate(runs, tmp_path):
         find_candidates(runs, [2])
 
 
-@pytest.mark.parametrize(('domain', 'folder'), [('target', 'val'), ('source', 'train')])
-def test_crops_are_drawn_by_a_seed(runs, domain, folder):
+def test_crops_are_drawn_by_a_seed(runs):
     config = load_config(runs[1] / 'adapted_base.py')
-    first, again, other = (target_crops(config, 3, 40, seed, domain) for seed in (0, 0, 1))
+    first, again, other = (target_crops(config, 3, 40, seed) for seed in (0, 0, 1))
     assert [crop['inputs'].shape for crop in first] == [(3, 40, 40)] * 3
     assert all(torch.equal(a['inputs'], b['inputs']) for a, b in zip(first, again))
     assert not all(torch.equal(a['inputs'], b['inputs']) for a, b in zip(first, other))
     paths = [crop['data_samples'].img_path for crop in first]
     assert len(set(paths)) == 3
-    assert all(f'img_dir/{folder}' in path for path in paths)
-    assert len(target_crops(config, 99, 500, 0, domain)) == (5 if domain == 'target' else 4)
+    assert all('img_dir/val' in path for path in paths)
+    assert len(target_crops(config, 99, 500)) == 5
     assert 'gt_sem_seg' not in first[0]['data_samples']
 
 
 def test_a_configuration_of_one_domain_has_its_target_in_the_test_data(runs):
     config = load_config(runs[0] / 'plain.py')
     assert 'img_dir/val' in target_crops(config, 1, 40)[0]['data_samples'].img_path
-    assert 'img_dir/train' in target_crops(config, 1, 40, domain='source')[0]['data_samples'].img_path
     config.test_dataloader = None
     with pytest.raises(ConfigError, match='no data set of the target'):
         target_crops(config, 1, 40)
+
+
+def test_candidates_of_other_classes(selection, monkeypatch):
+    shares = dict.fromkeys(('road', 'roof'), 0.5)
+    monkeypatch.setattr('mmrs.apis.selection.label_shares', lambda config: shares)
+    with pytest.raises(
+        ConfigError, match=r'has the classes impervious_surface.*, but .*plain/iter_2.pth has road, roof'
+    ):
+        selection().judge()
 
 
 def test_what_is_seen_is_what_is_predicted(runs):
@@ -126,7 +133,6 @@ def test_what_is_known_of_a_candidate_is_kept(selection, monkeypatch):
     assert len(judged) == 8
     for own in judged:
         assert sum(own.shares) == pytest.approx(1)
-        assert sum(own.expected) == pytest.approx(1)
         assert set(own.scores) == set(selection().criteria)
     asked = []
     build = Selection._judge
@@ -152,7 +158,6 @@ def test_choice_in_words(selection):
     assert (
         own.sentence(Choice(3, 'adapted', 0.1)) == f'{names[3]} is chosen: 0.100 better than {names[0]} in consistency.'
     )
-    assert own.sentence(Choice(3, 'adapted', math.inf)) == f'{names[3]} is chosen: classes died in {names[0]}.'
     assert own.sentence(Choice(0, 'none', 0.0)).startswith('No candidate can be recommended')
 
 
@@ -180,7 +185,7 @@ def test_tool(runs, tmp_path, capsys, monkeypatch):
 
     def dead(self):
         scores = {name: Score(math.nan, math.nan) for name in self.criteria}
-        return [type(own)(own.candidate, own.shares, own.expected, scores) for own in judge(self)]
+        return [type(own)(own.candidate, own.shares, scores) for own in judge(self)]
 
     judge = Selection.judge
     monkeypatch.setattr(Selection, 'judge', dead)

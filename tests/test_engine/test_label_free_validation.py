@@ -37,7 +37,8 @@ def test_scores_without_labels_stand_beside_those_with(config, tmp_path):
     assert (tmp_path / 'run' / f'best_consistency_iter_{best["step"]}.pth').is_file()
     # What was logged is what the criterion says of the last network.
     loop = runner.val_loop
-    chosen = list(loop._samples(loop.dataloader.dataset, 2))
+    chosen = list(loop._samples(2))
+    assert sum(loop.expected.tolist()) == pytest.approx(1)
     criterion = Consistency(6)
     with torch.no_grad():
         for seen in observe(runner.model.eval(), chosen):
@@ -53,9 +54,10 @@ def test_nothing_is_predicted_for_metrics_that_are_not_there(config, tmp_path, m
     runner = train(config, tmp_path / 'run', cfg_options=options)
     (last,) = validations(tmp_path / 'run')
     assert 'mIoU' not in last
-    assert [own['pipeline'][0]['type'] for own in (runner.cfg.val_dataloader.dataset, runner.cfg.val_cfg.source)] == [
-        'LoadRasterImage'
-    ] * 2
+    assert [step['type'] for step in runner.cfg.val_dataloader.dataset.pipeline] == [
+        'LoadRasterImage',
+        'PackRasterInputs',
+    ]
     monkeypatch.setattr(runner.model, 'val_step', None)
     monkeypatch.setattr(type(runner.val_loop.dataloader), '__iter__', None)
     runner.val_loop.run()

@@ -94,7 +94,7 @@ def test_guarded_values_put_the_worst_networks_last():
     expected = torch.full((6,), 1 / 6)
     tiles = {case: tile(GOLDEN[f'{case}_float64']['logits']) for case in CASES}
     shares = [torch.bincount(t.argmax(0).flatten(), minlength=6) / 80 for t in tiles.values()]
-    reasons = inadmissible(shares, [expected] * 4)
+    reasons = inadmissible(shares, expected)
     assert [reason is None for reason in reasons] == [True, True, False, False]
     for kind in (Entropy, SoftNeighbourhoodDensity):
         scores = {case: scored(kind(6), t, expected=expected) for case, t in tiles.items()}
@@ -139,12 +139,12 @@ def test_candidates_with_fewer_classes_than_usual_are_out():
     even, expected = torch.full((4,), 0.25), torch.full((4,), 0.25)
     dead = torch.tensor([0.5, 0.5, 0.0, 0.0])
     narrow = torch.tensor([0.94, 0.02, 0.02, 0.02])
-    reasons = inadmissible([even, dead, even, narrow], [expected] * 4)
+    reasons = inadmissible([even, dead, even, narrow], expected)
     assert reasons[0] is None
     assert '2 of its classes have died, where 0 is usual' in reasons[1]
     assert 'it predicts 1.3 classes' in reasons[3]
     # Where all are alike there is nothing to compare with.
-    assert inadmissible([dead] * 3, [expected] * 3) == [None] * 3
+    assert inadmissible([dead] * 3, expected) == [None] * 3
 
 
 def test_the_least_adapted_stays_unless_another_one_is_clearly_better():
@@ -153,7 +153,8 @@ def test_the_least_adapted_stays_unless_another_one_is_clearly_better():
     assert choose([0.5, 0.56, 0.4], fine, margin=0.05)[:2] == (1, 'adapted')
     assert choose([0.5, 0.9, 0.6], [None, 'dead', None], margin=0.05)[:2] == (2, 'adapted')
     assert choose([0.5, math.nan, 0.4], fine, margin=0.05) == (0, 'kept', 0.0)
-    assert choose([0.5, 0.1, 0.2], ['dead', None, None])[:2] == (2, 'adapted')
+    assert choose([0.5, 0.1, 0.2], ['dead', None, None]) == (0, 'kept', 0.0)
+    assert choose([0.1, 0.2, 0.15], ['dead', None, None])[:2] == (1, 'adapted')
     assert choose([0.5, 0.9], ['dead', 'dead']) == (0, 'none', 0.0)
 
 
@@ -346,7 +347,7 @@ def test_agreement_of_an_ensemble():
     ensemble.update(labels, mean, torch.ones(30, 30, dtype=torch.bool))
     values = [score.value for score in ensemble.compute()]
     assert min(values[0], values[3]) > values[1] > values[2] > values[4]
-    missed = ensemble.compute([torch.full((3,), 1 / 3)] * 5)
+    missed = ensemble.compute(torch.full((3,), 1 / 3))
     assert [score.value for score in missed] == pytest.approx(values)
 
 

@@ -42,11 +42,11 @@ class EnsembleAgreement:
         for matrix, label in zip(self._matrices, labels):
             matrix += confusion_matrix(label[valid], together, len(matrix), -1)
 
-    def compute(self, expected: Sequence[Tensor] | None = None) -> list[Score]:
+    def compute(self, expected: Tensor | None = None) -> list[Score]:
         """The score of each candidate; see :meth:`LabelFreeCriterion.compute`."""
         scores = []
-        for i, matrix in enumerate(self._matrices):
+        for matrix in self._matrices:
             per_class, shares = agreement(matrix), shares_of(matrix.sum(0))
-            value = mean_over_classes(per_class, shares, expected[i] if expected else None, 0.0)
+            value = mean_over_classes(per_class, shares, expected, 0.0)
             scores.append(Score(value, per_class.nanmean().item(), tuple(per_class.tolist())))
         return scores

@@ -32,16 +32,16 @@ class Choice(NamedTuple):
 
 
 def dead_classes(shares: Tensor, expected: Tensor) -> Tensor:
-    """Which classes ``(K,)`` the network maps on the source and hardly on the target.
+    """Which classes ``(K,)`` the source has, and a map of the target hardly.
 
     Args:
         shares: Of the classes in its predictions on the target, ``(K,)``.
-        expected: Those in its predictions on held-out images of the source, ``(K,)``.
+        expected: Those in the source's labels, ``(K,)``.
     """
     return (expected >= PRESENT) & (shares < DEAD * expected)
 
 
-def inadmissible(shares: Sequence[Tensor], expected: Sequence[Tensor]) -> list[str | None]:
+def inadmissible(shares: Sequence[Tensor], expected: Tensor) -> list[str | None]:
     """Why a candidate is out, whatever its score; None: it is not.
 
     More of its classes have died than of the median candidate's; or it predicts, effectively, fewer than half as many
@@ -49,9 +49,9 @@ def inadmissible(shares: Sequence[Tensor], expected: Sequence[Tensor]) -> list[s
 
     Args:
         shares: Of the classes in each candidate's predictions on the target, ``(K,)``.
-        expected: Those in its predictions on held-out images of the source.
+        expected: Those in the source's labels.
     """
-    dead = torch.tensor([int(dead_classes(*pair).sum()) for pair in zip(shares, expected)])
+    dead = torch.tensor([int(dead_classes(own, expected).sum()) for own in shares])
     effective = torch.stack([entropy(own.double()).exp() for own in shares])
     usual_dead, usual = dead.double().quantile(0.5), effective.quantile(0.5)
     reasons: list[str | None] = []
@@ -78,8 +78,7 @@ def choose(values: Sequence[float], reasons: Sequence[str | None], margin: float
     if not admitted:
         return Choice(least, 'none', 0.0)
     best = max(admitted, key=lambda i: values[i])
-    # One whose classes have died is no measure for others.
-    gain = values[best] - values[least] if least in admitted else float('inf')
+    gain = values[best] - values[least]
     if best == least or gain < margin:
         return Choice(least, 'kept', 0.0)
     return Choice(best, 'adapted', gain)

@@ -14,7 +14,7 @@ from .observation import Observation
 
 __all__ = ['DEAD', 'PRESENT', 'LabelFreeCriterion', 'Score', 'mean_over_classes']
 
-#: Share of the source's pixels, as the network itself maps them, from which on a class is expected in the target.
+#: Share of the source's labelled pixels from which on a class is expected in the target.
 PRESENT = 0.005
 #: A class that is expected and has less than this part of that share has died.
 DEAD = 0.05
@@ -62,8 +62,8 @@ class LabelFreeCriterion(ABC):
         """The score of all images.
 
         Args:
-            expected: Shares ``(K,)`` of the classes that the network itself predicts on held-out images of the source;
-                None: every class that is predicted counts, and none is missed.
+            expected: Shares ``(K,)`` of the classes in the source's labels; None: every class that is predicted counts,
+                and none is missed.
 
         Raises:
             DataError: No pixel of any image had data.
