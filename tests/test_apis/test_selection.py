@@ -216,7 +216,7 @@ def test_teachers_that_are_whole_networks_are_asked():
             super().__init__()
             self.weight, self.teacher = torch.nn.Parameter(torch.zeros(1)), teacher
 
-        def encode_decode(self, images, metas):
+        def inference(self, images, metas):
             return images
 
         def data_preprocessor(self, batch):

@@ -161,7 +161,7 @@ def observe(model: Any, samples: Iterable[Mapping[str, Any]], domain: str = 'tar
 def _predicted(model: Any, images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     meta = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width))
-    logits = model.encode_decode(images, [meta] * len(images))[..., :height, :width]
+    logits = model.inference(images, [meta] * len(images))[..., :height, :width]  # by windows, if `test_cfg` says so
     return two_logits(logits).float().softmax(1)
 
 
