@@ -153,7 +153,7 @@ def test_choice_in_words(selection):
     names = [str(candidate) for candidate in own.candidates]
     assert (
         own.sentence(Choice(0, 'kept', 0.0))
-        == f'{names[0]} stays: no candidate is better by 0.05 or more in consistency.'
+        == f'{names[0]} stays: no candidate is better by 0.08 or more in consistency.'
     )
     assert (
         own.sentence(Choice(3, 'adapted', 0.1)) == f'{names[3]} is chosen: 0.100 better than {names[0]} in consistency.'

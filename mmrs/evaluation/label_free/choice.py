@@ -13,7 +13,7 @@ from .criterion import DEAD, PRESENT, entropy
 __all__ = ['MARGIN', 'Choice', 'choose', 'dead_classes', 'inadmissible']
 
 #: How much more consistent a candidate has to be than the least adapted one.
-MARGIN = 0.05
+MARGIN = 0.08
 
 
 class Choice(NamedTuple):
