@@ -275,6 +275,11 @@ class Selection:
         ]
 
     @functools.cached_property
+    def _crops(self) -> list[dict[str, Any]]:
+        """What all candidates are shown, by the configuration of the least adapted one."""
+        return target_crops(load_config(self.candidates[0].config), self.number, self.size, self.seed)
+
+    @functools.cached_property
     def _expected(self) -> dict[str, float]:
         """Shares of the classes in the source's labels, by the configuration of the least adapted candidate."""
         return label_shares(load_config(self.candidates[0].config))
@@ -287,7 +292,7 @@ class Selection:
     ) -> list[Tensor]:
         """Shares of the classes in the maps of the target under each class prior; the criteria have seen all images."""
         counts = [torch.zeros(len(model.dataset_meta['classes']), dtype=torch.int64) for _ in shifts]
-        for seen in observe(model, target_crops(model.cfg, self.number, self.size, self.seed)):
+        for seen in observe(model, self._crops):
             for count, shift, own in zip(counts, shifts, criteria):
                 view = seen if shift is None else seen.shifted(shift)
                 count += torch.bincount(view.label[view.valid].cpu(), minlength=len(count))
@@ -307,9 +312,9 @@ class Selection:
         """What decides the scores, as JSON gives it back."""
         keys = ('criteria', 'number', 'size', 'seed', 'options')
         about = {key: getattr(self, key) for key in keys} | dict(strength=candidate.strength)
-        config = load_config(candidate.config).to_dict()
+        configs = [load_config(own.config).to_dict() for own in (candidate, self.candidates[0])]
         weights = pooch.file_hash(str(candidate.checkpoint))
-        about |= dict(weights=weights, config=config, expected=self._expected)
+        about |= dict(weights=weights, configs=configs, expected=self._expected)
         return json.loads(json.dumps(about, default=str))
 
     def _known(self, candidate: Candidate) -> Judged | None:

@@ -27,8 +27,8 @@ from mmrs.engine.hooks import PreflightHook
 from mmrs.engine.runner import AdaptationRunner
 from mmrs.engine.saved_runs import newest_checkpoint, own_checkpoints, remove_unfinished
 from mmrs.install import install
-from mmrs.registry import RUNNERS
-from mmrs.utils.config import enable_amp, load_config, pretrained_files, remove_pretrained, require_keys
+from mmrs.registry import MODELS, RUNNERS
+from mmrs.utils.config import enable_amp, load_config, look_up, pretrained_files, remove_pretrained, require_keys
 from mmrs.utils.config_checks import check_keys
 from mmrs.utils.config_types import check_types, explained_errors
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
@@ -173,7 +173,8 @@ def _prepare(cfg: Config, amp: bool, pretrained: bool, preflight: bool) -> None:
     with explained_errors(cfg):
         fill_model(cfg)
         if (cfg.get('val_cfg') or {}).get('expected') == 'auto':  # of a validation without labels
-            cfg.val_cfg.expected = list(label_shares(cfg).values())
+            learns = getattr(look_up(MODELS, cfg.model.get('type')), 'learns_from_labels', True)
+            cfg.val_cfg.expected = list(label_shares(cfg).values()) if learns else None
 
 
 def _remove_earlier(cfg: Config) -> None:

@@ -12,7 +12,7 @@ from mmengine.evaluator import Evaluator
 from mmrs.evaluation.label_free import CRITERIA, dead_classes, observe
 from mmrs.evaluation.label_free.criterion import shares_of
 from mmrs.registry import LOOPS
-from mmrs.utils.errors import require_number, require_one_of
+from mmrs.utils.errors import ConfigError, require_number, require_one_of
 from mmrs.utils.wrappers import unwrapped
 
 from .loops import ValLoop
@@ -90,6 +90,8 @@ class LabelFreeValLoop(ValLoop):
         model = unwrapped(self.runner.model)
         number, classes = min(size, self.number), _classes(model)
         criteria = [CRITERIA[name](classes) for name in self.criteria]
+        if self.expected is not None and len(self.expected) != classes:
+            raise ConfigError(f'val_cfg.expected has {len(self.expected)} shares, but the model has {classes} classes')
         counts = torch.zeros(classes, dtype=torch.int64)
         for seen in observe(model, self._samples(number)):
             counts += torch.bincount(seen.label[seen.valid].cpu(), minlength=classes)
@@ -107,7 +109,14 @@ class LabelFreeValLoop(ValLoop):
     def _samples(self, number: int) -> Iterator[Mapping[str, Any]]:
         dataset: Any = self.dataloader.dataset
         chosen = np.random.default_rng(0).permutation(len(dataset))[:number]
-        return (dataset[int(i)] for i in sorted(chosen))
+        for i in sorted(chosen):
+            sample = dataset[int(i)]
+            if 'inputs' not in sample:
+                raise ConfigError(
+                    f'a validation without labels looks at images, but val_dataloader has a {type(dataset).__name__}, '
+                    'which gives pairs: set val_dataloader=None val_evaluator=None for those of the target in training'
+                )
+            yield sample
 
 
 def _classes(model: Any) -> int:

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from mmrs.apis import selection as selection_module
 from mmrs.apis import train
 from mmrs.apis.class_prior import PriorOptions
 from mmrs.apis.inference import init_model
@@ -144,8 +146,14 @@ def test_what_is_known_of_a_candidate_is_kept(selection, monkeypatch):
         for name, score in own.scores.items():
             assert other.scores[name].value == pytest.approx(score.value, nan_ok=True)
             assert dict(other.scores[name].parts) == pytest.approx(dict(score.parts), nan_ok=True)
+    loaded = []
+    load = selection_module.target_crops
+    monkeypatch.setattr(
+        selection_module, 'target_crops', lambda config, *own: loaded.append(config) or load(config, *own)
+    )
     selection(seed=1).judge()
     assert len(asked) == 4
+    assert [Path(config.filename).name for config in loaded] == ['plain.py']  # all see the same images, loaded once
 
 
 def test_choice_in_words(selection):

@@ -7,7 +7,7 @@ from mmrs.apis import train
 from mmrs.evaluation.label_free import Consistency, observe
 from mmrs.utils import ConfigError
 from mmrs.utils.config import load_config
-from tests.tiny_runs import quick_start, write_adaptation_config, write_clips  # noqa: F401
+from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_regression_config  # noqa: F401
 
 SETTINGS = {'label_free_validation.criteria': ['consistency', 'entropy'], 'label_free_validation.number': 2}
 
@@ -86,6 +86,27 @@ def test_a_validation_leaves_the_training_as_it_is(config, tmp_path):
 def test_bad_settings(config, tmp_path, options, named):
     with pytest.raises(ConfigError, match=named):
         train(config, tmp_path / 'run', cfg_options=options)
+
+
+def test_a_method_that_learns_from_pairs(tmp_path):
+    """It has no labels to say which classes to expect, and its validation data are no images."""
+    data = [write_clips(tmp_path / name, seed=seed) for seed, name in enumerate(('source', 'target'))]
+    file = write_regression_config(tmp_path / 'base.py', *data)
+    options = {**SETTINGS, 'default_hooks.checkpoint.save_best': 'consistency', 'default_hooks.checkpoint.rule': None}
+    with pytest.raises(ConfigError, match=r'val_dataloader has a PairedDataset, which gives pairs'):
+        train(file, tmp_path / 'pairs', cfg_options=options)
+    runner = train(file, tmp_path / 'run', cfg_options={**options, 'val_dataloader': None, 'val_evaluator': None})
+    (last,) = validations(tmp_path / 'run')
+    assert 0 <= last['consistency'] <= 1
+    assert 'dead_classes' not in last
+    assert runner.cfg.val_cfg.expected is None
+
+
+def test_shares_of_other_classes(config, tmp_path):
+    runner = train(config, tmp_path / 'run', cfg_options=SETTINGS)
+    runner.val_loop.expected = torch.ones(2) / 2
+    with pytest.raises(ConfigError, match=r'expected has 2 shares, but the model has 6 classes'):
+        runner.val_loop.run()
 
 
 def test_images_without_a_target(config):
