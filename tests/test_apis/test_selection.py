@@ -130,6 +130,16 @@ def test_what_is_seen_is_what_is_predicted(runs):
     assert torch.equal(view.features, seen.features)
 
 
+def test_what_a_test_pads_is_not_looked_at(runs):
+    options = {'model.data_preprocessor.test_cfg': dict(size_divisor=32)}
+    model = init_model(runs[0] / 'plain.py', runs[0] / 'iter_2.pth', 'cpu', options)
+    image = torch.zeros(3, 40, 50, dtype=torch.uint8)
+    (seen,) = observe(model, [dict(inputs=image, data_samples=SegDataSample())])
+    assert seen.image.shape == (3, 64, 64)
+    assert seen.valid.sum() == 40 * 50
+    assert seen.valid[:40, :50].all()
+
+
 def test_what_is_known_of_a_candidate_is_kept(selection, monkeypatch):
     judged = selection().judge()
     assert len(judged) == 8

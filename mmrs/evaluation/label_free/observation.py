@@ -153,7 +153,9 @@ def observe(model: Any, samples: Iterable[Mapping[str, Any]], domain: str = 'tar
         known = sample['data_samples']
         batch = {domain: dict(inputs=[sample['inputs'].to(device)], data_samples=[known])}
         image = model.data_preprocessor(batch)['inputs'][domain][0]
-        valid = known.valid_map.data[0].to(device) if 'valid_map' in known else None
+        height, width = sample['inputs'].shape[-2:]
+        valid = image.new_zeros(image.shape[-2:], dtype=torch.bool)  # where a test pads, there is nothing to see
+        valid[:height, :width] = known.valid_map.data[0] if 'valid_map' in known else True
         network = functools.partial(_predicted, model)
         yield Observation(image, valid, network, model.data_preprocessor, taught, domain=domain)
 
