@@ -22,7 +22,7 @@ from mmseg.models import BaseSegmentor
 from mmrs.apis.class_prior import PriorOptions
 from mmrs.apis.filling import configured_meta, fill_model
 from mmrs.apis.preflight import check_loaders
-from mmrs.apis.statistics import applies_scale, leaves, loaded_bands
+from mmrs.apis.statistics import applies_scale, leaves, loaded_bands, steps_between
 from mmrs.geo.rasters import read_image
 from mmrs.install import install
 from mmrs.models.backbones.lora import merge_lora
@@ -229,10 +229,7 @@ class SegInferencer:
         dataset = next(leaves(cfg.test_dataloader.dataset)) if cfg.get('test_dataloader') else {}
         if bands is None and dataset:
             bands = loaded_bands(dataset)
-        pipeline = dataset.get('pipeline', ())
-        self.steps = [
-            dict(step) for step in pipeline if not str(step['type']).split('.')[-1].startswith(('Load', 'Pack'))
-        ]
+        self.steps = steps_between(dataset)
         test_cfg = cfg.model.get('test_cfg') or {}
         crop = test_cfg.get('crop_size', (WINDOW,))[0] if test_cfg.get('mode') == 'slide' else WINDOW
         self.settings: dict[str, Any] = dict(

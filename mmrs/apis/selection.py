@@ -25,7 +25,7 @@ from torch import Tensor
 from mmrs.apis.class_prior import PriorOptions
 from mmrs.apis.class_shares import label_shares
 from mmrs.apis.inference import init_model
-from mmrs.apis.statistics import domain_leaves, loading, without_labels
+from mmrs.apis.statistics import domain_leaves, loading, steps_between, without_labels
 from mmrs.datasets.transforms import PackRasterInputs
 from mmrs.engine.saved_runs import own_checkpoints
 from mmrs.evaluation.label_free import CRITERIA, choose, inadmissible, observe
@@ -80,11 +80,14 @@ class Judged:
 # Images --------------------------------------------------------------------------------------------------------------
 
 
-def target_crops(config: Config, number: int, size: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Crops of as many images of the target, drawn by a seed, without labels.
+def target_crops(configs: Sequence[Config], number: int, size: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Crops of as many images of the target, drawn by a seed, without labels, in the size in which a test sees them.
+
+    Images of the validation (of the test, where there is no validation) that no training has seen come first, for what a
+    network has learned by heart looks certain. Those of training fill up.
 
     Args:
-        config: A configuration; its training data are looked at, or its test data where it trains on one domain.
+        configs: Configurations; the first one's validation counts, and all trainings.
         number: Of images; all, where there are fewer.
         size: Largest side of a crop in pixels.
         seed: Which images, and where in them.
@@ -93,27 +96,38 @@ def target_crops(config: Config, number: int, size: int, seed: int = 0) -> list[
         For each a packed sample, ``dict(inputs, data_samples)``.
 
     Raises:
-        ConfigError: The configuration has no such data.
+        ConfigError: The first configuration has no such data.
         DataError: There is no image.
     """
-    leaves = _leaves(config, 'train').get('target') or _leaves(config, 'test').get('')
-    if not leaves:
-        raise ConfigError(f'{config.filename}: there is no data set of the target')
-    sets = []
-    for leaf in leaves:
-        pipeline = [*loading(leaf), PackRasterInputs()]
-        sets.append(DATASETS.build({**without_labels(leaf), 'pipeline': pipeline, 'test_mode': True}))
-    places = [(own, i) for own in sets for i in range(len(own))]
-    if not places:
-        raise DataError(f'{config.filename}: the data set of the target has no image')
+    watched = _leaves(configs[0], 'val').get('') or _leaves(configs[0], 'test').get('') or []
+    trained = {str(leaf): leaf for config in configs for leaf in _leaves(config, 'train').get('target', [])}
+    if not watched and not trained:
+        raise ConfigError(f'{configs[0].filename}: there is no data set of the target')
+    steps = steps_between(watched[0]) if watched else []
+    seen = [place for leaf in trained.values() for place in _places(leaf, steps)]
+    paths = {own.get_data_info(i)['img_path'] for own, i in seen}
+    unseen = [
+        (own, i) for leaf in watched for own, i in _places(leaf, steps) if own.get_data_info(i)['img_path'] not in paths
+    ]
     random = np.random.default_rng(seed)
-    chosen = random.permutation(len(places))[:number]
-    return [_cropped(own[i], size, random) for own, i in (places[place] for place in sorted(chosen))]
+    chosen: list[tuple[Any, int]] = []
+    for places in (unseen, seen):
+        drawn = random.permutation(len(places))[: number - len(chosen)]
+        chosen += [places[i] for i in sorted(drawn)]
+    if not chosen:
+        raise DataError(f'{configs[0].filename}: the data set of the target has no image')
+    return [_cropped(own[i], size, random) for own, i in chosen]
 
 
 def _leaves(config: Config, role: str) -> dict[str, list[dict[str, Any]]]:
     dataset = (config.get(f'{role}_dataloader') or {}).get('dataset')
     return domain_leaves(dataset) if dataset else {}
+
+
+def _places(leaf: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> list[tuple[Any, int]]:
+    pipeline = [*loading(leaf), *steps, PackRasterInputs()]
+    own = DATASETS.build({**without_labels(leaf), 'pipeline': pipeline, 'test_mode': True})
+    return [(own, i) for i in range(len(own))]
 
 
 def _cropped(sample: dict[str, Any], size: int, random: np.random.Generator) -> dict[str, Any]:
@@ -277,7 +291,8 @@ class Selection:
     @functools.cached_property
     def _crops(self) -> list[dict[str, Any]]:
         """What all candidates are shown, by the configuration of the least adapted one."""
-        return target_crops(load_config(self.candidates[0].config), self.number, self.size, self.seed)
+        configs = [load_config(path) for path in dict.fromkeys(own.config for own in self.candidates)]
+        return target_crops(configs, self.number, self.size, self.seed)
 
     @functools.cached_property
     def _expected(self) -> dict[str, float]:

@@ -35,6 +35,7 @@ __all__ = [
     'loaded_bands',
     'loading',
     'preprocessor_settings',
+    'steps_between',
     'statistics_table',
     'training_domains',
     'without_labels',
@@ -106,6 +107,12 @@ def loading(dataset: Mapping[str, Any]) -> list[BaseTransform]:
     """Of the pipeline of a data set's configuration, what loads the images; nothing where that is no loader of ours."""
     loader = _loader(dataset)
     return [] if loader is None else [TRANSFORMS.build(dict(loader))]
+
+
+def steps_between(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of the pipeline of a data set's configuration, the steps that neither load nor pack."""
+    steps = dataset.get('pipeline') or ()
+    return [dict(step) for step in steps if not str(step['type']).split('.')[-1].startswith(('Load', 'Pack'))]
 
 
 def _loader(dataset: Mapping[str, Any]) -> Mapping[str, Any] | None:

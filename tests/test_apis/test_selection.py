@@ -70,23 +70,46 @@ def test_what_is_no_candidate(runs, tmp_path):
 
 def test_crops_are_drawn_by_a_seed(runs):
     config = load_config(runs[1] / 'adapted_base.py')
-    first, again, other = (target_crops(config, 3, 40, seed) for seed in (0, 0, 1))
+    first, again, other = (target_crops([config], 3, 40, seed) for seed in (0, 0, 1))
     assert [crop['inputs'].shape for crop in first] == [(3, 40, 40)] * 3
     assert all(torch.equal(a['inputs'], b['inputs']) for a, b in zip(first, again))
     assert not all(torch.equal(a['inputs'], b['inputs']) for a, b in zip(first, other))
     paths = [crop['data_samples'].img_path for crop in first]
     assert len(set(paths)) == 3
     assert all('img_dir/val' in path for path in paths)
-    assert len(target_crops(config, 99, 500)) == 5
+    assert len(target_crops([config], 99, 500)) == 5
     assert 'gt_sem_seg' not in first[0]['data_samples']
 
 
-def test_a_configuration_of_one_domain_has_its_target_in_the_test_data(runs):
+def test_images_that_no_training_has_seen_come_first(runs):
+    plain, adapted = (load_config(runs[i] / name) for i, name in enumerate(('plain.py', 'adapted_base.py')))
+    adapted.train_dataloader.dataset.target.ann_file = 'seen.txt'
+    (Path(adapted.train_dataloader.dataset.target.data_root) / 'seen.txt').write_text('clip0\nclip1\nclip3\n')
+
+    def names(configs, number):
+        return [Path(crop['data_samples'].img_path).stem for crop in target_crops(configs, number, 40)]
+
+    assert names([plain, adapted], 2) == ['clip2', 'clip4']
+    assert names([adapted], 4)[:2] == ['clip2', 'clip4']
+    assert sorted(names([adapted], 9)) == sorted(names([plain], 9)) == [f'clip{i}' for i in range(5)]
+    adapted.val_dataloader = adapted.test_dataloader = None
+    assert names([adapted], 9) == ['clip0', 'clip1', 'clip3']
+
+
+def test_crops_are_as_large_as_a_test_sees_them(runs):
+    config = load_config(runs[1] / 'adapted_base.py')
+    config.val_dataloader.dataset.pipeline.insert(1, dict(type='Resize', scale_factor=0.5, keep_ratio=True))
+    assert {crop['inputs'].shape for crop in target_crops([config], 5, 500)} == {(3, 32, 32)}
+
+
+def test_a_configuration_of_one_domain_has_its_target_in_the_validation(runs):
     config = load_config(runs[0] / 'plain.py')
-    assert 'img_dir/val' in target_crops(config, 1, 40)[0]['data_samples'].img_path
+    assert 'img_dir/val' in target_crops([config], 1, 40)[0]['data_samples'].img_path
+    config.val_dataloader = None
+    assert 'img_dir/val' in target_crops([config], 1, 40)[0]['data_samples'].img_path
     config.test_dataloader = None
     with pytest.raises(ConfigError, match='no data set of the target'):
-        target_crops(config, 1, 40)
+        target_crops([config], 1, 40)
 
 
 def test_candidates_of_other_classes(selection, monkeypatch):
@@ -159,11 +182,12 @@ def test_what_is_known_of_a_candidate_is_kept(selection, monkeypatch):
     loaded = []
     load = selection_module.target_crops
     monkeypatch.setattr(
-        selection_module, 'target_crops', lambda config, *own: loaded.append(config) or load(config, *own)
+        selection_module, 'target_crops', lambda configs, *own: loaded.append(configs) or load(configs, *own)
     )
     selection(seed=1).judge()
     assert len(asked) == 4
-    assert [Path(config.filename).name for config in loaded] == ['plain.py']  # all see the same images, loaded once
+    (configs,) = loaded  # all see the same images, loaded once
+    assert [Path(config.filename).name for config in configs] == ['plain.py', 'adapted_base.py']
 
 
 def test_choice_in_words(selection):
@@ -216,7 +240,7 @@ def test_images_of_real_bands_and_sizes(tmp_path):
     data = write_clips(tmp_path / 'data', val=1)
     Image.new('RGB', (32, 40)).save(data / 'img_dir' / 'val' / 'clip0.png')
     config = load_config(write_config(tmp_path / 'c.py', data))
-    (crop,) = target_crops(config, 9, 100)
+    (crop,) = target_crops([config], 9, 100)
     assert crop['inputs'].shape == (3, 40, 32)
 
 
