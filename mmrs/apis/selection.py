@@ -99,12 +99,11 @@ def target_crops(configs: Sequence[Config], number: int, size: int, seed: int = 
         ConfigError: The first configuration has no such data.
         DataError: There is no image.
     """
-    watched = _leaves(configs[0], 'val').get('') or _leaves(configs[0], 'test').get('') or []
-    trained = {str(leaf): leaf for config in configs for leaf in _leaves(config, 'train').get('target', [])}
+    watched, trained = _watched(configs[0]), _trained_on(configs)
     if not watched and not trained:
         raise ConfigError(f'{configs[0].filename}: there is no data set of the target')
     steps = steps_between(watched[0]) if watched else []
-    seen = [place for leaf in trained.values() for place in _places(leaf, steps)]
+    seen = [place for leaf in trained for place in _places(leaf, steps)]
     paths = {own.get_data_info(i)['img_path'] for own, i in seen}
     unseen = [
         (own, i) for leaf in watched for own, i in _places(leaf, steps) if own.get_data_info(i)['img_path'] not in paths
@@ -122,6 +121,17 @@ def target_crops(configs: Sequence[Config], number: int, size: int, seed: int = 
 def _leaves(config: Config, role: str) -> dict[str, list[dict[str, Any]]]:
     dataset = (config.get(f'{role}_dataloader') or {}).get('dataset')
     return domain_leaves(dataset) if dataset else {}
+
+
+def _watched(config: Config) -> list[dict[str, Any]]:
+    """Data sets of the target that a validation, or a test, looks at."""
+    return _leaves(config, 'val').get('') or _leaves(config, 'test').get('') or []
+
+
+def _trained_on(configs: Sequence[Config]) -> list[dict[str, Any]]:
+    """Data sets of the target that trainings look at."""
+    found = {str(leaf): leaf for config in configs for leaf in _leaves(config, 'train').get('target', [])}
+    return list(found.values())
 
 
 def _places(leaf: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> list[tuple[Any, int]]:
@@ -187,6 +197,8 @@ class Selection:
         seed: Which images, and where in them.
         options: Options of criteria by their names.
         records: Folder that keeps what is known of each candidate, for the next call; None: none is.
+        data: Configurations whose images of the target are looked at, see :func:`target_crops`; by default those of
+            the candidates.
         device: ``'cpu'``, ``'cuda:1'``, ...; by default a GPU if there is one.
 
     Raises:
@@ -201,6 +213,7 @@ class Selection:
     seed: int = 0
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     records: Path | None = None
+    data: Sequence[Config] = ()
     device: str | None = None
 
     def __post_init__(self) -> None:
@@ -245,10 +258,16 @@ class Selection:
         """What was chosen, and why, in words."""
         least, chosen = self.candidates[0], self.candidates[choice.candidate]
         if choice.verdict == 'none':
-            return f'No candidate can be recommended: classes died in all of them. The least adapted one is {least}.'
-        if choice.verdict == 'kept':
-            return f'{least} stays: no candidate is better by {self.margin:g} or more in {self.criteria[0]}.'
-        return f'{chosen} is chosen: {choice.gain:.3f} better than {least} in {self.criteria[0]}.'
+            return f'Do not use any: classes died in all candidates. The least adapted one is {least}.'
+        name = self.criteria[0]
+        if choice.verdict == 'adapted':
+            return f'Adapted is better: {chosen} is chosen, {choice.gain:.3f} above {least} in {name}.'
+        if choice.gain > 0:
+            return (
+                f'No clear difference: {least} stays, for the best other candidate is {choice.gain:.3f} above it in '
+                f'{name}, less than {self.margin:g}.'
+            )
+        return f'{least} stays: no candidate is above it in {name}.'
 
     def save(self, judged: Sequence[Judged], choice: Choice, text: str) -> None:
         """Write what was found to the folder of the records: ``selection.md`` and ``selection.json``."""
@@ -290,9 +309,12 @@ class Selection:
 
     @functools.cached_property
     def _crops(self) -> list[dict[str, Any]]:
-        """What all candidates are shown, by the configuration of the least adapted one."""
-        configs = [load_config(path) for path in dict.fromkeys(own.config for own in self.candidates)]
-        return target_crops(configs, self.number, self.size, self.seed)
+        """What all candidates are shown."""
+        return target_crops(self._data, self.number, self.size, self.seed)
+
+    @functools.cached_property
+    def _data(self) -> Sequence[Config]:
+        return self.data or [load_config(path) for path in dict.fromkeys(own.config for own in self.candidates)]
 
     @functools.cached_property
     def _expected(self) -> dict[str, float]:
@@ -327,9 +349,9 @@ class Selection:
         """What decides the scores, as JSON gives it back."""
         keys = ('criteria', 'number', 'size', 'seed', 'options')
         about = {key: getattr(self, key) for key in keys} | dict(strength=candidate.strength)
-        configs = [load_config(own.config).to_dict() for own in (candidate, self.candidates[0])]
-        weights = pooch.file_hash(str(candidate.checkpoint))
-        about |= dict(weights=weights, configs=configs, expected=self._expected)
+        images = [*_watched(self._data[0]), *_trained_on(self._data)]
+        config, weights = load_config(candidate.config).to_dict(), pooch.file_hash(str(candidate.checkpoint))
+        about |= dict(weights=weights, config=config, images=images, expected=self._expected)
         return json.loads(json.dumps(about, default=str))
 
     def _known(self, candidate: Candidate) -> Judged | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ class Choice(NamedTuple):
         candidate: Its index.
         verdict: ``adapted``, another one than the least adapted is clearly better; ``kept``, none is; ``none``, no
             candidate is admissible, and the least adapted is what is left.
-        gain: By how much its value is above that of the least adapted.
+        gain: By how much the best admissible other candidate's value is above that of the least adapted; NaN where
+            there is no other.
     """
 
     candidate: int
@@ -75,10 +77,10 @@ def choose(values: Sequence[float], reasons: Sequence[str | None], margin: float
         least: Index of the least adapted candidate.
     """
     admitted = [i for i, reason in enumerate(reasons) if reason is None and values[i] == values[i]]
+    best = max((i for i in admitted if i != least), key=lambda i: values[i], default=None)
+    gain = math.nan if best is None else values[best] - values[least]
     if not admitted:
-        return Choice(least, 'none', 0.0)
-    best = max(admitted, key=lambda i: values[i])
-    gain = values[best] - values[least]
-    if best == least or gain < margin:
-        return Choice(least, 'kept', 0.0)
+        return Choice(least, 'none', gain)
+    if best is None or gain < margin:
+        return Choice(least, 'kept', gain)
     return Choice(best, 'adapted', gain)
