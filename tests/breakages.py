@@ -959,6 +959,28 @@ BREAKAGES: list[Breakage] = [
             '- 0 * np.log(source)',
         ),
     ),
+    *_in_file(
+        f'{MODELS}/batch_statistics.py',
+        (f'{MODEL_TESTS}/test_batch_statistics.py',),
+        (
+            'spread-between-images-left-out',
+            'a layer takes the target for more uniform than it is, and what it passes on is too large',
+            '+ step**2 * (self.count * count / total)',
+            '',
+        ),
+        (
+            'statistics-blended-the-other-way',
+            'a small weight is nearly all of the target',
+            'target, self.weight)',
+            'target, 1 - self.weight)',
+        ),
+        (
+            'statistics-under-the-sources',
+            'later layers see other inputs afterwards than those that their statistics were taken of',
+            '        if self.usable:\n',
+            '        if self.usable and total > 1e9:\n',
+        ),
+    ),
 ]
 
 
