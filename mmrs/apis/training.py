@@ -163,6 +163,9 @@ def _prepare(cfg: Config, amp: bool, pretrained: bool, preflight: bool) -> None:
             f"config {cfg.filename}: MMEngine's activation_checkpointing would update running statistics twice and is "
             'not used; set model.backbone.with_cp to True instead'
         )
+    for role in ('val', 'test'):
+        if cfg.get(f'{role}_dataloader') is None:  # of a target without labels
+            cfg[f'{role}_cfg'] = cfg[f'{role}_evaluator'] = None
     if amp:
         enable_amp(cfg)
     if not pretrained:

@@ -50,7 +50,6 @@ def test_scores_without_labels_stand_beside_those_with(config, tmp_path):
 
 def test_nothing_is_predicted_for_metrics_that_are_not_there(config, tmp_path, monkeypatch):
     options = {**SETTINGS, 'val_dataloader': None, 'val_evaluator': None, 'test_dataloader': None}
-    options |= {'test_cfg': None, 'test_evaluator': None}
     runner = train(config, tmp_path / 'run', cfg_options=options)
     (last,) = validations(tmp_path / 'run')
     assert 'mIoU' not in last
