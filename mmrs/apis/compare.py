@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,17 +26,31 @@ from mmrs.install import install
 from mmrs.utils.arguments import add_cfg_options
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError, OutputError, UserError, describe
-from mmrs.utils.processes import run_tool, tail
+from mmrs.utils.processes import resident, run_tool, tail
 from mmrs.utils.progress import progress_bar
 from mmrs.utils.records import Record, shown
 from mmrs.visualization.curves import plot_curves, read_scalars
 
-__all__ = ['Entry', 'Run', 'compare', 'mean_curves', 'plan_runs', 'plot_comparison']
+__all__ = [
+    'Entry',
+    'Run',
+    'SeriesProgress',
+    'compare',
+    'duration',
+    'mean_curves',
+    'parse_options',
+    'plan_runs',
+    'plot_comparison',
+    'probe',
+    'seconds_of_step',
+]
 
 #: Beside the logs of a run, what decides its result.
 RECORD = 'settings.json'
 #: Settings that leave what is trained as it is: which of its checkpoints are kept.
 _KEPT = 'default_hooks.checkpoint.'
+#: The option of a training without validation.
+UNWATCHED = 'val_dataloader=None'
 #: What the training of a run printed.
 LOG = 'output.log'
 
@@ -184,6 +200,13 @@ class Run:
         """What the finished run has logged last, see :func:`last_values`; None if it is not finished."""
         return last_values(self.folder, self.iterations)
 
+    @property
+    def finished(self) -> bool:
+        """Whether it has its last validation; or its last checkpoint, if there is no validation."""
+        if self.config.get('val_dataloader') is None:
+            return self.checkpoint.is_file()
+        return self.results() is not None
+
     def step(self) -> int:
         """The last logged iteration of the latest attempt."""
         files = sorted(self.folder.glob('*/vis_data/scalars.json'))
@@ -199,7 +222,7 @@ class Run:
         """``finished``, ``changed``, ``interrupted at N`` or ``to do``."""
         if self.changes():
             return 'changed'
-        if self.results() is not None:
+        if self.finished:
             return 'finished'
         checkpoint = newest_checkpoint(self.folder)
         return f'interrupted at {number_of(checkpoint)}' if checkpoint else 'to do'
@@ -228,14 +251,47 @@ class Run:
         arguments = self.arguments()
         self._record.write(self.settings())
         log = self.folder / LOG
-        status = run_tool('train.py', arguments, log, poll)
+        status = run_tool('train.py', arguments, log, lambda _: poll())
         if status != 0:
             raise UserError(f'training ended with status {status}. The end of {log}:\n{tail(log)}')
-        if self.results() is None:
-            raise UserError(f'training ended without a validation at iteration {self.iterations}; see {log}')
+        if not self.finished:
+            raise UserError(
+                f'training ended without a checkpoint or validation at iteration {self.iterations}; see {log}'
+            )
 
 
-class _SeriesProgress:
+def seconds_of_step(folder: Path) -> float | None:
+    """Median time of an iteration that a run has logged; None where it has logged nothing."""
+    lines = [line for file in folder.glob('*/vis_data/scalars.json') for line in file.read_text('utf-8').splitlines()]
+    times = [record['time'] for record in map(json.loads, lines) if 'loss' in record]
+    return float(np.median(times)) if times else None
+
+
+def probe(run: Run, iterations: int = 12) -> tuple[float, int | None]:
+    """What a run takes, by a few of its iterations in a folder of their own.
+
+    Returns:
+        Seconds of an iteration, and bytes at the peak: of the GPU, or those that the training process has in memory,
+        where the system says.
+
+    Raises:
+        UserError: They fail.
+    """
+    most: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / LOG
+        options = [f'train_cfg.max_iters={iterations}', 'default_hooks.logger.interval=1', 'load_from=None', UNWATCHED]
+        arguments = [*run.entry.arguments, '--work-dir', folder, '--overwrite', '--cfg-options']
+        arguments += [*run.entry.cfg_options, *options]
+        if run_tool('train.py', arguments, log, lambda pid: most.append(resident('VmHWM', pid) or 0), 0.2) != 0:
+            raise UserError(f'a trial of {run} failed. The end of its output:\n{tail(log)}')
+        curves = read_scalars(Path(folder))
+        if 'memory' in curves:  # MMEngine's, in megabytes, where there is a GPU
+            most = [int(2**20 * curves['memory'][1].max())]
+        return seconds_of_step(Path(folder)) or math.nan, max(most, default=0) or None
+
+
+class SeriesProgress:
     """How far a series of runs has come: a live line on a terminal, a line each minute elsewhere."""
 
     def __init__(self, runs: Sequence[Run], console: Console) -> None:
@@ -360,7 +416,7 @@ def compare(
 
 
 def _train_all(runs: Sequence[Run], comparison: Comparison, overwrite: bool, console: Console) -> None:
-    progress, ends = _SeriesProgress(runs, console), 0
+    progress, ends = SeriesProgress(runs, console), 0
     with progress.bar:
         for run in runs:
             start, first = time.monotonic(), 0

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import logging
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import PixelData
@@ -37,6 +34,8 @@ from mmrs.studies.window_benchmark import peak_bytes
 from mmrs.utils.config import load_config, remove_pretrained, require_keys, walk
 from mmrs.utils.config_types import check_types, explained_errors
 from mmrs.utils.errors import ConfigError, require_number
+from mmrs.utils.processes import resident
+from mmrs.utils.progress import quiet_log
 
 __all__ = ['BenchmarkSettings', 'Measurement', 'benchmark', 'format_report', 'stock_config']
 
@@ -138,7 +137,7 @@ class _Subject:
         self.images = torch.randn(1, bands, size, size, device=self.device)
         self.iteration = 0
         self.release_step: ReleaseStep | DACSReleaseStep | None = None
-        with _no_log():
+        with quiet_log():  # MMEngine logs the options of every single parameter
             own = [step for step in (ReleaseStep, DACSReleaseStep) if stock and step.serves(self.model)]
             if own:
                 self.release_step = own[0](self.model, cfg.optim_wrapper)
@@ -171,18 +170,6 @@ class _Subject:
         # TensorFloat-32 would round the operands to 1e-3.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return self.model.encode_decode(self.images, [meta])
-
-
-@contextmanager
-def _no_log() -> Iterator[None]:
-    """Without the options of every single parameter, which MMEngine logs."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _random_batch(settings: BenchmarkSettings, bands: int, classes: int, two_domains: bool) -> dict:
@@ -219,22 +206,14 @@ def _peak_memory(settings: BenchmarkSettings, stock: bool, steps: int = 3) -> tu
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    before = _resident('VmRSS') or peak_bytes()
+    before = resident('VmRSS') or peak_bytes()
     subject = _Subject(settings, stock)
     for _ in range(steps):
         subject.train_step()
     if subject.device != 'cpu':
         return torch.cuda.max_memory_allocated(), 0
     # `ru_maxrss` would be no less than what the parent process held when it started this one.
-    return _resident('VmHWM') or peak_bytes(), before
-
-
-def _resident(key: str) -> int | None:
-    try:
-        status = Path('/proc/self/status').read_text()
-        return 1024 * int(status.split(f'{key}:')[1].split()[0])
-    except (OSError, IndexError):
-        return None
+    return resident('VmHWM') or peak_bytes(), before
 
 
 def benchmark(

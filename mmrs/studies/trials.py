@@ -6,7 +6,6 @@ import functools
 import itertools
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from mmrs.apis.compare import Entry, Run, compare, duration, plan_runs
+from mmrs.apis.compare import Entry, Run, compare, duration, plan_runs, probe, seconds_of_step
 from mmrs.apis.comparison import NOTE, Spread, markdown_table
 from mmrs.geo.statistics import default_workers
 from mmrs.install import install
@@ -381,25 +380,12 @@ class Trials:
     def _seconds_of_step(self, run: Run, entries: Sequence[Entry], iterations: int) -> float:
         same = [entry for entry in entries if entry.config == run.entry.config]
         for other in plan_runs([replace(own, warm_start=None) for own in same], self.seeds, run.out):
-            if other.results() is not None:
-                return _seconds(other.folder)
-        with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder) / 'output.log'
-            options = [f'train_cfg.max_iters={iterations}', 'default_hooks.logger.interval=1', 'load_from=None']
-            options += ['val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
-            arguments = [*run.entry.arguments, '--work-dir', folder, '--overwrite', '--cfg-options']
-            if run_tool('train.py', [*arguments, *run.entry.cfg_options, *options], log) != 0:
-                raise UserError(f'a trial of {run} failed. The end of its output:\n{tail(log)}')
-            return _seconds(Path(folder))
+            if other.results() is not None and (known := seconds_of_step(other.folder)) is not None:
+                return known
+        return probe(run, iterations)[0]
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
-
-
-def _seconds(run: Path) -> float:
-    """Median time of an iteration that a run has logged."""
-    lines = [line for file in run.glob('*/vis_data/scalars.json') for line in file.read_text('utf-8').splitlines()]
-    return float(np.median([record['time'] for record in map(json.loads, lines) if 'loss' in record]))
 
 
 def _short(value: Spread) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     'add_overwrite',
     'add_trust',
     'report_once',
+    'seconds',
 ]
 
 
@@ -155,3 +156,18 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='load local checkpoints that hold other objects than weights and logs, too: they can run any code',
     )
+
+
+def seconds(text: str) -> float:
+    """The seconds of a time such as ``2h``, ``1h30m``, ``90m`` or ``45s``.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    parts = re.fullmatch(r'(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?', text.strip())
+    try:
+        if parts is None or not any(parts.groups()):
+            raise ValueError
+        return sum(factor * float(part) for factor, part in zip((3600, 60, 1), parts.groups()) if part)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} was found; a time such as 2h, 1h30m or 90m was expected') from None

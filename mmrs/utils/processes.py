@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 
 from mmrs.utils.errors import OutputError
 
-__all__ = ['REPOSITORY', 'run_tool', 'tail']
+__all__ = ['REPOSITORY', 'resident', 'run_tool', 'tail']
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run_tool(
-    tool: str, arguments: Sequence[str], log: Path, poll: Callable[[], None] | None = None, interval: float = 1.0
+    tool: str, arguments: Sequence[str], log: Path, poll: Callable[[int], None] | None = None, interval: float = 1.0
 ) -> int:
     """Run one of the tools; what it prints goes to the end of a file.
 
@@ -27,7 +27,7 @@ def run_tool(
         tool: Its path below ``tools``.
         arguments: Command line.
         log: File for the output.
-        poll: Called every `interval` while the tool runs.
+        poll: Called every `interval` while the tool runs, with the number of its process.
         interval: Seconds.
 
     Returns:
@@ -58,7 +58,7 @@ def run_tool(
                     return process.wait(interval)
                 except subprocess.TimeoutExpired:
                     if poll is not None:
-                        poll()
+                        poll(process.pid)
         finally:
             _end(process)
             if main_thread:
@@ -78,6 +78,20 @@ def _end(process: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def resident(key: str, process: int | str = 'self') -> int | None:
+    """Bytes of a process that are in memory; None where the system does not say, as only Linux does.
+
+    Args:
+        key: ``VmRSS``: now; ``VmHWM``: at the most so far.
+        process: Its number.
+    """
+    try:
+        status = Path(f'/proc/{process}/status').read_text(encoding='utf-8')
+        return 1024 * int(status.split(f'{key}:')[1].split()[0])
+    except (OSError, IndexError):
+        return None
 
 
 def tail(file: Path, lines: int = 15) -> str:

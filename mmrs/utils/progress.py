@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -13,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ['progress_bar']
+__all__ = ['progress_bar', 'quiet_log']
 
 
 def progress_bar(percent: bool = False, console: Console | None = None, **options: Any) -> Progress:
@@ -34,3 +38,15 @@ def progress_bar(percent: bool = False, console: Console | None = None, **option
         console=console or Console(stderr=True),
         **options,
     )
+
+
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """Keep what is logged as information from standard output; warnings still appear."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

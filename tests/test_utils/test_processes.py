@@ -1,13 +1,12 @@
 import os
 import signal
 import threading
-import time
 
 import pytest
 
 from mmrs.utils import processes
 from mmrs.utils.errors import OutputError
-from mmrs.utils.processes import run_tool, tail
+from mmrs.utils.processes import resident, run_tool, tail
 
 
 @pytest.fixture
@@ -31,10 +30,15 @@ def test_status_and_log(tool):
 
 
 def test_it_is_looked_after(tool):
-    log = tool('import time; time.sleep(0.4)')
-    calls: list[float] = []
-    assert run_tool('tool.py', [], log, lambda: calls.append(time.monotonic()), interval=0.1) == 0
+    log = tool('import os, time; block = bytearray(1 << 27); print(os.getpid()); time.sleep(0.4)')
+    calls: list[tuple[int, int]] = []
+    poll = lambda number: calls.append((number, resident('VmHWM', number)))  # noqa: E731
+    assert run_tool('tool.py', [], log, poll, interval=0.1) == 0
     assert len(calls) >= 2
+    number, most = calls[-1]
+    assert number == int(log.read_text())
+    assert most is None or 1 << 27 < most < 1 << 29
+    assert resident('VmHWM', -1) is None
 
 
 def alive(pid: int) -> bool:
@@ -59,7 +63,7 @@ def test_it_does_not_outlive_its_caller(tool, number):
     log = tool('import os, time; print(os.getpid(), flush=True); time.sleep(60)')
     handler = signal.getsignal(signal.SIGTERM)
 
-    def poll():
+    def poll(_):
         if log.read_text().strip():
             os.kill(os.getpid(), number)
 
