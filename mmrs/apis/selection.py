@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mmrs.apis.class_prior import PriorOptions
 from mmrs.apis.class_shares import label_shares
+from mmrs.apis.comparison import markdown_table
 from mmrs.apis.inference import init_model
 from mmrs.apis.statistics import domain_leaves, loading, steps_between, without_labels
 from mmrs.datasets.transforms import PackRasterInputs
@@ -32,12 +33,15 @@ from mmrs.evaluation.label_free import CRITERIA, choose, inadmissible, observe
 from mmrs.evaluation.label_free.choice import MARGIN, Choice
 from mmrs.evaluation.label_free.criterion import LabelFreeCriterion, Score, shares_of
 from mmrs.install import install
+from mmrs.models.batch_statistics import adapt_batch_statistics, running_norms
 from mmrs.registry import DATASETS
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError, DataError, require_number, require_one_of
-from mmrs.utils.files import write_json, write_text
+from mmrs.utils.files import atomic_path, write_json, write_text
+from mmrs.utils.progress import quiet_log
+from mmrs.weights import dataset_meta_of, read_checkpoint, state_dict_of
 
-__all__ = ['DEFAULT_CRITERIA', 'Candidate', 'Judged', 'Selection', 'find_candidates', 'target_crops']
+__all__ = ['DEFAULT_CRITERIA', 'Candidate', 'Judged', 'Selection', 'find_candidates', 'offsets_of', 'target_crops']
 
 #: What is asked of each candidate.
 DEFAULT_CRITERIA = ('consistency', 'entropy', 'information_maximisation', 'soft_neighbourhood_density')
@@ -51,15 +55,18 @@ class Candidate:
         config: Its configuration file.
         checkpoint: Its weights.
         strength: Of the correction to equal shares of the classes; 0: none.
+        statistics: Weight of the target's statistics of batch normalisation; 0: those of the checkpoint.
     """
 
     config: Path
     checkpoint: Path
     strength: float = 0.0
+    statistics: float = 0.0
 
     def __str__(self) -> str:
         name = '/'.join([*self.checkpoint.absolute().parent.parts[-2:], self.checkpoint.name])
-        return f'{name}, equal shares {self.strength:g}' if self.strength else name
+        variants = {"target's statistics": self.statistics, 'equal shares': self.strength}
+        return ', '.join([name, *(f'{what} {value:g}' for what, value in variants.items() if value)])
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,8 @@ class Judged:
 def target_crops(configs: Sequence[Config], number: int, size: int, seed: int = 0) -> list[dict[str, Any]]:
     """Crops of as many images of the target, drawn by a seed, without labels, in the size in which a test sees them.
 
-    Images of the validation (of the test, where there is no validation) that no training has seen come first, for what a
-    network has learned by heart looks certain. Those of training fill up.
+    Images of the validation (of the test, where there is no validation) that no training has seen come first, for what
+    a network has learned by heart looks certain. Those of training fill up.
 
     Args:
         configs: Configurations; the first one's validation counts, and all trainings.
@@ -155,20 +162,25 @@ def _cropped(sample: dict[str, Any], size: int, random: np.random.Generator) -> 
 # Candidates ----------------------------------------------------------------------------------------------------------
 
 
-def find_candidates(runs: Sequence[str | Path], strengths: Sequence[float] = (0.0,)) -> list[Candidate]:
-    """The checkpoints of runs, each in several strengths of the correction to equal shares.
+def find_candidates(
+    runs: Sequence[str | Path], strengths: Sequence[float] = (), statistics: Sequence[float] = ()
+) -> list[Candidate]:
+    """The checkpoints of runs, each in several variants that cost no training.
 
     Args:
         runs: Folders of runs, with a configuration and checkpoints ``iter_N.pth``; or checkpoints in such folders. The
             last checkpoint of the first one is the least adapted candidate, and the first of the result.
-        strengths: 0 to 1; plain predictions are among the candidates anyway.
+        strengths: Of the correction to equal shares, 0 to 1; without it they are candidates anyway.
+        statistics: Weights of the target's statistics of batch normalisation, likewise.
 
     Raises:
         ConfigError: There is no such checkpoint, or a folder without one configuration.
     """
     found: list[Candidate] = []
-    for strength in strengths:
-        require_number('strengths', strength, at_least=0, at_most=1)
+    for name, values in (('strengths', strengths), ('statistics', statistics)):
+        for value in values:
+            require_number(name, value, at_least=0, at_most=1)
+    variants = [dict.fromkeys((0.0, *map(float, values))) for values in (statistics, strengths)]
     for run in map(Path, runs):
         folder, checkpoints = (run.parent, [run]) if run.suffix == '.pth' else (run, own_checkpoints(run))
         configs = sorted(folder.glob('*.py'))
@@ -176,8 +188,8 @@ def find_candidates(runs: Sequence[str | Path], strengths: Sequence[float] = (0.
             raise ConfigError(f'{run}: no checkpoint was found; a folder with iter_N.pth was expected, or such a file')
         if len(configs) != 1:
             raise ConfigError(f'{folder} has {len(configs)} configurations (*.py); the one of the run was expected')
-        for checkpoint, strength in itertools.product(checkpoints, dict.fromkeys((0.0, *strengths))):
-            found.append(Candidate(configs[0], checkpoint, float(strength)))
+        for checkpoint, weight, strength in itertools.product(checkpoints, *variants):
+            found.append(Candidate(configs[0], checkpoint, strength, weight))
     return list(dict.fromkeys(found))
 
 
@@ -225,7 +237,7 @@ class Selection:
         require_number('size', self.size, at_least=1)
 
     def judge(self) -> list[Judged]:
-        """Scores of all candidates; those of one checkpoint share its passes.
+        """Scores of all candidates; those of one network share its passes.
 
         Raises:
             ConfigError: A configuration cannot work.
@@ -233,12 +245,14 @@ class Selection:
             DataError: Images cannot be read.
         """
         found = {candidate: known for candidate in self.candidates if (known := self._known(candidate)) is not None}
-        groups: dict[Path, list[Candidate]] = {}
+        groups: dict[tuple[Path, float], list[Candidate]] = {}
         for candidate in self.candidates:
             if candidate not in found:
-                groups.setdefault(candidate.checkpoint, []).append(candidate)
+                groups.setdefault((candidate.checkpoint, candidate.statistics), []).append(candidate)
         for group in track(list(groups.values()), 'candidates', console=Console(stderr=True)):
-            for judged in self._judge(group):
+            with quiet_log():  # what is said of each checkpoint would break the bar
+                own = self._judge(group)
+            for judged in own:
                 found[judged.candidate] = judged
                 if (path := self._path(judged.candidate)) is not None:
                     result = asdict(judged)
@@ -250,7 +264,7 @@ class Selection:
         """The candidate to take, and why others are out of the question."""
         name = self.criteria[0]
         values = CRITERIA[name].compared([own.scores[name] for own in judged])
-        expected = torch.tensor(list(self._expected.values()))
+        expected = torch.tensor(list(self.expected.values()))
         reasons = inadmissible([torch.tensor(own.shares) for own in judged], expected)
         return choose(values, reasons, self.margin), reasons
 
@@ -269,6 +283,14 @@ class Selection:
             )
         return f'{least} stays: no candidate is above it in {name}.'
 
+    def table(self, judged: Sequence[Judged], choice: Choice, reasons: Sequence[str | None]) -> str:
+        """All candidates with their values, in Markdown."""
+        rows = []
+        for i, (own, reason) in enumerate(zip(judged, reasons)):
+            values = [f'{own.scores[name].value:.3f}' for name in self.criteria]
+            rows.append([str(own.candidate), *values, reason or ('**chosen**' if i == choice.candidate else '')])
+        return markdown_table(['candidate', *self.criteria, 'note'], rows)
+
     def save(self, judged: Sequence[Judged], choice: Choice, text: str) -> None:
         """Write what was found to the folder of the records: ``selection.md`` and ``selection.json``."""
         if self.records is None:
@@ -276,24 +298,50 @@ class Selection:
         rows = [{**asdict(own), 'candidate': str(own.candidate)} for own in judged]
         write_text(text, self.records / 'selection.md', overwrite=True)
         chosen = self.candidates[choice.candidate]
+        if chosen.statistics:
+            self._save_adapted(chosen)
         found = dict(
             verdict=choice.verdict,
-            checkpoint=str(chosen.checkpoint),
+            checkpoint=str(self._file(chosen)),
             config=str(chosen.config),
             strength=chosen.strength,
+            statistics=chosen.statistics,
             gain=choice.gain,
             candidates=rows,
         )
         write_json(found, self.records / 'selection.json', overwrite=True)
 
+    def prediction(self, candidate: Candidate) -> list[str]:
+        """The command that makes maps with a candidate that was saved."""
+        file = self._file(candidate)
+        command = ['python', 'tools/predict.py', str(candidate.config), str(file), 'INPUT', '-o', 'maps']
+        if candidate.strength:
+            command += ['--class-prior', 'uniform', '--prior-strength', f'{candidate.strength:g}']
+        return command
+
+    def _file(self, candidate: Candidate) -> Path:
+        if not candidate.statistics or self.records is None:
+            return candidate.checkpoint
+        return self.records / f'{candidate.checkpoint.stem}_statistics.pth'
+
+    def _save_adapted(self, candidate: Candidate) -> None:
+        known = read_checkpoint(candidate.checkpoint)
+        state = state_dict_of(known, candidate.checkpoint)
+        for name, norm in running_norms(self.model(candidate)).items():
+            for key in ('running_mean', 'running_var'):
+                state[f'{name}.{key}'] = getattr(norm, key).cpu()
+        meta = dict(dataset_meta=dataset_meta_of(known, candidate.checkpoint))
+        with atomic_path(self._file(candidate), overwrite=True) as temporary:
+            torch.save(dict(state_dict=state, meta=meta), temporary)
+
     def _judge(self, group: Sequence[Candidate]) -> list[Judged]:
-        model = init_model(group[0].config, group[0].checkpoint, self.device)
+        model = self.model(group[0])
         classes = tuple(model.dataset_meta['classes'])
-        if classes != tuple(self._expected):
-            names = ', '.join(self._expected)
+        if classes != tuple(self.expected):
+            names = ', '.join(self.expected)
             raise ConfigError(f'{group[0]} has the classes {", ".join(classes)}, but {self.candidates[0]} has {names}')
-        expected = torch.tensor(list(self._expected.values()))
-        shifts = [_offsets(model, candidate.strength) for candidate in group]
+        expected = torch.tensor(list(self.expected.values()))
+        shifts = [offsets_of(model, candidate.strength) for candidate in group]
         criteria = [
             [CRITERIA[name](len(classes), **self.options.get(name, {})) for name in self.criteria] for _ in group
         ]
@@ -317,7 +365,7 @@ class Selection:
         return self.data or [load_config(path) for path in dict.fromkeys(own.config for own in self.candidates)]
 
     @functools.cached_property
-    def _expected(self) -> dict[str, float]:
+    def expected(self) -> dict[str, float]:
         """Shares of the classes in the source's labels, by the configuration of the least adapted candidate."""
         return label_shares(load_config(self.candidates[0].config))
 
@@ -337,21 +385,38 @@ class Selection:
                     criterion.update(view)
         return [shares_of(count) for count in counts]
 
+    def model(self, candidate: Candidate) -> BaseSegmentor:
+        """A candidate's network, with its statistics of batch normalisation, before any correction of shares.
+
+        Raises:
+            ConfigError: It has no batch normalisation whose statistics could be the target's.
+        """
+        model = init_model(candidate.config, candidate.checkpoint, self.device)
+        if candidate.statistics:
+            # Not of the crops by which it is judged.
+            crops = target_crops(self._data, self.number, self.size, self.seed + 1)
+            images = ((seen.image[None], seen.valid[None]) for seen in observe(model, crops))
+            adapt_batch_statistics(model, images, candidate.statistics)
+        return model
+
     # Records ---------------------------------------------------------------------------------------------------------
 
     def _path(self, candidate: Candidate) -> Path | None:
         if self.records is None:
             return None
-        place = hashlib.sha256(f'{candidate.checkpoint.absolute()} {candidate.strength:g}'.encode()).hexdigest()
+        own = f'{candidate.checkpoint.absolute()} {candidate.strength:g} {candidate.statistics:g}'
+        place = hashlib.sha256(own.encode()).hexdigest()
         return self.records / f'{place[:16]}.json'
 
     def _about(self, candidate: Candidate) -> dict[str, Any]:
         """What decides the scores, as JSON gives it back."""
         keys = ('criteria', 'number', 'size', 'seed', 'options')
-        about = {key: getattr(self, key) for key in keys} | dict(strength=candidate.strength)
+        about = {key: getattr(self, key) for key in keys} | dict(
+            strength=candidate.strength, statistics=candidate.statistics
+        )
         images = [*_watched(self._data[0]), *_trained_on(self._data)]
         config, weights = load_config(candidate.config).to_dict(), pooch.file_hash(str(candidate.checkpoint))
-        about |= dict(weights=weights, config=config, images=images, expected=self._expected)
+        about |= dict(weights=weights, config=config, images=images, expected=self.expected)
         return json.loads(json.dumps(about, default=str))
 
     def _known(self, candidate: Candidate) -> Judged | None:
@@ -366,7 +431,8 @@ class Selection:
         return Judged(candidate, result['shares'], scores)
 
 
-def _offsets(model: Any, strength: float) -> Tensor | None:
+def offsets_of(model: Any, strength: float) -> Tensor | None:
+    """What a correction to equal shares of the classes adds to the logits of :func:`init_model`'s model, ``(K,)``."""
     if not strength:
         return None
     prior = PriorOptions('uniform', strength).resolve(model.cfg, model.dataset_meta['classes'])

@@ -35,8 +35,8 @@ __all__ = [
     'loaded_bands',
     'loading',
     'preprocessor_settings',
-    'steps_between',
     'statistics_table',
+    'steps_between',
     'training_domains',
     'without_labels',
 ]

@@ -13,11 +13,13 @@ from mmrs.apis import selection as selection_module
 from mmrs.apis import train
 from mmrs.apis.class_prior import PriorOptions
 from mmrs.apis.inference import init_model
-from mmrs.apis.selection import Selection, find_candidates, target_crops
+from mmrs.apis.selection import Candidate, Selection, find_candidates, target_crops
 from mmrs.evaluation.label_free import Score, observe
 from mmrs.evaluation.label_free.choice import Choice
+from mmrs.models.batch_statistics import running_norms
 from mmrs.utils import ConfigError
 from mmrs.utils.config import load_config
+from mmrs.weights import read_checkpoint, state_dict_of
 from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config  # noqa: F401
 from tools.analysis_tools import select_checkpoint
 
@@ -39,8 +41,8 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def selection(runs, tmp_path):
     def build(**settings):
-        candidates = find_candidates(runs, [0.5])
-        return Selection(candidates, number=3, size=48, records=tmp_path / 'selection', device='cpu', **settings)
+        known = dict(candidates=find_candidates(runs, [0.5]), records=tmp_path / 'selection')
+        return Selection(number=3, size=48, device='cpu', **known | settings)
 
     return build
 
@@ -190,13 +192,42 @@ def test_what_is_known_of_a_candidate_is_kept(selection, monkeypatch):
     assert [Path(config.filename).name for config in configs] == ['plain.py', 'adapted_base.py']
 
 
+@pytest.mark.parametrize('weight', [0.3, 1.0])
+def test_statistics_of_the_target(selection, runs, weight):
+    """What is judged is what the saved checkpoint predicts, which a long way round gives too."""
+    own = selection(candidates=find_candidates(runs[:1], [0.5], [weight]))
+    judged = {(c.candidate.checkpoint.name, c.candidate.statistics, c.candidate.strength): c for c in own.judge()}
+    assert len(judged) == 8
+    adapted = judged['iter_2.pth', weight, 0.5]
+    entropies = {place: known.scores['entropy'].plain for place, known in judged.items()}
+    assert len(set(entropies.values())) == 8
+    assert str(adapted.candidate).endswith(f"iter_2.pth, target's statistics {weight:g}, equal shares 0.5")
+    own.save(own.judge(), Choice(list(own.candidates).index(adapted.candidate), 'adapted', 0.1), '')
+    found = json.loads((own.records / 'selection.json').read_text())
+    assert (found['statistics'], found['strength']) == (weight, 0.5)
+    assert own.prediction(adapted.candidate)[3] == found['checkpoint'] == str(own.records / 'iter_2_statistics.pth')
+    again = selection(candidates=[Candidate(adapted.candidate.config, Path(found['checkpoint']), 0.5)], records=None)
+    assert again.judge()[0].scores['entropy'].plain == pytest.approx(adapted.scores['entropy'].plain, rel=1e-5)
+    # Over a single layer, the first: its statistics are those of the images through the layer before.
+    crops = target_crops([load_config(adapted.candidate.config)], 3, 48, seed=1)
+    model = init_model(adapted.candidate.config, adapted.candidate.checkpoint, 'cpu')
+    name, first = next(iter(running_norms(model).items()))
+    values, kept = [], first.running_mean.clone()
+    first.register_forward_pre_hook(lambda layer, inputs: values.append(inputs[0].double()))
+    for seen in observe(model, crops):
+        seen.predict(seen.image)
+    mean = torch.cat([value.flatten(2) for value in values], 2).mean((0, 2))
+    saved = state_dict_of(read_checkpoint(found['checkpoint']), '')[f'{name}.running_mean']
+    torch.testing.assert_close(saved.double(), (1 - weight) * kept.double() + weight * mean, rtol=1e-4, atol=1e-5)
+
+
 def test_choice_in_words(selection):
     own = selection()
     names = [str(candidate) for candidate in own.candidates]
     said = {choice: own.sentence(choice) for choice in [
         Choice(0, 'kept', 0.031), Choice(0, 'kept', -0.2), Choice(3, 'adapted', 0.1), Choice(0, 'none', math.nan)
     ]}  # fmt: skip
-    little, less, adapted, none = said.values()
+    little, _, adapted, _ = said.values()
     assert len(set(said.values())) == 4
     assert all(names[0] in text for text in said.values())
     assert names[3] in adapted

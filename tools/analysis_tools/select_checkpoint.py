@@ -7,7 +7,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmrs.apis.comparison import markdown_table
 from mmrs.apis.selection import DEFAULT_CRITERIA, Selection, find_candidates
 from mmrs.evaluation.label_free.choice import MARGIN
 from mmrs.utils.errors import report_errors
@@ -17,8 +16,8 @@ examples:
   # the network that was trained on the source first, then runs that adapted it
   python tools/analysis_tools/select_checkpoint.py work_dirs/source_only work_dirs/dacs work_dirs/mic
 
-  # the checkpoints of a run, each as it is and corrected to equal shares of the classes
-  python tools/analysis_tools/select_checkpoint.py work_dirs/dacs --strengths 0.5 1 -o work_dirs/selection
+  # the checkpoints of a run, each also corrected to equal shares, and with the target's batch normalisation
+  python tools/analysis_tools/select_checkpoint.py work_dirs/dacs --strengths 0.5 1 --statistics 0.5 1
 
 Candidates are judged by crops of the training images, no labels of the target are read. What is known of a candidate is
 kept in DIR, for the next call. The exit status is 1 if no candidate can be recommended.
@@ -41,8 +40,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help=f'the first chooses, the others are shown (default: {" ".join(DEFAULT_CRITERIA)})',
     )  # fmt: skip
     parser.add_argument(
-        '--strengths', nargs='+', type=float, default=[0.0], metavar='S',
+        '--strengths', nargs='+', type=float, default=[], metavar='S',
         help='of corrections to equal shares that are candidates too, 0 to 1 (default: none)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--statistics', nargs='+', type=float, default=[], metavar='W',
+        help="weights of the target's statistics of batch normalisation that are candidates too (default: none)",
     )  # fmt: skip
     parser.add_argument(
         '--margin', type=float, default=MARGIN, metavar='X', help=f'how much better is clearly (default: {MARGIN})'
@@ -61,18 +64,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 @report_errors
 def main(argv: list[str] | None = None) -> int:
     args = vars(parse_args(argv))
-    candidates = find_candidates(args.pop('runs'), args.pop('strengths'))
+    candidates = find_candidates(args.pop('runs'), args.pop('strengths'), args.pop('statistics'))
     selection = Selection(candidates, records=args.pop('out'), **args)
     judged = selection.judge()
     choice, reasons = selection.choose(judged)
-    rows = []
-    for i, (own, reason) in enumerate(zip(judged, reasons)):
-        values = [f'{own.scores[name].value:.3f}' for name in selection.criteria]
-        rows.append([str(own.candidate), *values, reason or ('**chosen**' if i == choice.candidate else '')])
-    table = markdown_table(['candidate', *selection.criteria, 'note'], rows)
-    sentence = selection.sentence(choice)
-    selection.save(judged, choice, f'{table}\n{sentence}\n')
-    print(f'{table}\n{sentence}')
+    text = f'{selection.table(judged, choice, reasons)}\n{selection.sentence(choice)}\n'
+    selection.save(judged, choice, text)
+    print(text, end='')
     return int(choice.verdict == 'none')
 
 
