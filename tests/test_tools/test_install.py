@@ -49,7 +49,8 @@ CONFIGS = {
 
 #: Tools that read neither, or the project's own configurations alone.
 OTHERS = {'analysis_tools.benchmark_windows', 'analysis_tools.plot_curves', 'analysis_tools.show_camera_changes',
-          'analysis_tools.trials', 'download_dataset', 'evaluate_raster'}  # fmt: skip
+          'analysis_tools.selection_study', 'analysis_tools.trials', 'download_dataset', 'evaluate_raster',
+          'recommend'}  # fmt: skip
 
 
 def is_installed() -> bool:
