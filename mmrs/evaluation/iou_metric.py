@@ -11,7 +11,7 @@ from prettytable import PrettyTable
 from torch import Tensor
 
 from mmrs.registry import METRICS
-from mmrs.utils.errors import ConfigError, DataError
+from mmrs.utils.errors import ConfigError, DataError, require_number
 
 __all__ = ['IoUMetric', 'confusion_matrix', 'scores']
 
@@ -83,16 +83,28 @@ class IoUMetric(MMSegIoUMetric):
         prefix: In front of the names of the values.
         collect_device: How the results of several processes meet: ``'gpu'``, as messages (on a CPU too); ``'cpu'``, as
             files in the folder ``.dist_test``, which all machines must share.
+        least_share: Also give ``mIoU_frequent``, the mean over the classes that have at least this share of the
+            labelled pixels of all images together, 0 to 1. A class of a few pixels moves the mean as much as one that
+            covers half of the area; by default no class is left out anywhere.
         **mmseg: Arguments of mmseg's metric, from a configuration that was written for it: `iou_metrics` of `mIoU` and
             `mFscore`, which are both computed anyway, and others at their defaults.
 
     Raises:
-        ConfigError: An argument that would do nothing.
+        ConfigError: An argument that would do nothing, or a share that is none.
     """
 
     default_prefix = ''  # MMEngine warns of None
 
-    def __init__(self, ignore_index: int = 255, prefix: str | None = None, collect_device: str = 'gpu', **mmseg: Any):
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        prefix: str | None = None,
+        collect_device: str = 'gpu',
+        least_share: float | None = None,
+        **mmseg: Any,
+    ):
+        if least_share is not None:
+            require_number('IoUMetric: least_share', least_share, above=0, at_most=1)
         for name, value in mmseg.items():
             names = [value] if isinstance(value, str) else value
             computed = isinstance(names, Sequence) and all(one in ('mIoU', 'mFscore') for one in names)
@@ -105,6 +117,7 @@ class IoUMetric(MMSegIoUMetric):
                 )
         super().__init__(ignore_index=ignore_index, prefix=prefix, collect_device=collect_device)
         self.matrix: np.ndarray | None = None
+        self.least_share = least_share
 
     def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Count the pixels of a batch of predictions.
@@ -148,8 +161,16 @@ class IoUMetric(MMSegIoUMetric):
         table.add_row(['mean', *map(_cell, means.values())])
         total = self.matrix.sum()
         overall = 100 * float(np.diag(self.matrix).sum()) / float(total) if total else float('nan')
-        print_log(f'scores of the classes:\n{table}\noverall accuracy {overall:.2f}', MMLogger.get_current_instance())
         values = dict(aAcc=overall, mIoU=means['IoU'], mF1=means['F1'], mAcc=means['Acc'])
+        said = f'overall accuracy {overall:.2f}'
+        if self.least_share is not None:
+            frequent = self.matrix.sum(1) >= self.least_share * max(total, 1)
+            values['mIoU_frequent'] = _mean(by_class['IoU'][frequent])
+            row = f'mean of {frequent.sum()}'
+            table.add_row([row, _cell(values['mIoU_frequent']), *[''] * (len(by_class) - 1)])
+            kept = ', '.join(name for name, counts in zip(names, frequent) if counts) or 'no class'
+            said += f'\n{row}: at least {100 * self.least_share:g} % of the labelled pixels are {kept}'
+        print_log(f'scores of the classes:\n{table}\n{said}', MMLogger.get_current_instance())
         values.update({f'IoU.{name}': float(value) for name, value in zip(names, by_class['IoU'])})
         return values
 

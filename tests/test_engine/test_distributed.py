@@ -210,11 +210,16 @@ def test_each_image_counts_once(processes, tmp_path):
             for y, p in zip(label.flat, prediction.flat):
                 if y != 255:
                     matrix[y, p] += 1
+        labelled, hit = matrix.sum(1), np.diag(matrix)
+        frequent = labelled >= shared_metrics.LEAST_SHARE * matrix.sum()
+        assert 0 < frequent.sum() < 3
+        iou = 100 * hit / (labelled + matrix.sum(0) - hit)
         losses = [losses['loss'] for i in range(number) if (losses := shared_metrics.regression_losses(i)) is not None]
         for batch_size in shared_metrics.BATCH_SIZES:
             result = found[f'{number} {batch_size}']
             assert result['matrix'] == matrix.tolist()
             assert result['accuracy'] == pytest.approx(100 * np.trace(matrix) / matrix.sum())
+            assert result['frequent'] == pytest.approx(iou[frequent].mean())
             assert result['regression'] == {'regression/loss': pytest.approx(np.mean(losses))}
             assert result['names'] == [f'{i}.png' for i in range(number)]
 

@@ -139,3 +139,25 @@ def test_classes_without_counterpart_are_left_out_of_the_means():
     # Without the remark, the class drags the mean down.
     metric.dataset_meta = META
     assert IoUMetric.compute_metrics(metric, [torch.from_numpy(metric.matrix)])['mIoU'] == pytest.approx(350 / 9)
+
+
+def test_mean_of_frequent_classes(logged):
+    """200 labelled pixels; house has 10 of them, 5 %, and car has 1."""
+    label = np.repeat([0, 1, 2, 3, 255], [100, 10, 89, 1, 50])
+    prediction = np.random.default_rng(0).integers(0, 3, 250)
+    known = label != 255
+    expected = []
+    for i in range(3):
+        labelled, predicted = label[known] == i, prediction[known] == i
+        expected.append(100 * (labelled & predicted).sum() / (labelled | predicted).sum())
+    samples = [sample(*torch.from_numpy(np.stack((prediction, label))).reshape(2, 10, 25))]
+    values = evaluate(IoUMetric(least_share=0.05), samples)
+    assert values.pop('mIoU_frequent') == pytest.approx(np.mean(expected))
+    assert 'at least 5 % of the labelled pixels are road, house, tree' in logged.text
+    assert f'mean of 3 | {np.mean(expected):.2f} ' in re.sub(' +', ' ', logged.text)
+    assert values == evaluate(IoUMetric(), samples)
+    assert evaluate(IoUMetric(least_share=0.06), samples)['mIoU_frequent'] == pytest.approx(np.mean(expected[::2]))
+    assert np.isnan(evaluate(IoUMetric(least_share=0.6), samples)['mIoU_frequent'])
+    for share in (0, 1.5, '5 %'):
+        with pytest.raises(ConfigError, match='least_share'):
+            IoUMetric(least_share=share)
