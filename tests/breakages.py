@@ -908,6 +908,42 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
+        'mmrs/evaluation/calibration.py',
+        ('tests/test_evaluation/test_calibration.py',),
+        (
+            'temperature-upside-down',
+            'the surer a model is without reason, the surer its calibrated maps are',
+            'scale = torch.full((number,), 1 / temperature,',
+            'scale = torch.full((number,), temperature,',
+        ),
+        (
+            'gaps-that-cancel',
+            'a model that is too sure of some pixels and not sure enough of others passes for calibrated',
+            '(sure - right).abs().sum(1)',
+            '(sure - right).sum(1).abs()',
+        ),
+    ),
+    *_in_file(
+        'mmrs/apis/calibration.py',
+        ('tests/test_apis/test_calibrated_maps.py::test_halves_are_tried_on_each_other',),
+        (
+            'tried-on-what-it-was-fitted-to',
+            'figures of the source promise what images of the source do not keep',
+            'fit_scaling(logits[~own], label[~own], ',
+            'fit_scaling(logits[own], label[own], ',
+        ),
+    ),
+    *_in_file(
+        'mmrs/apis/inference.py',
+        ('tests/test_apis/test_calibrated_maps.py',),
+        (
+            'calibration-without-prior',
+            'a class prior beside a calibration does nothing',
+            'offsets = [own + shift for own, shift in zip(offsets, prior.offsets)]',
+            'offsets = [own for own, shift in zip(offsets, prior.offsets)]',
+        ),
+    ),
+    *_in_file(
         'mmrs/evaluation/label_free/criterion.py',
         ('tests/test_evaluation/test_label_free.py',),
         (

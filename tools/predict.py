@@ -65,6 +65,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument('--gsd', type=float, metavar='M', help="metres per pixel as trained (default: the test set's gsd)")
     how.add_argument('--tta', action='store_true', help='average over four flips of each window')
     how.add_argument('--amp', action='store_true', help='compute in bfloat16 where that is safe')
+    how.add_argument(
+        '--calibrated', metavar='FILE.json', help='calibrate probabilities: of analysis_tools/calibrate.py'
+    )
     how.add_argument('--backend', choices=BACKENDS, default='torch', help='what runs the model')
     how.add_argument('--device', help='cpu, cuda:1, ... (default: a GPU if there is one)')
 
@@ -123,6 +126,7 @@ _MODEL = (
     'class_prior',
     'prior_strength',
     'source_shares',
+    'calibrated',
 )
 
 

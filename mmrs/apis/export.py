@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pooch
 import torch
 from mmengine.config import Config
 from mmseg.models import BaseSegmentor
@@ -77,8 +78,8 @@ def export_onnx(
 
     The graph takes `image`, float32 ``(N, C, H, W)`` in file units, for any N, H and W: it normalises. It returns
     `probabilities` and `logits`, ``(N, K, H, W)``, also of a model with one output for two classes. Classes, palette,
-    mean, standard deviation, bands, the threshold of such a model and the class prior are in the file's metadata, see
-    :class:`OnnxPredictor`.
+    mean, standard deviation, bands, the threshold of such a model, the class prior and the hash of the checkpoint are
+    in the file's metadata, see :class:`OnnxPredictor`.
 
     Args:
         config: A configuration or its file.
@@ -116,7 +117,7 @@ def export_onnx(
         prior = options.apply(model, model.cfg, predictor.classes) if options else None
         graph = _Graph(model, predictor.mean, predictor.std).eval()
         exported = onnx.load_model_from_string(_trace(graph, opset))
-        onnx.helper.set_model_props(exported, {METADATA_KEY: json.dumps(_metadata(predictor, prior))})
+        onnx.helper.set_model_props(exported, {METADATA_KEY: json.dumps(_metadata(predictor, prior, checkpoint))})
         onnx.checker.check_model(exported)
         try:
             onnx.save(exported, temporary)
@@ -166,7 +167,7 @@ def _name(model: Any) -> str:
     return f'{type(model).__name__} with {names}' if names else type(model).__name__
 
 
-def _metadata(predictor: TorchPredictor, prior: ClassPrior | None) -> dict[str, Any]:
+def _metadata(predictor: TorchPredictor, prior: ClassPrior | None, checkpoint: str | Path | None) -> dict[str, Any]:
     cfg = predictor.model.cfg
     test = cfg.get('test_dataloader')
     return dict(
@@ -179,6 +180,7 @@ def _metadata(predictor: TorchPredictor, prior: ClassPrior | None) -> dict[str, 
         config=Path(cfg.filename).name if cfg.filename else None,
         version=__version__,
         class_prior=None if prior is None else prior.record(),
+        weights=None if checkpoint is None else pooch.file_hash(str(checkpoint)),
     )
 
 

@@ -23,6 +23,7 @@ from mmrs.apis.class_prior import PriorOptions
 from mmrs.apis.filling import configured_meta, fill_model
 from mmrs.apis.preflight import check_loaders
 from mmrs.apis.statistics import applies_scale, leaves, loaded_bands, steps_between
+from mmrs.evaluation.calibration import Calibration, Scaling
 from mmrs.geo.rasters import read_image
 from mmrs.install import install
 from mmrs.models.backbones.lora import merge_lora
@@ -164,11 +165,13 @@ class SegInferencer:
             has learned.
         prior_strength: Likewise.
         source_shares: Likewise.
+        calibrated: Calibration of this very checkpoint, see :func:`mmrs.apis.calibration.calibrate`. A class prior is
+            that of the calibrated logits.
 
     Raises:
-        ConfigError: Something in the configuration or the options cannot work.
+        ConfigError: Something in the configuration or the options cannot work, or the calibration is another model's.
         CheckpointError: The checkpoint cannot be read or does not fit.
-        DataError: The ONNX file or a table of shares cannot be used.
+        DataError: The ONNX file, a table of shares or a calibration cannot be used.
 
     Example:
         >>> inferencer = SegInferencer('configs/st_dasegnet/potsdam2vaihingen.py', 'iter_40000.pth')
@@ -195,9 +198,11 @@ class SegInferencer:
         class_prior: str | os.PathLike | None = None,
         prior_strength: float | None = None,
         source_shares: str | os.PathLike | None = None,
+        calibrated: str | os.PathLike | None = None,
     ) -> None:
         install()
         options = PriorOptions(class_prior, prior_strength, source_shares)
+        calibration = None if calibrated is None else Calibration.read(calibrated)
         cfg = load_config(config, cfg_options)
         require_one_of('backend', backend, BACKENDS)
         init_default_scope(cfg.get('default_scope', 'mmrs'))  # the steps of the pipeline need it too
@@ -205,25 +210,32 @@ class SegInferencer:
         _join_processes()
         device = device or _own_device()
         self.predictor: Predictor
-        record: dict[str, Any] | None = None
+        base: TorchPredictor | OnnxPredictor
+        weights: str | None
         if backend == 'onnx':
             if amp:
                 raise ConfigError('amp is for the backend torch: an ONNX file has its precision')
-            exported = self.predictor = OnnxPredictor(checkpoint, device)
+            base, filled = OnnxPredictor(checkpoint, device), copy.deepcopy(cfg)
             if options:
-                filled = copy.deepcopy(cfg)
                 with explained_errors(filled):
-                    fill_model(filled, exported.classes)
-                prior = options.resolve(filled, exported.classes)
-                exported.shift_logits(prior.offsets)
-                record = prior.record()
-            else:
-                record = exported.metadata.get('class_prior')
+                    fill_model(filled, base.classes)
+            weights, record = base.metadata.get('weights'), base.metadata.get('class_prior')
         else:
             model = init_model(cfg, checkpoint, device, trust_checkpoint=trust_checkpoint)
-            self.predictor = TorchPredictor(model, amp)
-            if options:
-                record = options.apply(model, model.cfg, self.predictor.classes).record()
+            base, filled = TorchPredictor(model, amp), model.cfg
+            weights, record = pooch.file_hash(str(checkpoint)), None
+        scaling = Scaling((1.0,) * len(base.classes), (0.0,) * len(base.classes))
+        if calibration is not None:
+            calibration.require_model(base.classes, weights, checkpoint)
+            scaling = calibration.scaling
+        offsets: Sequence[float] = scaling.offset
+        if options:
+            prior = options.resolve(filled, base.classes)
+            record = prior.record()
+            offsets = [own + shift for own, shift in zip(offsets, prior.offsets)]  # of calibrated logits
+        if options or calibration is not None:
+            base.adjust_logits(scaling.scale, offsets)
+        self.predictor = base
         if tta:
             self.predictor = FlipAverage(self.predictor)
         dataset = next(leaves(cfg.test_dataloader.dataset)) if cfg.get('test_dataloader') else {}
@@ -251,8 +263,13 @@ class SegInferencer:
         )
         #: What :meth:`ClassPrior.record` says of a class prior that is not the one the model has learned.
         self.class_prior = record
-        if record is not None:
-            self._identity['class_prior'] = record
+        #: What :meth:`Calibration.record` says of a calibration.
+        self.calibration = None if calibration is None else calibration.record()
+        self._identity |= {
+            key: value
+            for key, value in (('class_prior', record), ('calibration', self.calibration))
+            if value is not None
+        }
 
     @property
     def classes(self) -> tuple[str, ...]:

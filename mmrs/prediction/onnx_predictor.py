@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmrs.prediction.predictors import by_class
 from mmrs.utils.errors import ConfigError, DataError, require, require_file
 
 __all__ = ['METADATA_KEY', 'OnnxPredictor', 'import_onnx_package']
@@ -75,24 +76,25 @@ class OnnxPredictor:
                 f'of the bands, are of no use ({reason}); {_EXPORT}'
             ) from error
         self.bands = len(self.mean)
-        self._offsets: Tensor | None = None
+        self._adjustment: tuple[Tensor, Tensor] | None = None
 
-    def shift_logits(self, offsets: Sequence[float]) -> None:
-        """Add a constant to the logits of each class from now on, as :func:`mmrs.models.class_prior.shift_logits` does.
+    def adjust_logits(self, scale: Sequence[float], offsets: Sequence[float]) -> None:
+        """Predict from ``scale * logits + offsets`` from now on, as :class:`TorchPredictor` does.
 
         Args:
-            offsets: One number for each class.
+            scale: One number for each class.
+            offsets: Likewise.
 
         Raises:
-            ConfigError: The model was exported with a class prior of its own.
+            ConfigError: The model was exported with a class prior of its own, which has been added already.
         """
         if (own := self.metadata.get('class_prior')) is not None:
             raise ConfigError(
                 f'{self._file} was exported with the class prior {own.get("prior")} at strength {own.get("strength")}, '
-                'and a second correction would be added to that: predict without --class-prior, or export the '
-                'checkpoint without it'
+                'to which neither a second prior nor a calibration can be added: predict without --class-prior and '
+                '--calibrated, or export the checkpoint without a prior'
             )
-        self._offsets = torch.tensor(list(offsets))[:, None, None]
+        self._adjustment = by_class(scale), by_class(offsets)
 
     def __call__(self, images: Tensor, valid: Tensor | None) -> Tensor:
         """See :class:`Predictor`; the probabilities are on the CPU.
@@ -109,8 +111,9 @@ class OnnxPredictor:
             # The mean becomes zero in the normalisation.
             pixels = torch.where(valid[:, None], pixels, pixels.new_tensor(self.mean)[:, None, None])
         feed: dict[str, np.ndarray] = {'image': pixels.cpu().numpy()}
-        if self._offsets is not None:
-            return (torch.from_numpy(self.session.run(['logits'], feed)[0]) + self._offsets).softmax(1)
+        if self._adjustment is not None:
+            scale, offsets = self._adjustment
+            return (torch.from_numpy(self.session.run(['logits'], feed)[0]) * scale + offsets).softmax(1)
         return torch.from_numpy(self.session.run(['probabilities'], feed)[0])
 
 

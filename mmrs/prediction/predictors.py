@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from mmrs.models.binary import two_logits
 from mmrs.utils.errors import ConfigError
 from mmrs.visualization.panels import class_colours
 
-__all__ = ['FlipAverage', 'Predictor', 'TorchPredictor']
+__all__ = ['FlipAverage', 'Predictor', 'TorchPredictor', 'by_class']
 
 
 class Predictor(Protocol):
@@ -86,9 +87,19 @@ class TorchPredictor:
             setattr(self, name, values.flatten().tolist())
         self.bands = len(self.mean)
         self.device = next(model.parameters()).device
+        self._adjustment: tuple[Tensor, Tensor] | None = None
 
     mean: list[float]
     std: list[float]
+
+    def adjust_logits(self, scale: Sequence[float], offsets: Sequence[float]) -> None:
+        """Predict from ``scale * logits + offsets`` from now on.
+
+        Args:
+            scale: One number for each class.
+            offsets: Likewise.
+        """
+        self._adjustment = by_class(scale, self.device), by_class(offsets, self.device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, valid: Tensor | None) -> Tensor:
@@ -102,7 +113,16 @@ class TorchPredictor:
         data: Any = self.model.data_preprocessor(dict(inputs=list(images), data_samples=samples))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             logits = self.model.encode_decode(data['inputs'], [sample.metainfo for sample in data['data_samples']])
-        return two_logits(logits[..., :height, :width]).float().softmax(1)
+        logits = two_logits(logits[..., :height, :width]).float()
+        if self._adjustment is not None:
+            scale, offsets = self._adjustment
+            logits = logits * scale + offsets
+        return logits.softmax(1)
+
+
+def by_class(values: Sequence[float], device: Any = None) -> Tensor:
+    """Numbers of the classes, to be broadcast over ``(N, K, H, W)``."""
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
 class FlipAverage:

@@ -8,7 +8,7 @@ from .criterion import LabelFreeCriterion, Score
 from .density import SoftNeighbourhoodDensity
 from .embedded import DeepEmbeddedValidation
 from .mixval import MixVal
-from .observation import Observation, observe
+from .observation import Observation, observe, predicted_logits
 
 #: Criteria of one candidate that take nothing but images of the target, by their names.
 CRITERIA: dict[str, type[LabelFreeCriterion]] = {
@@ -45,4 +45,5 @@ __all__ = [
     'dead_classes',
     'inadmissible',
     'observe',
+    'predicted_logits',
 ]

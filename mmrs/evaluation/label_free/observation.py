@@ -11,7 +11,7 @@ from mmrs.models.binary import two_logits
 
 from .changes import CHANGES, OUTSIDE, PHOTOMETRIC
 
-__all__ = ['Observation', 'observe']
+__all__ = ['Observation', 'observe', 'predicted_logits']
 
 
 class Observation:
@@ -161,10 +161,15 @@ def observe(model: Any, samples: Iterable[Mapping[str, Any]], domain: str = 'tar
 
 
 def _predicted(model: Any, images: Tensor) -> Tensor:
+    return predicted_logits(model, images).softmax(1)
+
+
+def predicted_logits(model: Any, images: Tensor) -> Tensor:
+    """Logits ``(N, K, H, W)``, float32, of normalised images ``(N, C, H, W)``, as the network is deployed."""
     height, width = images.shape[-2:]
     meta = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width))
     logits = model.inference(images, [meta] * len(images))[..., :height, :width]  # by windows, if `test_cfg` says so
-    return two_logits(logits).float().softmax(1)
+    return two_logits(logits).float()
 
 
 def _taught(teacher: Any, images: Tensor) -> Tensor:
