@@ -106,10 +106,16 @@ def adapt_batch_statistics(model: Any, images: Iterable[tuple[Tensor, Tensor | N
         return {}
     estimates = {name: _Estimate(norm, weight) for name, norm in norms.items()}
     modes = {child: child.training for child in model.modules()}
+    # mmcv's, which join a convolution and its normalisation in evaluation mode and do not call the latter.
+    joined = {
+        own: own.efficient_conv_bn_eval_forward for own in modes if hasattr(own, 'efficient_conv_bn_eval_forward')
+    }
     hooks = [norms[name].register_forward_pre_hook(own) for name, own in estimates.items()]
     try:
         for child in modes:
             child.training = False
+        for child in joined:
+            child.efficient_conv_bn_eval_forward = None
         for image, valid in _one_by_one(images):
             for own in estimates.values():
                 own.valid = valid
@@ -125,6 +131,8 @@ def adapt_batch_statistics(model: Any, images: Iterable[tuple[Tensor, Tensor | N
             hook.remove()
         for child, mode in modes.items():
             child.training = mode
+        for child, forward in joined.items():
+            child.efficient_conv_bn_eval_forward = forward
     return {name: int(own.count) for name, own in estimates.items() if own.count}
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmrs.models.batch_statistics import adapt_batch_statistics, blend_weight, kept_batch_statistics
 from mmrs.utils.errors import ConfigError, DataError
+from tests.test_models.test_shift_logits import HEAD, built
 
 
 class Segmentor(nn.Module):
@@ -85,6 +86,28 @@ def test_of_one_image_it_is_training_mode_and_of_many_the_first_layer_is():
     adapt_batch_statistics(model, [(images, None)], 1)
     torch.testing.assert_close(model.norms[0].running_mean, own.norms[0].running_mean)
     torch.testing.assert_close(model.norms[0].running_var, own.norms[0].running_var)
+
+
+@pytest.mark.parametrize('kind', ['EncoderDecoder', 'DACS'])
+def test_every_layer_that_predicts_follows_and_no_teacher_also_where_it_is_joined_with_its_convolution(kind):
+    model = built(kind, dict(HEAD, norm_cfg=dict(type='BN')))
+    image = torch.randn(1, 3, 64, 96)
+    own = copy.deepcopy(model)
+    norms = {name: m for name, m in own.named_modules() if isinstance(m, nn.BatchNorm2d) and 'teacher' not in name}
+    for norm in norms.values():
+        norm.train()
+        norm.momentum = 1.0
+    with torch.no_grad():
+        own.encode_decode(image, [dict(img_shape=(64, 96))])
+    assert len(adapt_batch_statistics(model, [(image, None)], 1)) == len(norms) == 5
+    for name, norm in norms.items():
+        mine, few = model.get_submodule(name), 2 / 6  # the coarsest map has 6 pixels: divisors n and n - 1
+        torch.testing.assert_close(mine.running_mean, norm.running_mean, rtol=few, atol=0.05)
+        torch.testing.assert_close(mine.running_var, norm.running_var, rtol=few, atol=1e-3)
+        assert mine.running_mean.any()
+    assert all(conv.efficient_conv_bn_eval_forward is not None for conv in model.decode_head.convs)
+    if kind == 'DACS':
+        assert not model.teacher.decode_head.fusion_conv.bn.running_mean.any()
 
 
 def test_the_size_of_batches_and_the_mode_change_nothing_and_twice_is_the_same():
