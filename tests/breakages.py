@@ -135,15 +135,15 @@ BREAKAGES: list[Breakage] = [
         (
             'mask-of-the-source',
             'target pixels without data are looked for where the source has none',
-            "_domain(inputs['target'], data_samples['target']",
-            "_domain(inputs['target'], data_samples['source']",
+            "domain_of(inputs['target'], data_samples['target']",
+            "domain_of(inputs['target'], data_samples['source']",
         ),
         (
             'target-labels-leak',
             'where the target happens to have labels, they are learnt from: scores that no user gets',
-            "source = _domain(inputs['source'], data_samples['source']",
+            "source = domain_of(inputs['source'], data_samples['source']",
             "own = 'target' if 'gt_sem_seg' in data_samples.get('target', [{}])[0] else 'source'; "
-            "source = _domain(inputs['source'], data_samples[own]",
+            "source = domain_of(inputs['source'], data_samples[own]",
         ),
     ),
     *_in_file(
@@ -1015,6 +1015,65 @@ BREAKAGES: list[Breakage] = [
             'later layers see other inputs afterwards than those that their statistics were taken of',
             '        if self.usable:\n',
             '        if self.usable and total > 1e9:\n',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/adaptors/source_free.py',
+        (f'{MODEL_TESTS}/test_adaptors/test_source_free.py',),
+        ('entropy-maximised', 'predictions on the target become unsure', 'target.mean(-(log_p', 'target.mean((log_p'),
+        (
+            'one-class-rewarded',
+            'the diversity term pulls towards a map of one class',
+            'diversity * (marginal * log_marginal).sum()',
+            '-diversity * (marginal * log_marginal).sum()',
+        ),
+        (
+            'trained-with-dropout',
+            'batches are normalised by their own statistics, and what trains is not what predicts',
+            'super().train(False)',
+            'super().train(mode)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/adaptors/tent.py',
+        (f'{MODEL_TESTS}/test_adaptors/test_source_free.py',),
+        (
+            'all-weights-minimise-entropy',
+            'the whole network follows a loss that a map of one class satisfies',
+            'self.requires_grad_(False)',
+            'self.requires_grad_(True)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/adaptors/shot.py',
+        (f'{MODEL_TESTS}/test_adaptors/test_source_free.py',),
+        (
+            'classifier-learns',
+            'features need not fit the classes that the source has taught',
+            'classifier.requires_grad_(False)',
+            'classifier.requires_grad_(True)',
+        ),
+        (
+            'frequent-classes-nearest',
+            'prototypes of frequent classes take the pixels of rare ones',
+            'F.normalize(sums, dim=1).T',
+            'sums.T',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/adaptors/cotta.py',
+        (f'{MODEL_TESTS}/test_adaptors/test_source_free.py',),
+        (
+            'sure-images-averaged',
+            'passes over all scales are spent on images that need none, and the others are taught by one',
+            'if not sure.all():\n            taught[~sure] = self._averaged(target.images[~sure])',
+            'if sure.any():\n            taught[sure] = self._averaged(target.images[sure])',
+        ),
+        (
+            'restored-to-the-teacher',
+            'the student is pulled to where it drifted',
+            'kept = dict(self.anchor.named_parameters())',
+            'kept = dict(self.teacher.named_parameters())',
         ),
     ),
 ]

@@ -20,7 +20,7 @@ from ..losses.head_loss import head_loss, terms_by_pixel
 from ..parts.features import parts_of
 from ..teacher import EMATeacher
 
-__all__ = ['DISC_ACCURACY', 'LOSS', 'SHARES', 'Adaptor', 'Domain', 'share_title']
+__all__ = ['DISC_ACCURACY', 'LOSS', 'SHARES', 'Adaptor', 'Domain', 'domain_of', 'share_title']
 
 # The names of what `Adaptor.losses` returns. What starts with `LOSS` is summed up for the backward pass. The rest is a
 # share, 0 to 1, that is only logged and says whether adaptation is active: curves show it, tables do in percent.
@@ -152,8 +152,8 @@ class Adaptor(EncoderDecoder):
             if self.adapts:
                 raise ConfigError(self.without_target)
             inputs, data_samples = dict(source=inputs), dict(source=data_samples)
-        source = _domain(inputs['source'], data_samples['source'], self.learns_from_labels)
-        target = _domain(inputs['target'], data_samples['target'], labelled=False) if self.adapts else None
+        source = domain_of(inputs['source'], data_samples['source'], self.learns_from_labels)
+        target = domain_of(inputs['target'], data_samples['target'], labelled=False) if self.adapts else None
         self._require_enough(min(len(domain.images) for domain in (source, target or source)))
         return source, target
 
@@ -221,6 +221,7 @@ class Adaptor(EncoderDecoder):
         return terms_by_pixel(self.heads)
 
 
-def _domain(images: Tensor, samples: Sequence[SegDataSample], labelled: bool) -> Domain:
+def domain_of(images: Tensor, samples: Sequence[SegDataSample], labelled: bool) -> Domain:
+    """The batch of a domain, of its images and samples."""
     labels = torch.stack([sample.gt_sem_seg.data for sample in samples]).squeeze(1).long() if labelled else None
     return Domain(images, valid_pixels(samples, images), labels, [sample.metainfo for sample in samples])
