@@ -213,8 +213,8 @@ def _require_usable(estimates: Mapping[str, _Estimate]) -> None:
     for name, own in seen.items():
         if not own.usable:
             raise DataError(
-                f'{name} got {own.count:g} value of each channel from the target, and a variance takes at least 2: it '
-                'pools each image to one pixel, so give at least 2 images with data'
+                f'{name} got {own.count:g} values of each channel from the target, and a variance takes 2 at least: '
+                'its map of an image is as small as a pixel. Give at least 2 images with data, or larger ones'
             )
         if not bool((own.mean + own.squares).isfinite().all()):
             raise DataError(f'{name} got values from the target that are not finite: look for infinite or NaN pixels')

@@ -155,7 +155,7 @@ def test_what_cannot_work_is_refused_and_leaves_the_model():
     no_data = torch.zeros(1, 32, 40, dtype=torch.bool)
     for pools, images, valid, words in (
         (False, photographs(1), no_data, 'data'),
-        (True, photographs(1), None, 'pool'),
+        (True, photographs(1), None, 'pool got 1 values'),
         (False, photographs(2) * torch.tensor([1.0, torch.inf])[:, None, None, None], None, 'norms.0'),
     ):
         model = Segmentor(pools)

@@ -12,7 +12,7 @@ from mmrs.install import install
 from mmrs.utils.config import find_registered
 from mmrs.weights.remote import load_from_file
 from tests.tiny_runs import REPOSITORY
-from tools import predict, test, train
+from tools import adapt, predict, test, train
 from tools.analysis_tools import calibrate, compare_priors, select_checkpoint
 from tools.deployment import export_onnx
 from tools.model_converters import stdasegnet2mmrs
@@ -30,6 +30,7 @@ CHECKPOINTS = {
         [*('CONFIG', '--work-dir', 'OUT', '--cfg-options'), 'model.backbone.init_cfg.type=Pretrained', INIT_CFG],
     ),
     'test': (test, ['CONFIG', 'FILE', '--work-dir', 'OUT']),
+    'adapt': (adapt, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT']),
     'predict': (predict, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT']),
     'compare_priors': (compare_priors, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT', '--priors', 'uniform']),
     'calibrate': (calibrate, ['CONFIG', 'FILE', '-o', 'OUT']),

@@ -1,0 +1,131 @@
+"""Images of a target without labels: rasters, or those of a configuration, as its test sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+
+from mmrs.apis.statistics import domain_leaves, leaves, without_labels
+from mmrs.registry import DATASETS
+from mmrs.utils.config import look_up
+from mmrs.utils.errors import ConfigError, DataError, require_number
+from mmrs.utils.random_states import seeded
+
+__all__ = ['OF_CONFIG', 'TargetImages']
+
+#: Names of what a configuration itself has, in place of a raster.
+OF_CONFIG = ('config:target', 'config:test')
+
+
+@dataclass(frozen=True)
+class TargetImages:
+    """Images of the target.
+
+    Args:
+        config: Whose test pipeline says how images are loaded, and what is done to them before they are cropped.
+        targets: Rasters, folders of them, or names of `OF_CONFIG`: the unlabelled images of its training, those of its
+            test. Labels are not read.
+        meta: Classes and palette of the model.
+        size: Side of a window in pixels.
+
+    Raises:
+        ConfigError: The configuration has no such images.
+        DataError: There is no such raster.
+    """
+
+    config: Config
+    targets: Sequence[str]
+    meta: Mapping[str, Any]
+    size: int
+
+    def __post_init__(self) -> None:
+        require_number('size', self.size, at_least=1, whole=True)
+        self._sets()  # what is missing is missing now
+
+    def dataset(self, augmented: bool) -> dict[str, Any]:
+        """Configuration of a data set of windows, without labels.
+
+        Args:
+            augmented: Off: crops are all that is drawn; on: images are mirrored at random too, as in training.
+        """
+        drawn: list[dict[str, Any]] = [dict(type='RandomCrop', crop_size=(self.size, self.size))]
+        if augmented:
+            drawn.append(dict(type='RandomFlip', prob=[0.5, 0.25], direction=['horizontal', 'vertical']))
+        load, steps = self._loading
+        pipeline = [*load, *steps, *drawn, dict(type='PackRasterInputs')]
+        sets = [dict(own, pipeline=pipeline) for own in self._sets()]
+        return sets[0] if len(sets) == 1 else dict(type='ConcatDataset', datasets=sets)
+
+    def count(self, number: int) -> int:
+        """How many there are of a number of windows."""
+        return min(number, len(DATASETS.build(self.dataset(augmented=False))))
+
+    def samples(self, number: int, seed: int) -> Iterator[dict[str, Any]]:
+        """Windows of as many images, drawn by a seed, one after the other.
+
+        Raises:
+            DataError: There is none.
+        """
+        dataset = DATASETS.build(self.dataset(augmented=False))
+        if not len(dataset):
+            raise DataError(f'{", ".join(self.targets)}: there is no image')
+        order = np.random.default_rng(seed).permutation(len(dataset))[:number]
+        for i in order.tolist():
+            with seeded(seed, i):
+                sample = dataset[i]
+            yield sample
+
+    @property
+    def _test(self) -> dict[str, Any]:
+        dataset = (self.config.get('test_dataloader') or {}).get('dataset')
+        return next(leaves(dataset)) if dataset else {}
+
+    @property
+    def _loading(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """What loads an image in the test, and what else is done to it there."""
+        steps = [dict(step) for step in self._test.get('pipeline') or ()]
+        names = [str(step['type']).split('.')[-1] for step in steps]
+        load = [step for step, name in zip(steps, names) if name == 'LoadRasterImage']
+        other = [step for step, name in zip(steps, names) if not name.startswith(('Load', 'Pack'))]
+        return load or [dict(type='LoadRasterImage')], other
+
+    def _sets(self) -> list[dict[str, Any]]:
+        """Configurations of data sets, but for their pipelines."""
+        found: list[dict[str, Any]] = []
+        for target in map(str, self.targets):
+            if target in OF_CONFIG:
+                found += self._of_config(target)
+            elif Path(target).exists():
+                raster = dict(
+                    type='RasterDataset',
+                    data_prefix=dict(img_path=target),
+                    windows=dict(size=self.size, stride=max(1, self.size * 3 // 4)),
+                    metainfo={key: self.meta[key] for key in ('classes', 'palette') if key in self.meta},
+                )
+                found.append(raster | ({'gsd': self._test['gsd']} if self._test.get('gsd') else {}))
+            else:
+                raise DataError(
+                    f'{target}: no such raster or folder; one was expected, or one of {", ".join(OF_CONFIG)}'
+                )
+        return found
+
+    def _of_config(self, target: str) -> list[dict[str, Any]]:
+        role, domain = ('train', 'target') if target == 'config:target' else ('test', '')
+        dataset = (self.config.get(f'{role}_dataloader') or {}).get('dataset')
+        own = domain_leaves(dataset).get(domain, []) if dataset else []
+        if not own:
+            raise ConfigError(
+                f'config {self.config.filename}: {target} is {role}_dataloader.dataset'
+                f'{domain and f".{domain}"}, which it does not have; name rasters or a folder of them'
+            )
+        return [
+            {key: value for key, value in without_labels(leaf).items() if key not in ('test_mode', 'lazy_init')}
+            for leaf in own
+            if isinstance(kind := look_up(DATASETS, leaf.get('type')), type) and issubclass(kind, BaseDataset)
+        ]
