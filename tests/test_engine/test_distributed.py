@@ -166,21 +166,18 @@ def test_scripts_pass_their_arguments_on(script, arguments, expected, tmp_path, 
 def test_two_processes_train_and_test_one_model(tmp_path):
     clips = write_clips(tmp_path / 'clips', train=8, val=3)
     config = write_adaptation_config(tmp_path / 'tiny.py', clips)
-    work_dir = tmp_path / 'run'
-    done = launch('dist_train.sh', config, 2, '--work-dir', work_dir)
+    plain, work_dir = tmp_path / 'plain', tmp_path / 'run'
+    done = launch('dist_train.sh', config, 2, '--work-dir', plain, '--no-preflight')
     assert done.returncode == 0, done.stderr[-3000:]
-    assert not [key for key in read_checkpoint(work_dir / 'iter_2.pth')['state_dict'] if key.startswith('module.')]
-    (scalars,) = work_dir.glob('*/vis_data/scalars.json')
+    assert not [key for key in read_checkpoint(plain / 'iter_2.pth')['state_dict'] if key.startswith('module.')]
+    (scalars,) = plain.glob('*/vis_data/scalars.json')
     (validated,) = [line for line in map(json.loads, scalars.read_text().splitlines()) if 'mIoU' in line]
 
-    # The preflight of two processes leaves no trace either.
-    plain = launch('dist_train.sh', config, 2, '--work-dir', tmp_path / 'plain', '--no-preflight')
-    assert plain.returncode == 0, plain.stderr[-3000:]
-    weights = [read_checkpoint(folder / 'iter_2.pth')['state_dict'] for folder in (work_dir, tmp_path / 'plain')]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-    resumed = launch('dist_train.sh', config, 2, '--work-dir', work_dir, '--resume', work_dir / 'iter_1.pth')
+    # Two processes resume exactly, and their preflight leaves no trace either.
+    resumed = launch('dist_train.sh', config, 2, '--work-dir', work_dir, '--resume', plain / 'iter_1.pth')
     assert resumed.returncode == 0, resumed.stderr[-3000:]
+    weights = [read_checkpoint(folder / 'iter_2.pth')['state_dict'] for folder in (work_dir, plain)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
     # Three images for two processes: each counts once, in the validation of the training, too.
     out = tmp_path / 'out'
@@ -200,9 +197,8 @@ def test_two_processes_train_and_test_one_model(tmp_path):
 
 @several
 @pytest.mark.slow
-@pytest.mark.parametrize('processes', [2, 3])
-def test_each_image_counts_once(processes, tmp_path):
-    launch_program(shared_metrics.__file__, processes, tmp_path)
+def test_each_image_counts_once(tmp_path):
+    launch_program(shared_metrics.__file__, 3, tmp_path)
     found = json.loads((tmp_path / 'results.json').read_text())
     for number in shared_metrics.NUMBERS:
         matrix = np.zeros((3, 3), int)
@@ -304,7 +300,7 @@ def read_or_nothing(path: Path) -> bytes:
 
 @several
 @pytest.mark.slow
-@pytest.mark.parametrize(('processes', 'where'), [(2, 'train'), (3, 'train'), (2, 'val'), (2, 'save')])
+@pytest.mark.parametrize(('processes', 'where'), [(3, 'train'), (2, 'save')])
 def test_a_killed_process_ends_all(processes, where, tmp_path):
     rank = 0 if where == 'save' else random.randrange(processes)  # the others save nothing
     mishap = dict(rank=rank, kind='kill', where=where, iteration=random.randint(1, 6))
@@ -319,31 +315,10 @@ def test_a_killed_process_ends_all(processes, where, tmp_path):
 
 @several
 @pytest.mark.slow
-def test_a_process_killed_before_the_others_are_met(tmp_path):
-    rank = random.randrange(2)
-    config = with_hooks(write_config(tmp_path / 'tiny.py', write_clips(tmp_path / 'clips')))
-    done = launch('dist_train.sh', config, 2, '--work-dir', tmp_path / 'run', timeout=100, TEST_MISHAP=f'{rank}:kill')
-    assert done.returncode == 128 + signal.SIGKILL
-    (line,) = messages(done.stderr)
-    assert line.startswith(f'error: rank {rank} of 2 processes')
-
-
-@several
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ('mishap', 'status', 'expected'),
-    [
-        (dict(rank=1, kind='mistake'), 2, ['error: tile7.tif cannot be read: get it again']),
-        (
-            dict(rank=1, kind='raise', where='val'),
-            1,
-            ['Traceback', 'ZeroDivisionError: a defect', 'error: rank 1 .* status 1'],
-        ),
-    ],
-)
-def test_an_error_is_reported_once(mishap, status, expected, tmp_path):
-    found, lines, _ = train_with_mishap(tmp_path, 2, **mishap)
-    assert found == status
+def test_a_defect_is_reported_once(tmp_path):
+    status, lines, _ = train_with_mishap(tmp_path, 2, rank=1, kind='raise', where='val')
+    assert status == 1
+    expected = ['Traceback', 'ZeroDivisionError: a defect', 'error: rank 1 .* status 1']
     assert len(lines) == len(expected), lines
     assert all(re.match(pattern, line) for pattern, line in zip(expected, lines)), lines
 
