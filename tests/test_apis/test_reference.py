@@ -246,15 +246,14 @@ def test_pretrained_weights_are_for_the_reference_alone(finished, config, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason='torch without torch.distributed')
-def test_two_processes_without_a_gpu(config, tmp_path):
-    """Both runners use one process group."""
-    done = launch('dist_train.sh', config, 2, '--work-dir', tmp_path / 'run')
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads((tmp_path / 'run' / 'reference' / module.RECORD).read_text())['processes'] == 2
-    assert (tmp_path / 'run' / 'iter_2.pth').exists()
+def test_two_processes_without_a_gpu(finished, config, tmp_path):
+    """Both runners use one process group, and the first of the processes removes what was there."""
+    shutil.copytree(finished.work_dir, tmp_path / 'run')
     changed = ['--reference-options', 'train_cfg.max_iters=1', '--overwrite']
     done = launch('dist_train.sh', config, 2, '--work-dir', tmp_path / 'run', *changed)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / 'run' / 'reference' / module.RECORD).read_text())['processes'] == 2
+    assert not equal(weights(tmp_path / 'run' / 'iter_2.pth'), weights(finished.work_dir / 'iter_2.pth'))
     assert [path.name for path in (tmp_path / 'run' / 'reference').glob('*.pth')] == ['iter_1.pth']
 
 

@@ -1,8 +1,5 @@
 import math
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,13 +13,8 @@ from mmrs.engine.hooks import NonFiniteHook
 from mmrs.registry import HOOKS, MODELS, TRANSFORMS
 from mmrs.utils.errors import ConfigError, TrainingError
 from tests.conformance import changes
-from tests.tiny_runs import (  # noqa: F401
-    REPOSITORY,
-    quick_start,
-    write_adaptation_config,
-    write_clips,
-    write_config,
-)
+from tests.test_engine.test_distributed import launch_program
+from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config  # noqa: F401
 from tests.toy_gan import ToyGAN, batches, joint, single, state
 
 
@@ -263,7 +255,6 @@ assert 'loss_seg is nan' in lines[0] and 'rank1.png' in lines[0] and 'rank0.png'
 for _ in range(2):
     wrapped.train_step(bad, wrapper)
 assert wrapper.rejected is None and changes(state(model, wrapper), before) != set()
-print(f'rank {rank} is fine')
 """
 
 
@@ -271,11 +262,7 @@ print(f'rank {rank} is fine')
 def test_a_bad_loss_on_one_of_two_processes_stops_both(tmp_path):
     script = tmp_path / 'ranks.py'
     script.write_text(RANKS)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', str(script)]
-    environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count('is fine') == 2
+    launch_program(str(script), 2)
 
 
 @pytest.mark.parametrize('number', [-1, 1.5, True, '3'])

@@ -11,6 +11,7 @@ from rasterio.transform import from_origin
 from mmrs.apis import SegInferencer, init_model
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError, DataError
+from tests.test_engine.test_distributed import environment
 from tests.tiny_runs import REPOSITORY
 from tools import predict
 
@@ -60,10 +61,9 @@ def test_two_processes_make_the_same_map_to_the_last_byte(finished, raster, tmp_
     assert predict.main([*command, '-o', str(tmp_path / 'one')]) == 0
     # `timeout` lets the launcher end its processes; Python's would kill it, and they would wait for one another.
     launcher = ['timeout', '120', sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY), 'OMP_NUM_THREADS': '1'}
     done = subprocess.run(
         [*launcher, 'tools/predict.py', *command, '-o', str(tmp_path / 'two')],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True,
+        cwd=REPOSITORY, env=environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('in.tif') == 1  # one process reports
