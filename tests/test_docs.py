@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -13,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmrs.registry import DATASETS
 from mmrs.utils.config import load_config
-from tests.tiny_runs import REPOSITORY
+from tests.tiny_runs import REPOSITORY, quick_start  # noqa: F401
 
 PAGE, METHOD_PAGE = (REPOSITORY / 'docs' / f'adding_a_{what}.md' for what in ('dataset', 'method'))
 ROOT_PAGES = [REPOSITORY / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')]
@@ -100,21 +102,39 @@ def workplace(tmp_path):
     return tmp_path
 
 
-def run(command: str, folder: Path) -> str:
+def words_of(command: str) -> list[str]:
+    """Those of a command without the first, but shorter trainings."""
     words = shlex.split(command)
     assert words[0] == 'python', command
     if 'tools/train.py' in words:  # two iterations instead of the page's
         words += ['--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2']
         words += ['default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1']
-    words = [word.replace('iter_300', 'iter_2') for word in words]
-    environment = {**os.environ, 'PYTHONPATH': f'{folder}:{REPOSITORY}', 'MMRS_CACHE': str(folder / 'cache')}
-    done = subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
-    return done.stdout
+    return [word.replace('iter_300', 'iter_2') for word in words[1:]]
+
+
+@pytest.fixture
+def run(workplace, monkeypatch, capsys):
+    """Runs a command at the workplace; what it prints."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.syspath_prepend(workplace)
+    monkeypatch.setenv('MMRS_CACHE', str(workplace / 'cache'))
+
+    def run(command: str) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, 'argv', words_of(command))
+        status = 0
+        try:
+            runpy.run_path(sys.argv[0], run_name='__main__')
+        except SystemExit as end:
+            status = end.code
+        assert not status, command
+        return capsys.readouterr().out
+
+    return run
 
 
 @pytest.mark.slow
-def test_every_command_of_the_worked_example_runs(workplace):
+def test_every_command_of_the_worked_example_runs(workplace, run):
     assert [command.split()[1] for command in commands(PAGE)] == [
         'arrays2geotiff.py',
         'tools/check_dataset.py',
@@ -122,7 +142,7 @@ def test_every_command_of_the_worked_example_runs(workplace):
         'tools/train.py',
         'tools/test.py',
     ]
-    printed = {command.split()[1]: run(command, workplace) for command in commands(PAGE)}
+    printed = {command.split()[1]: run(command) for command in commands(PAGE)}
     assert '0 errors, 1 warnings' in printed['tools/check_dataset.py']
     assert (workplace / 'domains.png').stat().st_size > 10_000
     line = printed['tools/analysis_tools/band_statistics.py'].strip().splitlines()[-1]
@@ -136,24 +156,13 @@ def test_every_command_of_the_worked_example_runs(workplace):
     assert sum(map(sum, scores['confusion_matrix'])) == 256 * 256
     assert list((workplace / 'pictures').glob('*.png'))
 
-
-@pytest.mark.slow
-def test_the_class_of_the_worked_example(workplace):
-    run('python arrays2geotiff.py downloads/csmask', workplace)
-    code = (
-        'from mmengine.config import Config; from mmengine.registry import init_default_scope\n'
-        "init_default_scope('mmrs'); config = Config.fromfile('reflectance.py')\n"
-        'from mmrs.registry import DATASETS\n'
-        'parts = config.train_dataloader.dataset; DATASETS.build(parts)\n'
-        'data = DATASETS.build(config.val_dataloader.dataset)\n'
-        "print(data.metainfo['classes'], tuple(data[0]['inputs'].shape))\n"
-        'print(parts.source.type, parts.target.type, type(data).__name__)'
-    )
-    (workplace / 'try.py').write_text(code)
-    assert run('python try.py', workplace).splitlines()[-2:] == [
-        "('shadow', 'water', 'land', 'cloud') (6, 256, 256)",
-        'ReflectanceDataset ReflectanceDataset ReflectanceDataset',
-    ]
+    # The page's own class of data sets.
+    config = load_config('reflectance.py')
+    data = DATASETS.build(config.val_dataloader.dataset)
+    assert data.metainfo['classes'] == ('shadow', 'water', 'land', 'cloud')
+    assert data[0]['inputs'].shape == (6, 256, 256)
+    parts = config.train_dataloader.dataset
+    assert [parts.source.type, parts.target.type, type(data).__name__] == ['ReflectanceDataset'] * 3
 
 
 def test_what_the_page_quotes_is_in_the_configurations():
@@ -169,8 +178,8 @@ def test_what_the_page_quotes_is_in_the_configurations():
 
 
 @pytest.mark.slow
-def test_the_method_of_the_page(workplace):
-    run('python arrays2geotiff.py downloads/csmask', workplace)
+def test_the_method_of_the_page(workplace, run):
+    run('python arrays2geotiff.py downloads/csmask')
     for name in ('configs', 'tools'):
         (workplace / name).unlink()
     for name in ('configs', 'mmrs', 'tests', 'tools'):
@@ -180,7 +189,18 @@ def test_the_method_of_the_page(workplace):
     (entry,) = (text for _, text in blocks(METHOD_PAGE) if text.startswith('# in METHODS'))
     suite = workplace / 'tests' / 'conformance.py'
     suite.write_text(suite.read_text().replace('METHODS = {\n', f'METHODS = {{\n{entry}', 1))
-    _, conformance, own = (run(command, workplace) for command in commands(METHOD_PAGE))
+    own_path = os.pathsep.join((str(workplace), str(workplace / 'tests' / 'quick_start')))
+    printed = []
+    for command in commands(METHOD_PAGE):  # in processes, which have the copied package
+        done = subprocess.run(
+            [sys.executable, *words_of(command)],
+            env={**os.environ, 'PYTHONPATH': own_path},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
+        printed.append(done.stdout)
+    _, conformance, own = printed
     (scalars,) = (workplace / 'work_dirs').glob('maximum_squares_*/*/vis_data/scalars.json')
     record = json.loads(scalars.read_text().splitlines()[0])
     assert record['loss_squares'] < 0

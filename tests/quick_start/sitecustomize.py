@@ -6,7 +6,8 @@ from types import ModuleType
 # MMEngine imports it for the optimizers that it has.
 sys.modules['transformers'] = None
 # MMEngine formats each configuration that it writes.
-for name in ('yapf', 'yapf.yapflib', 'yapf.yapflib.yapf_api'):
-    sys.modules[name] = ModuleType(name)
-sys.modules['yapf'].__version__ = '1'
-sys.modules['yapf.yapflib.yapf_api'].FormatCode = lambda text, **_: (text, True)
+api = ModuleType('yapf.yapflib.yapf_api')
+api.FormatCode = lambda text, **_: (text, True)
+library, package = ModuleType('yapf.yapflib'), ModuleType('yapf')
+library.yapf_api, package.yapflib, package.__version__ = api, library, '1'
+sys.modules.update({module.__name__: module for module in (package, library, api)})
