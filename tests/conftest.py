@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmrs.install import install
@@ -37,12 +38,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SLOW.intersection(item.path.relative_to(REPOSITORY).parts):
             item.add_marker(pytest.mark.slow)
+    # First, so that no process is left with a long one at the end.
+    items.sort(key=lambda item: item.get_closest_marker('slow') is None)
 
 
 @pytest.fixture(scope='session', autouse=True)
 def installed() -> None:
     """Most tests call what lies behind the entry points, which have done this."""
     install()
+
+
+@pytest.fixture(autouse=True)
+def scope() -> None:
+    """Names are looked up as in configurations, whatever ran before in this process."""
+    init_default_scope('mmrs')
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmrs.apis.filling import fill_model
@@ -79,7 +78,6 @@ def test_learning_rates_are_the_releases(golden, recording, config):
     groups = [dict(params=[p], lr=base[name]) for name, p in parameters.items()]
     wrapper = OptimWrapper(torch.optim.SGD(groups, lr=1.0))
     cfg = load_config(CONFIGS / config)
-    init_default_scope('mmrs')
     schedulers = [PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=wrapper)) for s in cfg.param_scheduler]
     for i in range(cfg.train_cfg.max_iters):
         if i in recorded:
@@ -101,7 +99,6 @@ def test_rates_of_daformer_are_the_releases():
     assert cfg.optim_wrapper.optimizer.lr == 6e-5
     assert cfg.optim_wrapper.paramwise_cfg.custom_keys.head.lr_mult == 10
     wrapper = OptimWrapper(torch.optim.SGD(groups, lr=1.0))
-    init_default_scope('mmrs')
     schedulers = [PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=wrapper)) for s in cfg.param_scheduler]
     expected = {i: rates.tolist() for i, rates in zip(recorded['iterations'], recorded['lr'])}
     for i in range(cfg.train_cfg.max_iters):

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmrs.models import checks
@@ -9,11 +8,6 @@ from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 from tests.test_models.test_adaptors.test_st_dasegnet import AUXILIARY, DICE, LOVASZ, OWN, resnet_config
 from tests.test_models.test_adaptors.test_st_dasegnet import config as st_dasegnet
-
-
-@pytest.fixture(autouse=True)
-def _scope():
-    init_default_scope('mmrs')
 
 
 def source_only(**changes):

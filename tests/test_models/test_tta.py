@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -37,11 +36,6 @@ def merged(model, values):
     assert sample.img_path == 'a.png'
     assert 'gt_sem_seg' in sample
     return sample.pred_sem_seg.data
-
-
-@pytest.fixture(autouse=True)
-def _scope():
-    init_default_scope('mmrs')
 
 
 @pytest.mark.parametrize('threshold', [0.3, 0.5, 0.8])

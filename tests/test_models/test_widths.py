@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-from mmengine.registry import init_default_scope
 
 from mmrs.models.widths import fill_channels, last_stride, widths
 from mmrs.registry import MODELS
@@ -16,11 +15,6 @@ STOCK = dict(MIT, type='mmseg.MixVisionTransformer', out_indices=(0, 2))
 SWIN = dict(type='mmseg.SwinTransformer', embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), window_size=2)
 BANDS = dict(MIT, in_channels=5)
 HEAD = dict(type='SegformerHead', in_channels=None, in_index=[0, 1, 2, 3], channels=8, num_classes=3)
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    init_default_scope('mmrs')
 
 
 @pytest.mark.parametrize('backbone', [MIT, RESNET, DILATED, PARTIAL, STOCK, SWIN, BANDS])

@@ -9,7 +9,6 @@ import pytest
 import rasterio
 import shapely
 import torch
-from mmengine.registry import init_default_scope
 from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform_bounds
@@ -159,7 +158,6 @@ def test_bands_are_read_in_the_order_that_is_asked_for(tmp_path, predict):
     ids=['bands', 'tiny windows', 'huge windows', 'padding'],
 )
 def test_settings_that_do_not_suit_a_raster(tmp_path, predict, settings, shape, said):
-    init_default_scope('mmrs')
     write(tmp_path / 'in.tif', np.ones(shape, np.uint8))
     (reason,) = predict(**settings).failed.values()
     assert all(part in reason for part in said), reason
@@ -283,7 +281,6 @@ def test_resolution_that_is_almost_the_models_is_left_alone(tmp_path):
 
 
 def test_steps_of_the_test_pipeline(tmp_path, predict):
-    init_default_scope('mmrs')
     watching = Watching()
     image = np.kron(smooth((32, 48)), np.ones((2, 2), np.uint8))
     image[:3] = 0

@@ -17,7 +17,6 @@ from mmrs.models.checks import check_losses, check_model
 from mmrs.models.parts import SelfTraining
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
-from tests import parity
 from tests.conformance import EFFICIENT, plain
 from tests.entropy_minimisation import EntropyMinimisation
 from tests.test_models.test_adaptors.test_st_dasegnet import AUXILIARY, LOVASZ, batch, resnet_config
@@ -35,7 +34,6 @@ def toy(**changes):
 
 @pytest.fixture
 def model():
-    parity.init_default_scope('mmrs')
     torch.manual_seed(0)
     return MODELS.build(toy()).train()
 
@@ -62,7 +60,6 @@ def test_losses_by_hand(model):
 
 
 def test_auxiliary_heads_learn_from_the_labels_too():
-    parity.init_default_scope('mmrs')
     heads = [dict(AUXILIARY, dropout_ratio=0.0), dict(AUXILIARY, in_index=1, dropout_ratio=0.0)]
     model = MODELS.build(toy(auxiliary_head=heads)).train()
     features = [torch.randn(2, c, 96 // s, 96 // s) for c, s in zip((8, 16, 16, 32), (4, 8, 16, 16))]
@@ -85,7 +82,6 @@ def test_valid_pixels_are_those_of_their_domain(model):
 
 
 def test_one_image_is_too_few_for_a_pooling_head():
-    parity.init_default_scope('mmrs')
     cfg = resnet_config()
     head = dict(cfg['decode_head'], in_channels=32)
     model = MODELS.build(toy(backbone=cfg['backbone'], decode_head=head))
@@ -146,7 +142,6 @@ def test_the_teacher_follows_all_that_predicts(model):
 def test_it_passes_the_checks_of_a_model(model):
     check_model(model)
     check_losses(model)
-    parity.init_default_scope('mmrs')
     head = dict(toy()['decode_head'], in_channels=[8, 16, 16, 64])
     with pytest.raises(ConfigError, match=r'model\.decode_head\.in_channels'):
         check_model(MODELS.build(toy(decode_head=head)))

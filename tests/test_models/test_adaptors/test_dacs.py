@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import init_default_scope
 from torch.nn import functional as F
 
 from mmrs.models.losses.cross_entropy import PixelMeanCrossEntropyLoss
@@ -21,7 +20,6 @@ def load(name):
 
 @pytest.mark.parametrize('early', [True, False])
 def test_three_steps_equal_the_release(early):
-    init_default_scope('mmrs')
     recorded = load('uda_daformer_steps')
     assert parity_daformer.recognises(recorded)
     result = parity_daformer.compare(recorded, GOLDEN, early_backward=early)
@@ -39,7 +37,6 @@ def test_three_steps_equal_the_release(early):
     ids=str,
 )
 def test_another_method_is_told_from_the_release(options):
-    init_default_scope('mmrs')
     result = parity_daformer.compare(load('uda_daformer_steps'), GOLDEN, **options)
     assert result.errors['parameters'][0] > 1e-4
 

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from mmengine.registry import init_default_scope
 
 from mmrs.models.adaptors import Domain
 from mmrs.models.losses.head_loss import FusedLogits, head_loss
@@ -8,11 +7,6 @@ from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
 from tests.conformance import Trainer
 from tests.recordings import unpack
-
-
-@pytest.fixture(autouse=True)
-def _scope():
-    init_default_scope('mmrs')
 
 
 def build(**changes):

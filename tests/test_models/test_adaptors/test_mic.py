@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import init_default_scope
 
 from mmrs.utils import ConfigError
 from tests import parity_daformer
@@ -11,7 +10,6 @@ QUIET = {'model.decode_head.dropout_ratio': 0.0, 'model.backbone.drop_path_rate'
 
 
 def test_three_steps_on_hrda_equal_the_release(golden):
-    init_default_scope('mmrs')
     recorded = golden('uda_mic_steps.pt')
     assert parity_daformer.recognises(recorded)
     result = parity_daformer.compare(recorded, None)
@@ -21,7 +19,6 @@ def test_three_steps_on_hrda_equal_the_release(golden):
 
 @pytest.mark.parametrize('options', [dict(masked_consistency=dict(block=16, augmentation=None, weight=0.99))], ids=str)
 def test_another_method_is_told_from_the_release(golden, options):
-    init_default_scope('mmrs')
     result = parity_daformer.compare(golden('uda_mic_steps.pt'), None, **options)
     assert not result.passed
     assert result.errors['losses'][0] > 1e-3

@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import init_default_scope
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,11 +15,6 @@ from tests.conformance import AUXILIARY, Trainer
 from tests.recordings import enlarged
 
 GOLDEN = Path(__file__).resolve().parents[2] / 'data' / 'golden'
-
-
-@pytest.fixture(autouse=True)
-def _scope():
-    init_default_scope('mmrs')
 
 
 # Whole steps ---------------------------------------------------------------------------------------------------------

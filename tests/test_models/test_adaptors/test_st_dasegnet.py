@@ -18,11 +18,6 @@ GOLDEN = Path(__file__).resolve().parents[2] / 'data' / 'golden'
 CHANNELS = [8, 16, 16, 32]
 
 
-@pytest.fixture(autouse=True)
-def _scope():
-    parity.init_default_scope('mmrs')
-
-
 def config(**changes):
     """ST-DASegNet on a tiny MiT with stride 16, whose last map of a 96 px crop is 6 px."""
     cfg = dict(

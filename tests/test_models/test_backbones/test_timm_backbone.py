@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmrs.models.backbones.timm_backbone import TimmBackbone
@@ -84,7 +83,6 @@ def test_maps_have_their_channels_first(timm, name):
 
 
 def test_heads_ask_for_its_widths(timm):
-    init_default_scope('mmrs')
     model = dict(
         backbone=dict(type='TimmBackbone', model_name='first', in_channels=None, pretrained=True),
         decode_head=dict(type='EfficientSegformerHead', in_channels=None, in_index=[0, 2]),

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from torch.nn import functional as F
 
 from mmrs.apis.filling import fill_model
@@ -68,7 +67,6 @@ def test_sigmoids_get_the_odds_of_each_class():
 
 
 def test_heads_pass_on_whose_labels_they_are():
-    init_default_scope('mmrs')
     head = MODELS.build(
         dict(
             type='FCNHead',

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import init_default_scope
 from torch.nn import functional as F
 
 from mmrs.models.parts import Adversary
@@ -12,8 +11,7 @@ from mmrs.utils import ConfigError
 
 
 @pytest.fixture(autouse=True)
-def _scope():
-    init_default_scope('mmrs')
+def _seed():
     torch.manual_seed(0)
 
 
