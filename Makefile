@@ -67,10 +67,8 @@ demo: $(STAMP)  ## Generate, convert, train and test the synthetic pair (minutes
 test: install  ## Run the tests but for the slow ones, as before a commit
 	$(PYTEST) -m 'not slow' $(ARGS)
 
-test-all: install  ## Run those, then the slow ones: converters, several processes, long runs
-	@# 5: what ARGS names has no test of a tier.
-	$(PYTEST) -m 'not slow' $(ARGS) || [ $$? = 5 ]
-	$(PYTEST) -m slow $(ARGS) || [ $$? = 5 ]
+test-all: install  ## Run those and the slow ones: converters, several processes, long runs
+	$(PYTEST) $(ARGS)
 
 lint: install  ## Check style, format and types
 	$(PY) -m ruff check .
