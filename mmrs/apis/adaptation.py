@@ -24,7 +24,7 @@ from mmrs.apis.training import train
 from mmrs.engine.saved_runs import newest_checkpoint, number_of
 from mmrs.evaluation.label_free import Consistency, choose, dead_classes, inadmissible, observe
 from mmrs.evaluation.label_free.choice import MARGIN, Choice
-from mmrs.evaluation.label_free.criterion import shares_of
+from mmrs.evaluation.label_free.criterion import look
 from mmrs.install import install
 from mmrs.models.batch_statistics import adapt_batch_statistics, blend_weight, running_norms
 from mmrs.utils.config import load_config, remove_pretrained
@@ -359,11 +359,9 @@ class Adaptation:
 
     def _look(self, model: Any, crops: Sequence[Mapping[str, Any]]) -> tuple[Consistency, Tensor]:
         number = len(model.dataset_meta['classes'])
-        criterion, counts = Consistency(number), torch.zeros(number, dtype=torch.int64)
-        for seen in observe(model, crops):
-            counts += torch.bincount(seen.label[seen.valid].cpu(), minlength=number)
-            criterion.update(seen)
-        return criterion, shares_of(counts)
+        criterion = Consistency(number)
+        (shares,) = look(observe(model, crops), [[criterion]], number)
+        return criterion, shares
 
     def _expected(self, model: Any, predicted: Tensor) -> tuple[Tensor, str]:
         """Shares of the classes that there should be, and where they are from."""

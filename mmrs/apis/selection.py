@@ -31,7 +31,7 @@ from mmrs.datasets.transforms import PackRasterInputs
 from mmrs.engine.saved_runs import own_checkpoints
 from mmrs.evaluation.label_free import CRITERIA, choose, inadmissible, observe
 from mmrs.evaluation.label_free.choice import MARGIN, Choice
-from mmrs.evaluation.label_free.criterion import LabelFreeCriterion, Score, shares_of
+from mmrs.evaluation.label_free.criterion import Score, look
 from mmrs.install import install
 from mmrs.models.batch_statistics import adapt_batch_statistics, running_norms
 from mmrs.registry import DATASETS
@@ -345,7 +345,7 @@ class Selection:
         criteria = [
             [CRITERIA[name](len(classes), **self.options.get(name, {})) for name in self.criteria] for _ in group
         ]
-        shares = self._look(model, shifts, criteria)
+        shares = look(observe(model, self._crops), criteria, len(classes), shifts)
         return [
             Judged(
                 candidate,
@@ -368,22 +368,6 @@ class Selection:
     def expected(self) -> dict[str, float]:
         """Shares of the classes in the source's labels, by the configuration of the least adapted candidate."""
         return label_shares(load_config(self.candidates[0].config))
-
-    def _look(
-        self,
-        model: BaseSegmentor,
-        shifts: Sequence[Tensor | None],
-        criteria: Sequence[Sequence[LabelFreeCriterion]],
-    ) -> list[Tensor]:
-        """Shares of the classes in the maps of the target under each class prior; the criteria have seen all images."""
-        counts = [torch.zeros(len(model.dataset_meta['classes']), dtype=torch.int64) for _ in shifts]
-        for seen in observe(model, self._crops):
-            for count, shift, own in zip(counts, shifts, criteria):
-                view = seen if shift is None else seen.shifted(shift)
-                count += torch.bincount(view.label[view.valid].cpu(), minlength=len(count))
-                for criterion in own:
-                    criterion.update(view)
-        return [shares_of(count) for count in counts]
 
     def model(self, candidate: Candidate) -> BaseSegmentor:
         """A candidate's network, with its statistics of batch normalisation, before any correction of shares.

@@ -10,7 +10,7 @@ import torch
 from mmengine.evaluator import Evaluator
 
 from mmrs.evaluation.label_free import CRITERIA, dead_classes, observe
-from mmrs.evaluation.label_free.criterion import shares_of
+from mmrs.evaluation.label_free.criterion import look
 from mmrs.registry import LOOPS
 from mmrs.utils.errors import ConfigError, require_number, require_one_of
 from mmrs.utils.wrappers import unwrapped
@@ -92,14 +92,10 @@ class LabelFreeValLoop(ValLoop):
         criteria = [CRITERIA[name](classes) for name in self.criteria]
         if self.expected is not None and len(self.expected) != classes:
             raise ConfigError(f'val_cfg.expected has {len(self.expected)} shares, but the model has {classes} classes')
-        counts = torch.zeros(classes, dtype=torch.int64)
-        for seen in observe(model, self._samples(number)):
-            counts += torch.bincount(seen.label[seen.valid].cpu(), minlength=classes)
-            for criterion in criteria:
-                criterion.update(seen)
+        (shares,) = look(observe(model, self._samples(number)), [criteria], classes)
         scores = {}
         if self.expected is not None:
-            scores['dead_classes'] = float(dead_classes(shares_of(counts), self.expected).sum())
+            scores['dead_classes'] = float(dead_classes(shares, self.expected).sum())
         for criterion in criteria:
             score = criterion.compute(self.expected)
             scores[criterion.name] = score.value

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from mmrs.utils.errors import DataError
 
 from .observation import Observation
 
-__all__ = ['DEAD', 'PRESENT', 'LabelFreeCriterion', 'Score', 'mean_over_classes']
+__all__ = ['DEAD', 'PRESENT', 'LabelFreeCriterion', 'Score', 'look', 'mean_over_classes']
 
 #: Share of the source's labelled pixels from which on a class is expected in the target.
 PRESENT = 0.005
@@ -82,6 +82,33 @@ class LabelFreeCriterion(ABC):
     def compared(cls, scores: Sequence[Score]) -> list[float]:
         """Values of several candidates, on one scale."""
         return [score.value for score in scores]
+
+
+def look(
+    views: Iterable[Observation],
+    criteria: Sequence[Sequence[LabelFreeCriterion]],
+    num_classes: int,
+    offsets: Sequence[Tensor | None] = (None,),
+) -> list[Tensor]:
+    """Show all images to criteria, once under each class prior.
+
+    Args:
+        views: Images, see :func:`observe`.
+        criteria: Those of each class prior.
+        num_classes: K.
+        offsets: Added to the logits, ``(K,)``, for each class prior; None: nothing.
+
+    Returns:
+        Shares of the classes in the maps under each of them, ``(K,)``; 0 where no pixel has data.
+    """
+    counts = [torch.zeros(num_classes, dtype=torch.int64) for _ in offsets]
+    for seen in views:
+        for count, shift, own in zip(counts, offsets, criteria):
+            view = seen if shift is None else seen.shifted(shift)
+            count += torch.bincount(view.label[view.valid].cpu(), minlength=num_classes)
+            for criterion in own:
+                criterion.update(view)
+    return [shares_of(count) for count in counts]
 
 
 def mean_over_classes(values: Tensor, shares: Tensor, expected: Tensor | None, worst: float) -> float:
