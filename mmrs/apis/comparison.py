@@ -144,12 +144,14 @@ class Comparison:
         pairs = [(first.get(seed, {}), other.get(seed, {})) for seed in self.seeds]
         return Spread(tuple(b[key] - a[key] for a, b in pairs if key in a and key in b))
 
-    def _title_of(self, name: str) -> str:
+    def title_of(self, name: str) -> str:
+        """A configuration's name for a table, with the number of its seeds where some are missing."""
         runs, wanted = len(self.values[name]), len(self.seeds)
         title = self.titles.get(name, name)
         return title if runs == wanted else f'{title} ({runs} of {wanted} seeds)'
 
-    def _rows(self) -> list[list[str]]:
+    def rows(self) -> list[list[str]]:
+        """Rows of a table: a value's name, then its spread for each configuration."""
         return [[_title(key), *(str(self.spread(name, key)) for name in self.values)] for key in self.keys]
 
     def notes(self) -> list[str]:
@@ -174,17 +176,17 @@ class Comparison:
         table = Table(title=title, title_justify='left', title_style='bold')
         table.add_column('')
         for name in self.values:
-            table.add_column(self._title_of(name), justify='right')
+            table.add_column(self.title_of(name), justify='right')
         sections = [(0, 1, 1, 2)[_rank(key)] for key in self.keys]
-        for key, row, section, following in zip(self.keys, self._rows(), sections, [*sections[1:], None]):
+        for key, row, section, following in zip(self.keys, self.rows(), sections, [*sections[1:], None]):
             table.add_row(*row, end_section=section != following, style='bold' if key == 'mIoU' else None)
         return table
 
     def markdown(self) -> str:
         """For the documentation."""
-        header = ['', *map(self._title_of, self.values)]
+        header = ['', *map(self.title_of, self.values)]
         notes = '\n'.join(f'{note}  ' for note in self.notes()).rstrip()
-        return f'{markdown_table(header, self._rows())}\n{notes}\n'
+        return f'{markdown_table(header, self.rows())}\n{notes}\n'
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -15,7 +15,7 @@ from mmrs.registry import DATASETS
 from mmrs.utils.config import look_up, walk, where_in
 from mmrs.utils.errors import ConfigError
 
-__all__ = ['check_keys']
+__all__ = ['check_keys', 'read_keys']
 
 #: Keys of mmsegmentation 0.x that are dicts or lists there, and what took their place.
 _OLD = {
@@ -85,6 +85,11 @@ _READ = (
 )  # fmt: skip
 
 
+def read_keys() -> set[str]:
+    """Keys of a configuration that something reads; any others are its variables."""
+    return {*inspect.signature(Runner.__init__).parameters, *_READ} - {'self', 'cfg'}
+
+
 def check_keys(config: Config) -> None:
     """Look for keys that nothing reads although they are meant to be read.
 
@@ -97,7 +102,7 @@ def check_keys(config: Config) -> None:
     if old := dict(_old_keys(config)):
         listed = ', '.join(f'{key} (now {new})' for key, new in old.items())
         raise ConfigError(f'{where_in(config)}these are of mmsegmentation 0.x, and nothing reads them: {listed}')
-    known = {*inspect.signature(Runner.__init__).parameters, *_READ} - {'self', 'cfg'}
+    known = read_keys()
     for key in config.keys() - known:
         bare = key.strip('_0123456789')  # model_2 is a variable
         near = difflib.get_close_matches(key, known, 1, 0.9) if bare not in known else []

@@ -16,7 +16,16 @@ from mmrs.models.adaptors.base import SHARES
 from mmrs.utils.errors import ConfigError, DataError, require_folder
 from mmrs.utils.files import atomic_path
 
-__all__ = ['LINE_COLOURS', 'Curves', 'plot_curves', 'read_scalars', 'smoothed']
+__all__ = [
+    'LINE_COLOURS',
+    'Curves',
+    'chosen_keys',
+    'plot_curves',
+    'read_scalars',
+    'scalar_files',
+    'smoothed',
+    'training_records',
+]
 
 #: Values by name: steps and values, each in the order of the steps.
 Curves = Mapping[str, 'tuple[np.ndarray, np.ndarray]']
@@ -30,7 +39,12 @@ _NOT_SHOWN = {'iter', 'step', 'epoch', 'time', 'data_time', 'memory'}
 LINE_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31')
 
 
-def _scalar_files(run: Path) -> list[Path]:
+def scalar_files(run: Path) -> list[Path]:
+    """The ``scalars.json`` of a run, one for each time that it was begun or resumed, the oldest first.
+
+    Raises:
+        DataError: There is none.
+    """
     if run.is_file():
         return [run]
     require_folder(run, 'a work dir or its scalars.json')
@@ -67,7 +81,7 @@ def read_scalars(run: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         DataError: There is no such file, or it is no such file.
     """
     series: dict[str, dict[int, float]] = {}
-    for file in _scalar_files(Path(run)):
+    for file in scalar_files(Path(run)):
         records = _records(file)
         steps = [int(r['step']) for r in records if 'step' in r]
         for values in series.values():
@@ -85,6 +99,15 @@ def read_scalars(run: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return curves
 
 
+def training_records(run: str | Path) -> list[dict[str, Any]]:
+    """What the training of a run has logged, time and memory too, without its validations.
+
+    Raises:
+        DataError: As :func:`read_scalars`.
+    """
+    return [record for file in scalar_files(Path(run)) for record in _records(file) if 'iter' in record]
+
+
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
     """Centred moving mean over `window` values (the next odd number), fewer at the ends; NaN is left out."""
     half = window // 2
@@ -95,7 +118,12 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def _chosen(runs: Mapping[str, Curves], keys: Sequence[str] | None) -> list[str]:
+def chosen_keys(runs: Mapping[str, Curves], keys: Sequence[str] | None = None) -> list[str]:
+    """The keys to draw, by names or patterns; by default the total loss, the scores, and whether adaptation is active.
+
+    Raises:
+        ConfigError: No run has such a key.
+    """
     known = list(dict.fromkeys(key for curves in runs.values() for key in curves))
     chosen: dict[str, None] = {}
     for pattern in keys or DEFAULT_KEYS:
@@ -137,7 +165,7 @@ def plot_curves(
     """
     from matplotlib.figure import Figure  # slow to import, and rarely needed
 
-    chosen = _chosen(runs, keys)
+    chosen = chosen_keys(runs, keys)
     columns = min(len(chosen), 3 if len(chosen) > 4 else 2)
     rows = math.ceil(len(chosen) / columns)
     figure = Figure((5.2 * columns, 3.4 * rows + 0.5), layout='constrained')
