@@ -28,6 +28,7 @@ setup(
     keywords='remote sensing, semantic segmentation, unsupervised domain adaptation, MMSegmentation',
     python_requires='>=3.10',
     packages=find_packages(include=['mmrs', 'mmrs.*']),
+    package_data={'mmrs.visualization.report': ['templates/*']},
     # Neither mm stack is a hard requirement: two sets of distributions provide the same import names.
     install_requires=requirements('runtime'),
     extras_require={name: requirements(name) for name in ('tests', 'optional')},

@@ -980,6 +980,32 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
+        'mmrs/apis/report.py',
+        ('tests/test_apis/test_report_page.py::test_disagreement_counts_pixels_with_data',),
+        (
+            'disagreement-where-there-is-nothing',
+            'places without data are shown as those where maps disagree most',
+            '(maps < len(self.classes)).all(0)',
+            '(maps < 256).all(0)',
+        ),
+    ),
+    *_in_file(
+        'mmrs/visualization/report/blocks.py',
+        ('tests/test_visualization/test_report.py',),
+        (
+            'confusion-by-prediction',
+            'shares of the map are taken for shares of the labels',
+            'for row in counts]',
+            'for row in counts.T]',
+        ),
+        (
+            'curve-upside-down',
+            'a falling loss is drawn as a rising one',
+            "('y', 1, self.height - 46, 10)",
+            "('y', 1, 10, self.height - 46)",
+        ),
+    ),
+    *_in_file(
         'mmrs/apis/class_prior.py',
         ('tests/test_apis/test_class_prior.py',),
         (

@@ -13,7 +13,7 @@ from mmrs.utils.config import find_registered
 from mmrs.weights.remote import load_from_file
 from tests.tiny_runs import REPOSITORY
 from tools import adapt, predict, test, train
-from tools.analysis_tools import calibrate, compare_priors, select_checkpoint
+from tools.analysis_tools import calibrate, compare_priors, report, select_checkpoint
 from tools.deployment import export_onnx
 from tools.model_converters import stdasegnet2mmrs
 
@@ -34,6 +34,7 @@ CHECKPOINTS = {
     'predict': (predict, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT']),
     'compare_priors': (compare_priors, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT', '--priors', 'uniform']),
     'calibrate': (calibrate, ['CONFIG', 'FILE', '-o', 'OUT']),
+    'report': (report, ['FILE', '-o', 'OUT']),
     'select': (select_checkpoint, ['FILE', '-o', 'OUT']),
     'export': (export_onnx, ['CONFIG', 'FILE', '-o', 'OUT']),
     'convert': (stdasegnet2mmrs, ['FILE', 'OUT', '--config', 'CONFIG']),
