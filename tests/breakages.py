@@ -1102,6 +1102,32 @@ BREAKAGES: list[Breakage] = [
             'kept = dict(self.teacher.named_parameters())',
         ),
     ),
+    *_in_file(
+        'mmrs/prediction/scenes.py',
+        ('tests/test_prediction/test_scenes.py',),
+        (
+            'scene-after-scene',
+            'a raster is predicted with what is left of the one before, and maps depend on their order',
+            'return kept_batch_statistics(self.predictor.model)',
+            'return __import__("contextlib").nullcontext()',
+        ),
+        (
+            'scene-prior-of-the-source',
+            'the shares that the model has learned are taken for those of the scene, and rare classes lose',
+            ' / self.trained[:, None, None]',
+            '',
+        ),
+    ),
+    *_in_file(
+        'mmrs/apis/inference.py',
+        ('tests/test_prediction/test_scenes.py',),
+        (
+            'adaptation-not-recorded',
+            'a stopped run goes on with other settings, and a map is made of two models',
+            'calibration=self.calibration, adapt=adapted)',
+            'calibration=self.calibration)',
+        ),
+    ),
 ]
 
 

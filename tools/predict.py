@@ -93,6 +93,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument('--overwrite', action='store_true', help='replace maps that exist')
     what.add_argument('--dry-run', action='store_true', help='only say what would be done')
 
+    scene = parser.add_argument_group('follow each raster, without labels (docs/source_free.md)')
+    scene.add_argument(
+        '--adapt', choices=('bn', 'prior'),
+        help='before each raster is predicted, from the checkpoint on: bn, statistics of batch normalisation follow '
+        'it; prior, shares of the classes do (see --prior-strength)',
+    )  # fmt: skip
+    scene.add_argument('--adapt-weight', type=float, metavar='W', help='of the raster in bn, 0 to 1 (default: 0.5)')
     add_class_prior(parser)
     add_trust(parser)
     add_cfg_options(parser)
@@ -127,6 +134,8 @@ _MODEL = (
     'prior_strength',
     'source_shares',
     'calibrated',
+    'adapt',
+    'adapt_weight',
 )
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
 
-from mmrs.apis.class_prior import PriorOptions
+from mmrs.apis.class_prior import STRENGTH, PriorOptions
 from mmrs.apis.filling import configured_meta, fill_model
 from mmrs.apis.preflight import check_loaders
 from mmrs.apis.statistics import applies_scale, leaves, loaded_bands, steps_between
@@ -35,6 +36,7 @@ from mmrs.prediction.mapping import MapReport, make_maps
 from mmrs.prediction.maps import NODATA, labels_of
 from mmrs.prediction.onnx_predictor import OnnxPredictor
 from mmrs.prediction.predictors import FlipAverage, Predictor, TorchPredictor
+from mmrs.prediction.scenes import SceneAdaptation, ScenePrior, SceneStatistics
 from mmrs.prediction.sources import ArraySource, WindowSteps
 from mmrs.prediction.stream import Task, stream
 from mmrs.prediction.window_grid import WindowGrid
@@ -167,6 +169,10 @@ class SegInferencer:
         source_shares: Likewise.
         calibrated: Calibration of this very checkpoint, see :func:`mmrs.apis.calibration.calibrate`. A class prior is
             that of the calibrated logits.
+        adapt: How the model follows each image or raster before it predicts it, without labels: ``bn``, see
+            :class:`SceneStatistics`, or ``prior``, see :class:`ScenePrior`, whose `prior_strength` and `source_shares`
+            those above are then.
+        adapt_weight: Of the scene in ``bn``, 0 to 1; by default 0.5.
 
     Raises:
         ConfigError: Something in the configuration or the options cannot work, or the calibration is another model's.
@@ -199,9 +205,12 @@ class SegInferencer:
         prior_strength: float | None = None,
         source_shares: str | os.PathLike | None = None,
         calibrated: str | os.PathLike | None = None,
+        adapt: str | None = None,
+        adapt_weight: float | None = None,
     ) -> None:
         install()
-        options = PriorOptions(class_prior, prior_strength, source_shares)
+        scenes = _SceneOptions(adapt, adapt_weight, backend, class_prior, prior_strength, source_shares)
+        options = PriorOptions() if adapt == 'prior' else PriorOptions(class_prior, prior_strength, source_shares)
         calibration = None if calibrated is None else Calibration.read(calibrated)
         cfg = load_config(config, cfg_options)
         require_one_of('backend', backend, BACKENDS)
@@ -236,6 +245,7 @@ class SegInferencer:
         if options or calibration is not None:
             base.adjust_logits(scaling.scale, offsets)
         self.predictor = base
+        self._scenes = scenes.build(self.predictor)
         if tta:
             self.predictor = FlipAverage(self.predictor)
         dataset = next(leaves(cfg.test_dataloader.dataset)) if cfg.get('test_dataloader') else {}
@@ -265,11 +275,9 @@ class SegInferencer:
         self.class_prior = record
         #: What :meth:`Calibration.record` says of a calibration.
         self.calibration = None if calibration is None else calibration.record()
-        self._identity |= {
-            key: value
-            for key, value in (('class_prior', record), ('calibration', self.calibration))
-            if value is not None
-        }
+        adapted = None if self._scenes is None else self._scenes.record()
+        identity = dict(class_prior=record, calibration=self.calibration, adapt=adapted)
+        self._identity |= {key: value for key, value in identity.items() if value is not None}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -310,7 +318,8 @@ class SegInferencer:
         output = _InMemory(shape, len(self.classes), self.predictor.threshold)
         source = ArraySource(image, valid, WindowSteps(self.steps))
         runs = [run for lane in range(len(grid.lanes)) for run in grid.runs(lane)]
-        stream((Task(source, grid, run, output) for run in runs), self.predictor)
+        with nullcontext() if self._scenes is None else self._scenes.of(source, grid):
+            stream((Task(source, grid, run, output) for run in runs), self.predictor)
         return Prediction(output.labels, output.probabilities, self.classes)
 
     def predict_rasters(
@@ -381,8 +390,41 @@ class SegInferencer:
             extra=tuple(extra),
             dtype=dtype,
         )
-        maker = MapMaker(self.predictor, settings, self.steps, self._identity, quicklook, resume, overwrite)
+        maker = MapMaker(
+            self.predictor, settings, self.steps, self._identity, quicklook, resume, overwrite, self._scenes
+        )
         return make_maps(maker, inputs, out, vector, min_area, simplify, vrt, areas, dry_run, progress)
+
+
+@dataclass(frozen=True)
+class _SceneOptions:
+    """How the model shall follow each scene; arguments of :class:`SegInferencer`."""
+
+    adapt: str | None
+    weight: float | None
+    backend: str
+    class_prior: Any
+    strength: float | None
+    source_shares: Any
+
+    def __post_init__(self) -> None:
+        require_one_of('adapt', self.adapt, (None, 'bn', 'prior'))
+        if self.weight is not None and self.adapt != 'bn':
+            raise ConfigError('adapt_weight is for adapt=bn (--adapt bn)')
+        if self.adapt is not None and self.backend != 'torch':
+            raise ConfigError('adapt is for the backend torch: an ONNX file has its weights')
+        if self.adapt == 'prior' and self.class_prior is not None:
+            raise ConfigError('class_prior gives the shares of the classes that adapt=prior would estimate: leave one')
+
+    def build(self, predictor: Any) -> SceneAdaptation | None:
+        if self.adapt == 'bn':
+            return SceneStatistics(predictor, 0.5 if self.weight is None else self.weight)
+        if self.adapt == 'prior':
+            strength = STRENGTH if self.strength is None else self.strength
+            options = PriorOptions('uniform', strength, self.source_shares)
+            trained = options.resolve(predictor.model.cfg, predictor.classes).trained
+            return ScenePrior(predictor, trained, strength)
+        return None
 
 
 class _InMemory:

@@ -22,6 +22,7 @@ from mmrs.prediction.jobs import MapJob, MapSettings, plan_job
 from mmrs.prediction.maps import EXTRA_LAYERS, FINGERPRINT_TAG, map_layers, read_fingerprint
 from mmrs.prediction.parts import PartStore
 from mmrs.prediction.predictors import Predictor
+from mmrs.prediction.scenes import SceneAdaptation
 from mmrs.prediction.sources import WindowSteps
 from mmrs.utils.errors import ConfigError, DataError, OutputError, describe, some
 from mmrs.utils.records import differences
@@ -62,6 +63,7 @@ class MapMaker:
         quicklook: Whether to draw each map.
         resume: Whether to keep finished maps and to continue half-done ones.
         overwrite: Whether to replace maps.
+        scenes: What the model does before each raster.
     """
 
     def __init__(
@@ -73,10 +75,12 @@ class MapMaker:
         quicklook: bool = False,
         resume: bool = False,
         overwrite: bool = False,
+        scenes: SceneAdaptation | None = None,
     ) -> None:
         self.predictor, self.settings, self.steps = predictor, settings, WindowSteps(steps)
         self.identity = dict(identity or {})
         self.quicklook, self.resume, self.overwrite = quicklook, resume, overwrite
+        self.scenes = scenes
         self.layers = map_layers(
             predictor.classes, predictor.palette, settings.extra, settings.dtype, predictor.threshold
         )

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -94,9 +95,25 @@ class _Work:
 
     def tasks(self, runs: Sequence[Run], finish: Callable[[], None] | None) -> Iterator[Task]:
         """Some runs; `finish` is called after the last one."""
+        checked = _Checked(self._source(), self, self._maker.predictor)
+        for run in runs:
+            yield Task(checked, self.job.windows, run, self, finish if run is runs[-1] else None)
+
+    @contextmanager
+    def adapted(self) -> Iterator[None]:
+        """The model is adapted to the raster inside; that it cannot be is noted."""
+        with ExitStack() as stack:
+            try:
+                if self._maker.scenes is not None:
+                    stack.enter_context(self._maker.scenes.of(self._source(), self.job.windows))
+            except (OSError, ValueError) as error:
+                self.fail(error)
+            yield
+
+    def _source(self) -> RasterSource:
         job, maker = self.job, self._maker
         settings = maker.settings
-        source = RasterSource(
+        return RasterSource(
             job.path,
             job.grid,
             settings.bands,
@@ -106,9 +123,6 @@ class _Work:
             settings.aoi_layer,
             settings.apply_scale,
         )
-        checked = _Checked(source, self, maker.predictor)
-        for run in runs:
-            yield Task(checked, job.windows, run, self, finish if run is runs[-1] else None)
 
 
 class _Checked:
@@ -315,12 +329,21 @@ def _predict(maker: MapMaker, works: Sequence[_Work], progress: bool) -> tuple[T
             while publishing and publishing[0].done():
                 publishing.pop(0).result()  # raises what went wrong
 
-        def tasks() -> Iterator[Task]:
-            for work, runs, alone in own:
+        def tasks(works: Sequence[tuple[_Work, list[Run], bool]]) -> Iterator[Task]:
+            for work, runs, alone in works:
                 yield from work.tasks(runs, partial(publish, work.job) if alone else None)
 
         try:
-            times = stream(tasks(), maker.predictor, advance)
+            if maker.scenes is None:
+                times = stream(tasks(own), maker.predictor, advance)
+            else:  # one raster after the other, for the model is another one for each
+                times = Times()
+                for work, runs, alone in own:
+                    if not runs:
+                        continue
+                    with work.adapted():
+                        if not work.failed:
+                            times += stream(tasks([(work, runs, alone)]), maker.predictor, advance)
             for published in publishing:
                 published.result()
         finally:

@@ -87,7 +87,8 @@ class TorchPredictor:
             setattr(self, name, values.flatten().tolist())
         self.bands = len(self.mean)
         self.device = next(model.parameters()).device
-        self._adjustment: tuple[Tensor, Tensor] | None = None
+        #: Factor and offset of the logits, to be broadcast over ``(N, K, H, W)``; None: they are as they are.
+        self.adjustment: tuple[Tensor, Tensor] | None = None
 
     mean: list[float]
     std: list[float]
@@ -99,7 +100,7 @@ class TorchPredictor:
             scale: One number for each class.
             offsets: Likewise.
         """
-        self._adjustment = by_class(scale, self.device), by_class(offsets, self.device)
+        self.adjustment = by_class(scale, self.device), by_class(offsets, self.device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, valid: Tensor | None) -> Tensor:
@@ -114,8 +115,8 @@ class TorchPredictor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             logits = self.model.encode_decode(data['inputs'], [sample.metainfo for sample in data['data_samples']])
         logits = two_logits(logits[..., :height, :width]).float()
-        if self._adjustment is not None:
-            scale, offsets = self._adjustment
+        if self.adjustment is not None:
+            scale, offsets = self.adjustment
             logits = logits * scale + offsets
         return logits.softmax(1)
 

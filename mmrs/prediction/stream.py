@@ -43,6 +43,12 @@ class Times:
     waiting: float = 0.0
     windows: int = 0
 
+    def __iadd__(self, other: Times) -> Times:
+        self.total += other.total
+        self.waiting += other.waiting
+        self.windows += other.windows
+        return self
+
     @property
     def waiting_share(self) -> float:
         """Share of the time, 0 to 1."""

@@ -1,0 +1,189 @@
+"""A model that follows each raster before it predicts it, from the raster's pixels alone."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from mmrs.models.batch_statistics import adapt_batch_statistics, kept_batch_statistics, running_norms
+from mmrs.prediction.predictors import TorchPredictor, by_class
+from mmrs.prediction.sources import Source, WindowPixels
+from mmrs.prediction.stream import predict_batch
+from mmrs.prediction.window_grid import WindowGrid
+from mmrs.utils.errors import require_number
+
+__all__ = ['SceneAdaptation', 'ScenePrior', 'SceneStatistics']
+
+#: Windows that are looked at: this share of them, but no fewer than the second and no more than the third number.
+_SHARE, _LEAST, _MOST = 0.4, 8, 64
+#: Part of the estimated shares that is equal for all classes: a class that a scene seems to lack stays possible.
+_EQUAL = 0.01
+
+
+class SceneAdaptation(ABC):
+    """Adapts the model of a predictor to one scene at a time; each starts from the checkpoint.
+
+    Some windows of the scene are looked at first, drawn from its grid alike in all processes and attempts, whatever
+    part of the map they make. They pass one by one, so that memory is bounded and the size of batches changes nothing.
+
+    Args:
+        predictor: Its model changes while a scene is predicted.
+    """
+
+    #: Name of the option.
+    name: str
+
+    def __init__(self, predictor: TorchPredictor) -> None:
+        self.predictor = predictor
+
+    @contextmanager
+    def of(self, source: Source, grid: WindowGrid) -> Iterator[None]:
+        """Adapt the model to a scene inside of the block; to one without any data it does not.
+
+        Raises:
+            DataError: The scene cannot be read, or is too small for the adaptation.
+        """
+        with self._kept():
+            windows = scene_windows(source, grid)
+            if (first := next(windows, None)) is not None:
+                self._follow(first, windows)
+            yield
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """What maps depend on, as JSON has it."""
+
+    @abstractmethod
+    def _kept(self) -> Any:
+        """A context after which the model is bit for bit as before."""
+
+    @abstractmethod
+    def _follow(self, first: WindowPixels, others: Iterator[WindowPixels]) -> None:
+        """Change the model by windows that have data."""
+
+
+def scene_windows(source: Source, grid: WindowGrid) -> Iterator[WindowPixels]:
+    """Windows of a scene that have data, in an order that is drawn once for all."""
+    x0, y0, x1, y1 = grid.wanted
+    rows, columns = grid.y.touching(y0, y1), grid.x.touching(x0, x1)
+    number = len(rows) * len(columns)
+    left = min(_MOST, max(_LEAST, math.ceil(_SHARE * number)))
+    for index in np.random.default_rng(0).permutation(number).tolist():
+        row, column = divmod(index, len(columns))
+        x, y = grid.x.starts[columns[column]], grid.y.starts[rows[row]]
+        if (found := source.read((x, y, x + grid.size[1], y + grid.size[0]))) is not None:
+            yield found
+            left -= 1
+            if not left:
+                return
+
+
+class SceneStatistics(SceneAdaptation):
+    """Statistics of batch normalisation, blended with the scene's; see :func:`adapt_batch_statistics`.
+
+    Args:
+        predictor: See :class:`SceneAdaptation`.
+        weight: Of the scene, 0 to 1.
+
+    Raises:
+        ConfigError: The model has no batch normalisation, or the weight makes no sense.
+    """
+
+    name = 'bn'
+
+    def __init__(self, predictor: TorchPredictor, weight: float = 0.5) -> None:
+        super().__init__(predictor)
+        require_number('adapt_weight', weight, at_least=0, at_most=1)
+        running_norms(predictor.model)
+        self.weight = weight
+
+    def record(self) -> dict[str, Any]:
+        """See :class:`SceneAdaptation`."""
+        return dict(method=self.name, weight=self.weight)
+
+    def _kept(self) -> Any:
+        return kept_batch_statistics(self.predictor.model)
+
+    def _follow(self, first: WindowPixels, others: Iterator[WindowPixels]) -> None:
+        def normalised() -> Iterator[tuple[Tensor, Tensor | None]]:
+            yield self._normalised(first)
+            yield from map(self._normalised, others)
+
+        adapt_batch_statistics(self.predictor.model, normalised(), self.weight)
+
+    def _normalised(self, window: WindowPixels) -> tuple[Tensor, Tensor | None]:
+        size = tuple(window.image.shape[-2:])
+        sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size))
+        if window.valid is not None:
+            sample.valid_map = PixelData(data=window.valid[None])
+        data: Any = self.predictor.model.data_preprocessor(dict(inputs=[window.image], data_samples=[sample]))
+        images, valid = data['inputs'], None
+        if window.valid is not None or images.shape[-2:] != size:  # what a test pads is no data
+            valid = images.new_zeros(1, *images.shape[-2:], dtype=torch.bool)
+            valid[:, : size[0], : size[1]] = True if window.valid is None else window.valid.to(valid.device)
+        return images, valid
+
+
+class ScenePrior(SceneAdaptation):
+    """Shares of the classes that a scene seems to have, in place of those that the model has learned.
+
+    The estimate is the mean prediction under equal shares. It is not repeated with the shares that it gives, as
+    expectation maximisation does, which ends at one or two classes where predictions are not calibrated.
+
+    Args:
+        predictor: See :class:`SceneAdaptation`.
+        trained: Shares that the model has learned, ``(K,)``.
+        strength: Of the correction, 0 to 1.
+
+    Reference:
+        Saerens et al., Adjusting the Outputs of a Classifier to New a Priori Probabilities, Neural Computation 14,
+        2002: the first step.
+    """
+
+    name = 'prior'
+
+    def __init__(self, predictor: TorchPredictor, trained: Sequence[float], strength: float) -> None:
+        super().__init__(predictor)
+        self.trained, self.strength = np.asarray(trained, float), strength
+
+    def record(self) -> dict[str, Any]:
+        """See :class:`SceneAdaptation`."""
+        trained = {name: float(f'{p:.6g}') for name, p in zip(self.predictor.classes, self.trained)}
+        return dict(method=self.name, strength=self.strength, trained=trained)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        before = self.predictor.adjustment
+        try:
+            yield
+        finally:
+            self.predictor.adjustment = before
+
+    def _follow(self, first: WindowPixels, others: Iterator[WindowPixels]) -> None:
+        total, pixels = self._shares(first)
+        for window in others:
+            own, number = self._shares(window)
+            total, pixels = total + own, pixels + number
+        shares = (1 - _EQUAL) * total / max(pixels, 1) + _EQUAL / len(total)
+        shift = by_class((self.strength * np.log(shares / self.trained)).tolist(), self.predictor.device)
+        scale, offsets = self.predictor.adjustment or (1.0, 0.0)
+        self.predictor.adjustment = scale * torch.ones_like(shift), offsets + shift
+
+    def _shares(self, window: WindowPixels) -> tuple[np.ndarray, int]:
+        """Sum of a window's probabilities under equal shares ``(K,)``, and the number of its pixels with data."""
+        probabilities: Any = predict_batch(self.predictor, [window])
+        neutral = probabilities[0].double().cpu().numpy() / self.trained[:, None, None]
+        height, width = neutral.shape[1:]
+        valid = np.ones((height, width), bool)
+        if window.valid is not None:
+            valid = window.valid[:height, :width].cpu().numpy()
+        return (neutral / neutral.sum(0))[:, valid].sum(1), int(valid.sum())
