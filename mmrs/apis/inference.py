@@ -220,7 +220,7 @@ class SegInferencer:
         device = device or _own_device()
         self.predictor: Predictor
         base: TorchPredictor | OnnxPredictor
-        weights: str | None
+        trained: str | None  # hash of the checkpoint
         if backend == 'onnx':
             if amp:
                 raise ConfigError('amp is for the backend torch: an ONNX file has its precision')
@@ -228,14 +228,14 @@ class SegInferencer:
             if options:
                 with explained_errors(filled):
                     fill_model(filled, base.classes)
-            weights, record = base.metadata.get('weights'), base.metadata.get('class_prior')
+            trained, record = base.metadata.get('weights'), base.metadata.get('class_prior')
         else:
             model = init_model(cfg, checkpoint, device, trust_checkpoint=trust_checkpoint)
             base, filled = TorchPredictor(model, amp), model.cfg
-            weights, record = pooch.file_hash(str(checkpoint)), None
+            trained, record = pooch.file_hash(str(checkpoint)), None
         scaling = Scaling((1.0,) * len(base.classes), (0.0,) * len(base.classes))
         if calibration is not None:
-            calibration.require_model(base.classes, weights, checkpoint)
+            calibration.require_model(base.classes, trained, checkpoint)
             scaling = calibration.scaling
         offsets: Sequence[float] = scaling.offset
         if options:
@@ -268,7 +268,7 @@ class SegInferencer:
             mmrs=__version__,
             config=Path(cfg.filename).name if cfg.filename else '',
             checkpoint=Path(checkpoint).name,
-            weights=pooch.file_hash(str(checkpoint)),
+            weights=pooch.file_hash(str(checkpoint)) if backend == 'onnx' else trained,
             model=hashlib.sha256(settings.encode()).hexdigest(),
         )
         #: What :meth:`ClassPrior.record` says of a class prior that is not the one the model has learned.
