@@ -3,7 +3,10 @@
 import base64
 import io
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from mmrs.visualization.report import (
     render,
 )
 from tests.browser import MISSING, browser
+from tests.tiny_runs import REPOSITORY
 
 EVIL = '<script>alert("1")</script> & \'co\''
 CLASSES, COLOURS = ['built-up', EVIL, 'water'], [(255, 0, 0), (255, 255, 0), (0, 0, 255)]
@@ -96,6 +100,7 @@ def test_points_of_a_line_are_where_the_ticks_say():
     rules = [float(re.split('[ H]', own['d'])[1]) for own, _ in reader.all('path', class_='rule')]
     heights = zip(rules, (text for _, text in reader.all('text', **{'text-anchor': 'end'})))
     scales = [np.polyfit(*zip(*((at, float(text)) for at, text in known)), 1) for known in (words, heights)]
+    assert scales[0][0] > 0 > scales[1][0]  # larger values are further right and higher up
     points = np.array([tuple(map(float, point.split())) for point in re.split('[ML]', path)[1:]])
     np.testing.assert_allclose(np.polyval(scales[0], points[:, 0]), [0, 100, 300, 400], atol=0.5)
     np.testing.assert_allclose(np.polyval(scales[1], points[:, 1]), [2.5, 2.0, 0.75, 0.5], atol=0.01)
@@ -135,6 +140,16 @@ def test_pictures_are_in_the_page():
     (slider, _), *more = reader.all('input')
     assert not more
     assert (slider['type'], slider['min'], slider['max']) == ('range', '0', '1')
+
+
+@pytest.mark.slow
+def test_templates_are_installed(tmp_path):
+    command = [sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    folder = Path('mmrs/visualization/report/templates')
+    there = {file.name for file in (REPOSITORY / folder).iterdir()}
+    assert 'page.html' in there
+    assert {file.name for file in (tmp_path / folder).iterdir()} == there
 
 
 def test_the_page_is_sound_and_whatever_it_is_given_is_text():
