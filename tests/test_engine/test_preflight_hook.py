@@ -60,29 +60,25 @@ def test_labels_that_validation_does_not_have(tiny, tmp_path):
     fails(tiny, tmp_path, ValueError, options, 'clip0.png has no label path')
 
 
-@pytest.mark.parametrize('name', ['mFscore', ['mIoU', 'mDice']])
-def test_a_score_that_no_metric_gives(tiny, tmp_path, name):
-    options = {'default_hooks.checkpoint.save_best': name, 'default_hooks.checkpoint.rule': 'greater'}
-    wrong = name if isinstance(name, str) else name[1]
-    fails(tiny, tmp_path, ConfigError, options, f'save_best is {wrong!r}', 'aAcc, mIoU, mF1, mAcc')
+SAVE_BEST, RULE = 'default_hooks.checkpoint.save_best', 'default_hooks.checkpoint.rule'
+UNSCORED = {'val_dataloader': None, 'val_cfg': None, 'val_evaluator': None}
 
 
-@pytest.mark.parametrize('name', ['mIoU', 'auto'])
-def test_a_score_to_save_by_where_nothing_is_scored(tiny, tmp_path, name):
-    options = {
-        'val_dataloader': None, 'val_cfg': None, 'val_evaluator': None, 'default_hooks.checkpoint.save_best': name,
-    }  # fmt: skip
-    fails(tiny, tmp_path, ConfigError, options, f'save_best is {name!r}', 'val_dataloader')
-
-
-def test_a_score_that_stops_the_training(tiny, tmp_path):
-    options = {'custom_hooks': [dict(type=Watch), dict(type='EarlyStoppingHook', monitor='mDice', rule='greater')]}
-    fails(tiny, tmp_path, ConfigError, options, "EarlyStoppingHook.monitor is 'mDice'")
-
-
-def test_a_score_that_lowers_the_rate(tiny, tmp_path):
-    options = {'param_scheduler': [dict(type='ReduceOnPlateauLR', monitor='mDice', rule='greater')]}
-    fails(tiny, tmp_path, ConfigError, options, "ReduceOnPlateauLR.monitor is 'mDice'")
+@pytest.mark.parametrize(
+    ('options', 'texts'),
+    [
+        ({SAVE_BEST: 'mFscore', RULE: 'greater'}, ["save_best is 'mFscore'", 'aAcc, mIoU, mF1, mAcc']),
+        ({SAVE_BEST: ['mIoU', 'mDice'], RULE: 'greater'}, ["save_best is 'mDice'", 'aAcc, mIoU, mF1, mAcc']),
+        ({SAVE_BEST: 'mIoU', **UNSCORED}, ["save_best is 'mIoU'", 'val_dataloader']),
+        ({SAVE_BEST: 'auto', **UNSCORED}, ["save_best is 'auto'", 'val_dataloader']),
+        ({'custom_hooks': [dict(type=Watch), dict(type='EarlyStoppingHook', monitor='mDice', rule='greater')]},
+         ["EarlyStoppingHook.monitor is 'mDice'"]),
+        ({'param_scheduler': [dict(type='ReduceOnPlateauLR', monitor='mDice', rule='greater')]},
+         ["ReduceOnPlateauLR.monitor is 'mDice'"]),
+    ],
+)  # fmt: skip
+def test_a_score_that_no_metric_gives(tiny, tmp_path, options, texts):
+    fails(tiny, tmp_path, ConfigError, options, *texts)
 
 
 class Crooked(nn.Module):

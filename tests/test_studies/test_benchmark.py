@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
 
 from mmrs.engine.optimizers import JointOptimWrapperConstructor
 from mmrs.registry import MODELS
@@ -132,7 +131,6 @@ def test_stock_config_replaces_modules_and_optimizers(config_file):
     assert stock.model.backbone.type == 'mmseg.MixVisionTransformer'
     assert stock.model.decode_head.type == 'mmseg.SegformerHead'
     assert stock.optim_wrapper.segmentor.optimizer.fused is None
-    init_default_scope('mmrs')
     for ours, other in module.STOCK_TYPES.items():
         pair = MODELS.get(ours), MODELS.get(other)
         assert issubclass(*(reversed(pair) if other == 'DAFormerReleaseHead' else pair))
@@ -155,51 +153,44 @@ def test_measures_both_forms(config_file):
     assert 'ratio' in report
 
 
-def test_measures_a_configuration_against_changed_options(config_file, monkeypatch):
-    seen = []
-    # A process of its own for each takes seconds.
-    monkeypatch.setattr(module, '_peak_memory', lambda settings, stock: (2, 1))
-    monkeypatch.setattr(module, 'ProcessPoolExecutor', lambda *_: ThreadPoolExecutor(1))
+@pytest.fixture
+def seen(monkeypatch):
+    """What is measured, as settings and whether with the stock modules; nothing is run."""
+    found = []
 
     class Subject:
         def __init__(self, settings, stock):
-            seen.append((dict(settings.cfg_options or {}), stock))
+            found.append((settings, stock))
 
         def train_step(self):
             pass
 
         predict = train_step
 
+    # A process of its own for each takes seconds.
+    monkeypatch.setattr(module, '_peak_memory', lambda settings, stock: (2, 1))
+    monkeypatch.setattr(module, 'ProcessPoolExecutor', lambda *_: ThreadPoolExecutor(1))
     monkeypatch.setattr(module, '_Subject', Subject)
+    return found
+
+
+def test_measures_a_configuration_against_changed_options(config_file, seen):
     settings = BenchmarkSettings(config_file, iters=1, cfg_options={'crop_size': 64})
     results = benchmark(settings, against={'model.backbone.with_cp': True})
     assert list(results) == ['changed', 'mmrs']
-    assert seen == [({'crop_size': 64, 'model.backbone.with_cp': True}, False), ({'crop_size': 64}, False)]
+    options = [(dict(settings.cfg_options), stock) for settings, stock in seen]
+    assert options == [({'crop_size': 64, 'model.backbone.with_cp': True}, False), ({'crop_size': 64}, False)]
     assert 'ratio' in format_report({name: Measurement([1.0], [1.0], 1) for name in results})
     with pytest.raises(ConfigError, match='one at a time'):
         benchmark(settings, stock=True, against={'compile': True})
 
 
-def test_measures_several_networks(config_file, monkeypatch):
-    seen = []
-    monkeypatch.setattr(module, '_peak_memory', lambda settings, stock: (2, 1))
-    monkeypatch.setattr(module, 'ProcessPoolExecutor', lambda *_: ThreadPoolExecutor(1))
-
-    class Subject:
-        def __init__(self, settings, stock):
-            seen.append(settings.load().model.backbone)
-
-        def train_step(self):
-            pass
-
-        predict = train_step
-
-    monkeypatch.setattr(module, '_Subject', Subject)
+def test_measures_several_networks(config_file, seen):
     axes = dict(config=REPOSITORY / 'configs/source_only/method.py', task='dubai')
     names = ['segformer_r18', 'dinov3_vit-s16']
     results = benchmark(BenchmarkSettings(axes, iters=1), networks=names)
     assert list(results) == names
-    assert [backbone.type for backbone in seen] == ['ResNetV1c', 'PlainViT']
+    assert [settings.load().model.backbone.type for settings, _ in seen] == ['ResNetV1c', 'PlainViT']
     header, *rows = format_report({name: Measurement([1.0], [1.0], 1) for name in names}).splitlines()
     assert header.split() == [*names, 'ratio']
     assert len({len(row) for row in (header, *rows)}) == 1
