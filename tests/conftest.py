@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import gc
 import json
 import logging
 import os
@@ -46,6 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def installed() -> None:
     """Most tests call what lies behind the entry points, which have done this."""
     install()
+    # A data set collects garbage as it is built, and would look through all that has been imported each time.
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
