@@ -13,7 +13,7 @@ from mmrs.prediction.maker import MapMaker
 from mmrs.prediction.mapping import make_maps
 from tests.test_prediction.conftest import ByContext, smooth, write
 
-KILLS = 10
+KILLS = 5
 
 
 class Slow(ByContext):
@@ -51,7 +51,7 @@ def _attempt_lasts(seconds, started, out):
 
 
 @pytest.mark.skipif('forkserver' not in multiprocessing.get_all_start_methods(), reason='needs forkserver')
-def test_ten_kills_leave_nothing_but_the_map(tmp_path):
+def test_kills_leave_nothing_but_the_map(tmp_path):
     (tmp_path / 'in').mkdir()
     for i in range(3):
         write(tmp_path / 'in' / f'{i}.tif', smooth((150 + 60 * i, 100), i))

@@ -114,8 +114,7 @@ def test_file_names(path, expected):
     assert classify(PurePosixPath('/data') / path) == expected
 
 
-@pytest.mark.parametrize('zipped', [False, True])
-@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize(('layout', 'zipped'), zip(LAYOUTS, (False, True, False, True)))
 def test_images_of_the_labelling_dates(tmp_path, landcovernet, pack, layout, zipped):
     root, _, images, labels = landcovernet(layout)
     if zipped:
@@ -299,16 +298,11 @@ def test_data_set_reads_the_result(tmp_path, landcovernet):
         ('{"dates": "' + 'x' * 200_000 + '"}', r'is no table: field larger than'),
     ],
 )
-@pytest.mark.parametrize('zipped', [False, True])
-def test_table_of_another_format(tmp_path, pack, text, message, zipped):
+def test_table_of_another_format(tmp_path, text, message):
     path = tmp_path / '35JNN_17_labeling_dates.csv'
     path.write_text(text)
-    member = Member(PurePosixPath(path.name), path)
-    if zipped:
-        pack(tmp_path, tmp_path / 'chips.zip')
-        member = Member(PurePosixPath(path.name), tmp_path / 'chips.zip', path.name)
     with pytest.raises(DataError, match=rf'35JNN_17_labeling_dates\.csv.* {message}'):
-        read_dates(member)
+        read_dates(Member(PurePosixPath(path.name), path))
 
 
 @pytest.mark.parametrize(

@@ -132,9 +132,9 @@ def test_local_forgives_shifts_up_to_its_radius(shift):
 @pytest.mark.parametrize('tolerance', TOLERANCES)
 @pytest.mark.parametrize('distance', DISTANCES)
 def test_gradient_by_finite_differences(distance, tolerance, maps):
-    student, reference, valid_s, valid_r = tensors(*maps)
+    student, reference, valid_s, valid_r = (tensor[..., :4, :5] for tensor in tensors(*maps))
     loss = FeatureRegressionLoss(distance, tolerance)
-    student.requires_grad_()
+    student, reference = student[:, :3].clone().requires_grad_(), reference[:, :3]
     assert torch.autograd.gradcheck(lambda s: loss(s, reference, valid_s, valid_r), student)
 
 
