@@ -83,7 +83,7 @@ def browser(profile: Path) -> Iterator[Browser]:
     driver = subprocess.Popen([str(DRIVER), f'--port={port}'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     root = f'http://127.0.0.1:{port}'
     try:
-        for _ in range(100):
+        for _ in range(300):
             try:
                 if requests.get(f'{root}/status', timeout=5).json()['value']['ready']:
                     break

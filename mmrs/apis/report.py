@@ -32,6 +32,7 @@ from mmrs.utils.config import load_config
 from mmrs.utils.errors import (
     ConfigError,
     DataError,
+    UserError,
     describe,
     require_file,
     require_number,
@@ -159,7 +160,7 @@ def _scores(groups: Sequence[Group]) -> tuple[Section, list[str]]:
     comparison = Comparison(seeds, values, failed=failed)
     note, *others = comparison.notes()
     gains = others[: len(others) - len(failed)]
-    header = ['', *map(comparison.title_of, values)]
+    header = ['score', *map(comparison.title_of, values)]
     table = Table('IoU of each class, and means', header, comparison.rows())
     return Section(title, [*map(Text, (note, *others[len(gains) :])), table]), gains
 
@@ -169,6 +170,9 @@ _VERDICTS = {
     'kept': '{least} stays: no candidate is clearly better without labels of the target.',
     'none': 'No candidate can be recommended: classes died in all of them.',
 }
+
+
+_MARKS = {'adapted': 'chosen', 'kept': 'stays', 'none': ''}
 
 
 def _choice(file: Path | None) -> tuple[Section, list[str]]:
@@ -186,7 +190,7 @@ def _choice(file: Path | None) -> tuple[Section, list[str]]:
         rows = [
             [
                 own['candidate'],
-                'chosen' if own['candidate'] == chosen and found['verdict'] != 'none' else '',
+                _MARKS[found['verdict']] if own['candidate'] == chosen else '',
                 *(_number(own['scores'][name]['value']) for name in criteria),
                 *(f'{100 * share:.1f}' for share in own['shares']),
             ]
@@ -202,7 +206,7 @@ def _choice(file: Path | None) -> tuple[Section, list[str]]:
     config = Path(found['config'])
     classes = _classes(load_config(config)) if config.is_file() else ()
     shares = [f'{name}, %' for name in classes or (f'class {i}' for i in range(len(candidates[0]['shares'])))]
-    header = ['candidate', '', *(name.replace('_', ' ') for name in criteria), *shares]
+    header = ['candidate', 'verdict', *(name.replace('_', ' ') for name in criteria), *shares]
     blocks = [Text(sentence), Table('Criteria (higher is better) and shares of the classes in the map', header, rows)]
     return Section(title, blocks), [sentence]
 
@@ -269,8 +273,8 @@ def _predict(groups: Sequence[Group], number: int, size: int, seed: int, device:
         return 'no run has a checkpoint iter_N.pth.'
     try:
         crops = target_crops(groups[0].first.config, number, size, seed)
-    except DataError as error:
-        return f'images of the target cannot be read ({describe(error)}).'
+    except UserError as error:
+        return f'there are no images of the target ({describe(error)}).'
     labels: dict[str, list[np.ndarray]] = {}
     classes: tuple[str, ...] = ()
     for group in mapping:
@@ -363,14 +367,14 @@ def _gap(groups: Sequence[Group]) -> Section:
         return Section(title, absent='no run trains on a source and a target.')
     try:
         domains = domain_statistics([group.first.config.filename])
-    except DataError as error:
+    except UserError as error:
         return Section(title, absent=f'the training images cannot be read ({describe(error)}).')
     source, target = domains['source'], domains['target']
     shifts = wasserstein_shift(source, target)
     rows, charts = [], []
     for band, shift in enumerate(shifts):
         cells = [f'{own.mean[band]:.4g} ± {own.std[band]:.3g}' for own in (source, target)]
-        rows.append([f'band {band + 1}', *cells, f'{shift:.2f}'])
+        rows.append([f'{band + 1}', *cells, f'{shift:.2f}'])
         if all(own.count[band] for own in (source, target)):
             edges = histogram_edges([source, target], band)
             centres = (edges[1:] + edges[:-1]) / 2
@@ -381,7 +385,7 @@ def _gap(groups: Sequence[Group]) -> Section:
         f'Training images of {group.name}, without labels. The shift is the Wasserstein distance of the values of a '
         'band over their standard deviation: 0, the domains are alike; 1, they are a standard deviation apart.'
     )
-    table = Table('Mean ± standard deviation of the values', ['', 'source', 'target', 'shift'], rows)
+    table = Table('Mean ± standard deviation of the values', ['band', 'source', 'target', 'shift'], rows)
     return Section(title, [Text(text), table, Grid(charts)])
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mmrs.apis import SegInferencer, evaluate, train
-from mmrs.apis.report import _differences, _Maps, write_report
+from mmrs.apis.report import _choice, _differences, _Maps, write_report
 from mmrs.apis.report_runs import find_runs, group_runs
 from mmrs.utils.errors import CheckpointError, ConfigError, DataError, OutputError
 from mmrs.visualization.curves import read_scalars
@@ -149,6 +149,11 @@ def test_choice_and_confusion_matrices(runs, root, tmp_path):
     cells = re.findall(r'<rect class="cell".*?<text[^>]*>(.*?)</text>', inside[: inside.index('</section>')], re.DOTALL)
     assert cells == shares
     assert f'Ours, mIoU {found["mIoU"]:.1f}' in text
+    for verdict, mark in (('kept', 'stays'), ('none', '')):
+        file.write_text(json.dumps({**selection, 'verdict': verdict, 'gain': 0, 'candidates': candidates}))
+        section, (sentence,) = _choice(file)
+        assert section.blocks[1].rows[1][:2] == ['adapted/seed_0/iter_2.pth', mark]
+        assert ('a stays' in sentence) == (verdict == 'kept')
     for broken in ('{', '[]', json.dumps({**selection, 'verdict': 'best', 'candidates': candidates})):
         file.write_text(broken)
         with pytest.raises(DataError, match=r'selection\.json'):
