@@ -95,11 +95,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     scene = parser.add_argument_group('follow each raster, without labels (docs/source_free.md)')
     scene.add_argument(
-        '--adapt', choices=('bn', 'prior'),
+        '--adapt', choices=('bn', 'prior', 'tent'),
         help='before each raster is predicted, from the checkpoint on: bn, statistics of batch normalisation follow '
-        'it; prior, shares of the classes do (see --prior-strength)',
+        'it; prior, shares of the classes do (see --prior-strength); tent, after bn, predictions become surer',
     )  # fmt: skip
-    scene.add_argument('--adapt-weight', type=float, metavar='W', help='of the raster in bn, 0 to 1 (default: 0.5)')
+    scene.add_argument(
+        '--adapt-weight', type=float, metavar='W', help='of the raster in bn and tent, 0 to 1 (default: 0.5)'
+    )
     add_class_prior(parser)
     add_trust(parser)
     add_cfg_options(parser)

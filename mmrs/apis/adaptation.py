@@ -26,7 +26,7 @@ from mmrs.evaluation.label_free import Consistency, choose, dead_classes, inadmi
 from mmrs.evaluation.label_free.choice import MARGIN, Choice
 from mmrs.evaluation.label_free.criterion import look
 from mmrs.install import install
-from mmrs.models.batch_statistics import adapt_batch_statistics, blend_weight, running_norms
+from mmrs.models.batch_statistics import NoBatchStatisticsError, adapt_batch_statistics, blend_weight, running_norms
 from mmrs.utils.config import load_config, remove_pretrained
 from mmrs.utils.errors import ConfigError, DataError, OutputError, require_number, require_one_of
 from mmrs.utils.files import atomic_path
@@ -241,7 +241,7 @@ class Adaptation:
         """Of the target's statistics; none where a method that trains finds no batch normalisation."""
         try:
             running_norms(model)
-        except ConfigError:
+        except NoBatchStatisticsError:
             if self.method == 'bn' or self.weights or self.prior_images is not None:
                 raise
             return []

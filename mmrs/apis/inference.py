@@ -36,7 +36,7 @@ from mmrs.prediction.mapping import MapReport, make_maps
 from mmrs.prediction.maps import NODATA, labels_of
 from mmrs.prediction.onnx_predictor import OnnxPredictor
 from mmrs.prediction.predictors import FlipAverage, Predictor, TorchPredictor
-from mmrs.prediction.scenes import SceneAdaptation, ScenePrior, SceneStatistics
+from mmrs.prediction.scenes import SceneAdaptation, SceneEntropy, ScenePrior, SceneStatistics
 from mmrs.prediction.sources import ArraySource, WindowSteps
 from mmrs.prediction.stream import Task, stream
 from mmrs.prediction.window_grid import WindowGrid
@@ -170,9 +170,9 @@ class SegInferencer:
         calibrated: Calibration of this very checkpoint, see :func:`mmrs.apis.calibration.calibrate`. A class prior is
             that of the calibrated logits.
         adapt: How the model follows each image or raster before it predicts it, without labels: ``bn``, see
-            :class:`SceneStatistics`, or ``prior``, see :class:`ScenePrior`, whose `prior_strength` and `source_shares`
-            those above are then.
-        adapt_weight: Of the scene in ``bn``, 0 to 1; by default 0.5.
+            :class:`SceneStatistics`; ``tent``, see :class:`SceneEntropy`; or ``prior``, see :class:`ScenePrior`, whose
+            `prior_strength` and `source_shares` those above are then.
+        adapt_weight: Of the scene's statistics in ``bn`` and ``tent``, 0 to 1; by default 0.5.
 
     Raises:
         ConfigError: Something in the configuration or the options cannot work, or the calibration is another model's.
@@ -408,17 +408,18 @@ class _SceneOptions:
     source_shares: Any
 
     def __post_init__(self) -> None:
-        require_one_of('adapt', self.adapt, (None, 'bn', 'prior'))
-        if self.weight is not None and self.adapt != 'bn':
-            raise ConfigError('adapt_weight is for adapt=bn (--adapt bn)')
+        require_one_of('adapt', self.adapt, (None, 'bn', 'prior', 'tent'))
+        if self.weight is not None and self.adapt not in ('bn', 'tent'):
+            raise ConfigError('adapt_weight is for adapt=bn and adapt=tent (--adapt bn)')
         if self.adapt is not None and self.backend != 'torch':
             raise ConfigError('adapt is for the backend torch: an ONNX file has its weights')
         if self.adapt == 'prior' and self.class_prior is not None:
             raise ConfigError('class_prior gives the shares of the classes that adapt=prior would estimate: leave one')
 
     def build(self, predictor: Any) -> SceneAdaptation | None:
-        if self.adapt == 'bn':
-            return SceneStatistics(predictor, 0.5 if self.weight is None else self.weight)
+        if self.adapt in ('bn', 'tent'):
+            kind = SceneStatistics if self.adapt == 'bn' else SceneEntropy
+            return kind(predictor, 0.5 if self.weight is None else self.weight)
         if self.adapt == 'prior':
             strength = STRENGTH if self.strength is None else self.strength
             options = PriorOptions('uniform', strength, self.source_shares)

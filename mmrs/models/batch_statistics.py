@@ -15,14 +15,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmrs.utils.errors import ConfigError, DataError, require_number
 from mmrs.utils.wrappers import unwrapped
 
-__all__ = ['adapt_batch_statistics', 'blend_weight', 'kept_batch_statistics', 'running_norms']
+__all__ = ['NoBatchStatisticsError', 'adapt_batch_statistics', 'blend_weight', 'kept_batch_statistics', 'running_norms']
+
+
+class NoBatchStatisticsError(ConfigError):
+    """A network without batch normalisation that predicts by running statistics."""
 
 
 def running_norms(model: nn.Module) -> dict[str, Any]:
     """The layers of batch normalisation that predict by running statistics, by their names.
 
     Raises:
-        ConfigError: There are none.
+        NoBatchStatisticsError: There are none.
     """
     norms = {
         name: layer
@@ -32,7 +36,7 @@ def running_norms(model: nn.Module) -> dict[str, Any]:
     if not norms:
         kinds = Counter(type(layer).__name__ for layer in model.modules() if 'Norm' in type(layer).__name__)
         found = ', '.join(f'{number} {kind}' for kind, number in kinds.items()) or 'no normalisation'
-        raise ConfigError(
+        raise NoBatchStatisticsError(
             f'{type(unwrapped(model)).__name__} has no batch normalisation whose statistics could follow the target '
             f'(it has {found}). What remains are other shares of the classes, and training without labels'
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,30 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
+from torch.nn import functional as F
 
-from mmrs.models.batch_statistics import adapt_batch_statistics, kept_batch_statistics, running_norms
+from mmrs.models.adaptors.tent import normalisation_parameters
+from mmrs.models.batch_statistics import (
+    NoBatchStatisticsError,
+    adapt_batch_statistics,
+    kept_batch_statistics,
+    running_norms,
+)
+from mmrs.models.binary import two_logits
 from mmrs.prediction.predictors import TorchPredictor, by_class
 from mmrs.prediction.sources import Source, WindowPixels
 from mmrs.prediction.stream import predict_batch
 from mmrs.prediction.window_grid import WindowGrid
 from mmrs.utils.errors import require_number
 
-__all__ = ['SceneAdaptation', 'ScenePrior', 'SceneStatistics']
+__all__ = ['SceneAdaptation', 'SceneEntropy', 'ScenePrior', 'SceneStatistics']
 
 #: Windows that are looked at: this share of them, but no fewer than the second and no more than the third number.
 _SHARE, _LEAST, _MOST = 0.4, 8, 64
 #: Part of the estimated shares that is equal for all classes: a class that a scene seems to lack stays possible.
 _EQUAL = 0.01
+
+Windows = Callable[[], Iterator[WindowPixels]]
 
 
 class SceneAdaptation(ABC):
@@ -53,10 +64,23 @@ class SceneAdaptation(ABC):
             DataError: The scene cannot be read, or is too small for the adaptation.
         """
         with self._kept():
-            windows = scene_windows(source, grid)
-            if (first := next(windows, None)) is not None:
-                self._follow(first, windows)
+            windows = partial(scene_windows, source, grid)
+            if next(windows(), None) is not None:
+                self._follow(windows)
             yield
+
+    def _normalised(self, window: WindowPixels) -> tuple[Tensor, Tensor | None]:
+        """A window as the model takes it, ``(1, C, h, w)``, and where it has data, ``(1, h, w)``."""
+        size = tuple(window.image.shape[-2:])
+        sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size))
+        if window.valid is not None:
+            sample.valid_map = PixelData(data=window.valid[None])
+        data: Any = self.predictor.model.data_preprocessor(dict(inputs=[window.image], data_samples=[sample]))
+        images, valid = data['inputs'], None
+        if window.valid is not None or images.shape[-2:] != size:  # what a test pads is no data
+            valid = images.new_zeros(1, *images.shape[-2:], dtype=torch.bool)
+            valid[:, : size[0], : size[1]] = True if window.valid is None else window.valid.to(valid.device)
+        return images, valid
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
@@ -67,8 +91,8 @@ class SceneAdaptation(ABC):
         """A context after which the model is bit for bit as before."""
 
     @abstractmethod
-    def _follow(self, first: WindowPixels, others: Iterator[WindowPixels]) -> None:
-        """Change the model by windows that have data."""
+    def _follow(self, windows: Windows) -> None:
+        """Change the model by windows that have data; each call begins with the first."""
 
 
 def scene_windows(source: Source, grid: WindowGrid) -> Iterator[WindowPixels]:
@@ -113,24 +137,69 @@ class SceneStatistics(SceneAdaptation):
     def _kept(self) -> Any:
         return kept_batch_statistics(self.predictor.model)
 
-    def _follow(self, first: WindowPixels, others: Iterator[WindowPixels]) -> None:
-        def normalised() -> Iterator[tuple[Tensor, Tensor | None]]:
-            yield self._normalised(first)
-            yield from map(self._normalised, others)
+    def _follow(self, windows: Windows) -> None:
+        adapt_batch_statistics(self.predictor.model, map(self._normalised, windows()), self.weight)
 
-        adapt_batch_statistics(self.predictor.model, normalised(), self.weight)
 
-    def _normalised(self, window: WindowPixels) -> tuple[Tensor, Tensor | None]:
-        size = tuple(window.image.shape[-2:])
-        sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size))
-        if window.valid is not None:
-            sample.valid_map = PixelData(data=window.valid[None])
-        data: Any = self.predictor.model.data_preprocessor(dict(inputs=[window.image], data_samples=[sample]))
-        images, valid = data['inputs'], None
-        if window.valid is not None or images.shape[-2:] != size:  # what a test pads is no data
-            valid = images.new_zeros(1, *images.shape[-2:], dtype=torch.bool)
-            valid[:, : size[0], : size[1]] = True if window.valid is None else window.valid.to(valid.device)
-        return images, valid
+class SceneEntropy(SceneAdaptation):
+    """TENT: after the statistics, scales and shifts of normalisation layers make predictions of the scene surer.
+
+    Each window that is looked at is a step of Adam, at the rate of :class:`TENT` in `tools/adapt.py`.
+
+    Args:
+        predictor: See :class:`SceneAdaptation`.
+        weight: See :class:`SceneStatistics`; without effect where there is no batch normalisation.
+
+    Raises:
+        ConfigError: The model has no normalisation with scales and shifts, or the weight makes no sense.
+
+    Reference:
+        Wang et al., Tent: Fully Test-Time Adaptation by Entropy Minimization, arXiv 2006.10726, section 3.
+    """
+
+    name, learning_rate = 'tent', 1e-3
+
+    def __init__(self, predictor: TorchPredictor, weight: float = 0.5) -> None:
+        super().__init__(predictor)
+        self._affine = normalisation_parameters(predictor.model)
+        try:
+            self._statistics: SceneStatistics | None = SceneStatistics(predictor, weight)
+        except NoBatchStatisticsError:
+            self._statistics = None
+
+    def record(self) -> dict[str, Any]:
+        """See :class:`SceneAdaptation`."""
+        weight = None if self._statistics is None else self._statistics.weight
+        return dict(method=self.name, weight=weight, learning_rate=self.learning_rate)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        before = [(parameter, parameter.detach().clone(), parameter.requires_grad) for parameter in self._affine]
+        with nullcontext() if self._statistics is None else self._statistics._kept():
+            try:
+                yield
+            finally:
+                for parameter, values, trains in before:
+                    parameter.requires_grad_(trains).data.copy_(values)
+
+    def _follow(self, windows: Windows) -> None:
+        if self._statistics is not None:
+            self._statistics._follow(windows)
+        for parameter in self._affine:
+            parameter.requires_grad_()
+        optimizer = torch.optim.Adam(self._affine, lr=self.learning_rate)
+        for images, valid in map(self._normalised, windows()):
+            gradients = torch.autograd.grad(self._entropy(images, valid), self._affine, allow_unused=True)
+            for parameter, gradient in zip(self._affine, gradients):
+                parameter.grad = gradient  # none of layers that do not predict
+            optimizer.step()
+        optimizer.zero_grad()
+
+    def _entropy(self, images: Tensor, valid: Tensor | None) -> Tensor:
+        meta = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), tuple(images.shape[-2:]))
+        log_p = F.log_softmax(two_logits(self.predictor.model.encode_decode(images, [meta])).float(), 1)
+        entropy = -(log_p.exp() * log_p).sum(1)
+        return entropy.mean() if valid is None else entropy[valid].mean()
 
 
 class ScenePrior(SceneAdaptation):
@@ -168,9 +237,9 @@ class ScenePrior(SceneAdaptation):
         finally:
             self.predictor.adjustment = before
 
-    def _follow(self, first: WindowPixels, others: Iterator[WindowPixels]) -> None:
-        total, pixels = self._shares(first)
-        for window in others:
+    def _follow(self, windows: Windows) -> None:
+        total, pixels = np.zeros(len(self.trained)), 0
+        for window in windows():
             own, number = self._shares(window)
             total, pixels = total + own, pixels + number
         shares = (1 - _EQUAL) * total / max(pixels, 1) + _EQUAL / len(total)

@@ -64,7 +64,7 @@ def command(source, *arguments):
     return [*map(str, source), *map(str, arguments), *window]
 
 
-@pytest.mark.parametrize('adapt', ['bn', 'prior'])
+@pytest.mark.parametrize('adapt', ['bn', 'prior', 'tent'])
 def test_each_raster_starts_from_the_checkpoint_and_its_windows_alone_change_the_map(source, scene, tmp_path, adapt):
     first, second = scene('a.tif', picture(1)), scene('b.tif', picture(2, mean=60))
     inferencer = SegInferencer(*source, adapt=adapt, **OPTIONS)
@@ -93,6 +93,26 @@ def test_statistics_are_those_of_all_windows_of_a_small_scene(source, scene, tmp
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
 
 
+def test_entropy_is_minimised_by_a_step_of_each_window(source):
+    image, model = picture(11, 64, 128), init_model(*source, device='cpu')
+    windows = [image[:, x : x + 64] for x in (0, 64)]
+    order = np.random.default_rng(0).permutation(2)
+    batches = [(torch.from_numpy(windows[i].transpose(2, 0, 1)).float()[None] - 120) / 60 for i in order]
+    adapt_batch_statistics(model, [(batch, None) for batch in batches], 0.5)
+    norms = [m for m in model.modules() if isinstance(m, (torch.nn.LayerNorm, torch.nn.BatchNorm2d))]
+    optimizer = torch.optim.Adam([p for m in norms for p in m.parameters()], 1e-3)
+    for batch in batches:
+        optimizer.zero_grad()
+        p = model.encode_decode(batch, [dict(img_shape=(64, 64))]).softmax(1)
+        (-(p * p.log()).sum(1)).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        expected = [model.encode_decode(batch, [dict(img_shape=(64, 64))]).softmax(1)[0].numpy() for batch in batches]
+    found = SegInferencer(*source, adapt='tent', **OPTIONS).predict(image).probabilities
+    for i, own in zip(order, expected):
+        np.testing.assert_allclose(found[:, :, 64 * i : 64 * i + 64], own, atol=1e-4)
+
+
 def test_the_prior_of_a_scene_is_the_mean_prediction_under_equal_shares(source):
     image = picture(4)
     plain = SegInferencer(*source, **OPTIONS).predict(image).probabilities.astype(np.float64)
@@ -112,7 +132,7 @@ def test_a_scene_of_one_class_a_small_one_and_one_without_data(source, scene, tm
     part = picture(6, 128, 192).astype(np.float32)
     part[:, 70:] = np.nan
     half = scene('half.tif', part)
-    for adapt in ('bn', 'prior'):
+    for adapt in ('bn', 'prior', 'tent'):
         inferencer = SegInferencer(*source, adapt=adapt, **OPTIONS)
         report = inferencer.predict_rasters([nothing, flat, small, half], tmp_path / adapt, progress=False)
         assert not report.failed
@@ -160,7 +180,7 @@ def test_a_stopped_run_goes_on_with_the_same_settings_and_no_others(source, scen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('adapt', ['bn', 'prior'])
+@pytest.mark.parametrize('adapt', ['tent', 'prior'])
 def test_two_processes_make_the_same_adapted_maps(source, scene, tmp_path, adapt):
     inputs = scene('a.tif', picture(9, 192, 256)), scene('b.tif', picture(10, 128, 192, 60))
     arguments = command(source, *inputs, '--adapt', adapt)
@@ -178,7 +198,7 @@ def test_two_processes_make_the_same_adapted_maps(source, scene, tmp_path, adapt
 
 def test_what_makes_no_sense_is_refused(source):
     for options, words in (
-        (dict(adapt='tent'), 'adapt'),
+        (dict(adapt='tend'), 'adapt'),
         (dict(adapt_weight=0.5), 'adapt_weight'),
         (dict(adapt='bn', adapt_weight=1.5), 'adapt_weight'),
         (dict(adapt='bn', backend='onnx'), 'onnx|ONNX'),

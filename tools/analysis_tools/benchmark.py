@@ -60,6 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar='PX',
         help='measure the prediction of a raster of PX x PX pixels instead, as tools/predict.py does it',
     )
+    parser.add_argument('--adapt', choices=('bn',), help='with --predict: as predict.py --adapt')
     parser.add_argument(
         '--batch-size',
         type=int,
@@ -79,13 +80,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     options = vars(parse_args(argv))
     stock, against, networks, size = (options.pop(name) for name in ('stock', 'against', 'networks', 'predict'))
+    adapt = options.pop('adapt')
+    require(adapt is None or size is not None, '--adapt', adapt, 'nothing, as there is no --predict,')
     axes = {name: value for name in ('task', 'network', 'schedule') if (value := options.pop(name))}
     if axes:
         options['config'] = dict(config=options['config'], **axes)
     if size is not None:
         require(not networks, '--networks', networks, 'no --networks beside --predict (one --network at a time)')
         named = {key: options[key] for key in ('config', 'threads', 'cfg_options')}
-        print(benchmark_prediction(size=size, batch_size=options['batch_size'] or 4, **named))
+        print(benchmark_prediction(size=size, adapt=adapt == 'bn', batch_size=options['batch_size'] or 4, **named))
         return
     print(format_report(benchmark(BenchmarkSettings(**options), stock, against, networks or ())))
 

@@ -15,6 +15,20 @@ from .source_free import SourceFree, information_losses
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
+def normalisation_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The scales and shifts of all normalisation layers.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    found = [p for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)]
+    if not found:
+        raise ConfigError(
+            'TENT trains scales and shifts of normalisation layers, and the network has none: take another method'
+        )
+    return found
+
+
 @MODELS.register_module()
 class TENT(SourceFree):
     """Entropy minimisation: the scales and shifts of all normalisation layers make predictions on the target surer.
@@ -39,12 +53,7 @@ class TENT(SourceFree):
         require_number('model.diversity', diversity, at_least=0)
         self.diversity = diversity
         self.requires_grad_(False)
-        affine = [p for m in self.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)]
-        if not affine:
-            raise ConfigError(
-                'TENT trains scales and shifts of normalisation layers, and the network has none: take another method'
-            )
-        for parameter in affine:
+        for parameter in normalisation_parameters(self):
             parameter.requires_grad = True
 
     def losses(self, source: Any, target: Domain) -> dict[str, Tensor]:
