@@ -43,8 +43,9 @@ TRAINED: Mapping[str, tuple[str, dict[str, Any]]] = dict(
     cotta=('CoTTA', dict(type='Adam', lr=7.5e-6)),
 )
 METHODS = ('bn', 'prior', *TRAINED)
-#: Of the target's statistics, by default: candidates of `bn`; before training, where there is batch normalisation.
-WEIGHTS, WEIGHT_BEFORE_TRAINING = (0.25, 0.5, 1.0), 0.5
+#: Of the target's statistics, by default: candidates of `bn`; before training. Published is 1 there, but where the
+#: statistics alone do harm, what starts from them does so too.
+WEIGHTS, WEIGHT_BEFORE_TRAINING = (0.25, 0.5, 1.0), 0.0
 #: What of a model's configuration a method that trains takes over.
 _NETWORK = ('backbone', 'neck', 'decode_head', 'data_preprocessor', 'train_cfg', 'test_cfg')
 

@@ -33,7 +33,7 @@ from mmrs.utils.errors import require_number
 __all__ = ['SceneAdaptation', 'SceneEntropy', 'ScenePrior', 'SceneStatistics']
 
 #: Windows that are looked at: this share of them, but no fewer than the second and no more than the third number.
-_SHARE, _LEAST, _MOST = 0.4, 8, 64
+_SHARE, _LEAST, _MOST = 0.25, 8, 64
 #: Part of the estimated shares that is equal for all classes: a class that a scene seems to lack stays possible.
 _EQUAL = 0.01
 
