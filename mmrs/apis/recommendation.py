@@ -199,7 +199,7 @@ class Recommendation:
         if not trained:
             raise ConfigError('\n'.join([*left_out, 'nothing was trained: pass a larger --budget, or none']))
         text = self._text(selection, judged, choice, reasons, left_out)
-        selection.save(judged, choice, text)
+        selection.save(judged, choice, reasons, text)
         write_text(text, self.out / 'recommendation.md', overwrite=True)
         return Recommended(choice, selection.candidates[choice.candidate], text)
 

@@ -14,21 +14,20 @@ from typing import Any
 
 import numpy as np
 import pooch
-from mmengine.config import Config
+import torch
 from rich.console import Console
 from rich.progress import track
 
 from mmrs.apis.compare import duration, mean_curves
 from mmrs.apis.comparison import Comparison, last_values
-from mmrs.apis.filling import configured_meta
-from mmrs.apis.inference import SegInferencer
+from mmrs.apis.inference import init_model
 from mmrs.apis.report_runs import Group, Run, find_runs, group_runs
-from mmrs.apis.selection import Candidate, target_crops
-from mmrs.apis.statistics import domain_leaves, domain_statistics, leaves
+from mmrs.apis.selection import target_crops
+from mmrs.apis.statistics import domain_leaves, domain_statistics
+from mmrs.evaluation.label_free import Observation, observe
 from mmrs.geo.statistics_bands import wasserstein_shift
 from mmrs.install import install
 from mmrs.models.adaptors.base import share_title
-from mmrs.utils.config import load_config
 from mmrs.utils.errors import (
     ConfigError,
     DataError,
@@ -165,13 +164,6 @@ def _scores(groups: Sequence[Group]) -> tuple[Section, list[str]]:
     return Section(title, [*map(Text, (note, *others[len(gains) :])), table]), gains
 
 
-_VERDICTS = {
-    'adapted': '{chosen} is chosen without labels of the target: {gain:.3f} better than {least} in {criterion}.',
-    'kept': '{least} stays: no candidate is clearly better without labels of the target.',
-    'none': 'No candidate can be recommended: classes died in all of them.',
-}
-
-
 _MARKS = {'adapted': 'chosen', 'kept': 'stays', 'none': ''}
 
 
@@ -184,39 +176,25 @@ def _choice(file: Path | None) -> tuple[Section, list[str]]:
     require_file(file, 'the selection.json of select_checkpoint.py')
     try:
         found = json.loads(file.read_text(encoding='utf-8'))
-        candidates, verdict = found['candidates'], _VERDICTS[found['verdict']]
-        chosen = str(Candidate(Path(found['config']), Path(found['checkpoint']), found['strength']))
+        candidates, mark, sentence = found['candidates'], _MARKS[found['verdict']], found['sentence']
         criteria = list(candidates[0]['scores'])
         rows = [
             [
                 own['candidate'],
-                _MARKS[found['verdict']] if own['candidate'] == chosen else '',
+                own['reason'] or (mark if own['candidate'] == found['candidate'] else ''),
                 *(_number(own['scores'][name]['value']) for name in criteria),
                 *(f'{100 * share:.1f}' for share in own['shares']),
             ]
             for own in candidates
         ]
-        sentence = verdict.format(
-            chosen=chosen, least=candidates[0]['candidate'], gain=found['gain'], criterion=criteria[0]
-        )
+        shares = [f'{name}, %' for name in found['classes']]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f'{file} is no selection.json that tools/analysis_tools/select_checkpoint.py wrote ({error!r})'
         ) from error
-    config = Path(found['config'])
-    classes = _classes(load_config(config)) if config.is_file() else ()
-    shares = [f'{name}, %' for name in classes or (f'class {i}' for i in range(len(candidates[0]['shares'])))]
     header = ['candidate', 'verdict', *(name.replace('_', ' ') for name in criteria), *shares]
     blocks = [Text(sentence), Table('Criteria (higher is better) and shares of the classes in the map', header, rows)]
     return Section(title, blocks), [sentence]
-
-
-def _classes(config: Config) -> Sequence[str]:
-    """Names of the classes of a configuration's test data; nothing where they cannot be read."""
-    try:
-        return configured_meta(next(leaves(config.test_dataloader.dataset))).get('classes') or ()
-    except (AttributeError, OSError, DataError):
-        return ()
 
 
 def _number(value: float | None) -> str:
@@ -272,27 +250,32 @@ def _predict(groups: Sequence[Group], number: int, size: int, seed: int, device:
     if not mapping:
         return 'no run has a checkpoint iter_N.pth.'
     try:
-        crops = target_crops(groups[0].first.config, number, size, seed)
+        crops = target_crops([group.first.config for group in groups], number, size, seed)
     except UserError as error:
         return f'there are no images of the target ({describe(error)}).'
     labels: dict[str, list[np.ndarray]] = {}
     classes: tuple[str, ...] = ()
+    colours: Any = []
     for group in mapping:
         run = group.first
         assert run.checkpoint is not None
-        inferencer = SegInferencer(run.config, run.checkpoint, device=device)
-        if classes and inferencer.classes != classes:
+        model = init_model(run.config, run.checkpoint, device)
+        own = tuple(model.dataset_meta['classes'])
+        if classes and own != classes:
             raise ConfigError(
-                f'{run.checkpoint} has the classes {", ".join(inferencer.classes)}, but '
-                f'{mapping[0].first.checkpoint} has {", ".join(classes)}'
+                f'{run.checkpoint} has the classes {", ".join(own)}, but {mapping[0].first.checkpoint} has '
+                f'{", ".join(classes)}'
             )
-        classes, palette = inferencer.classes, inferencer.palette
-        labels[group.name] = []
-        for crop in track(crops, f'maps of {group.name}', console=Console(stderr=True)):
-            valid = crop['data_samples'].get('valid_map')
-            known = None if valid is None else valid.data.squeeze().numpy().astype(bool)
-            labels[group.name].append(inferencer.predict(_array(crop), known).labels)
-    return _Maps(crops, labels, classes, class_colours(dict(classes=classes, palette=palette)))
+        classes, colours = own, class_colours(model.dataset_meta)
+        views = track(observe(model, crops), f'maps of {group.name}', len(crops), console=Console(stderr=True))
+        labels[group.name] = [_label(seen, crop) for seen, crop in zip(views, crops)]
+    return _Maps(crops, labels, classes, colours)
+
+
+def _label(seen: Observation, crop: Mapping[str, Any]) -> np.ndarray:
+    """Class indices of a crop, 255 where there is no data, without what a test pads."""
+    height, width = crop['inputs'].shape[-2:]
+    return torch.where(seen.valid, seen.label, 255)[:height, :width].cpu().numpy().astype(np.uint8)
 
 
 def _areas(maps: _Maps | str, about: str) -> Section:

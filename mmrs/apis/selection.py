@@ -291,24 +291,29 @@ class Selection:
             rows.append([str(own.candidate), *values, reason or ('**chosen**' if i == choice.candidate else '')])
         return markdown_table(['candidate', *self.criteria, 'note'], rows)
 
-    def save(self, judged: Sequence[Judged], choice: Choice, text: str) -> None:
+    def save(self, judged: Sequence[Judged], choice: Choice, reasons: Sequence[str | None], text: str) -> None:
         """Write what was found to the folder of the records: ``selection.md`` and ``selection.json``."""
         if self.records is None:
             return
-        rows = [{**asdict(own), 'candidate': str(own.candidate)} for own in judged]
-        write_text(text, self.records / 'selection.md', overwrite=True)
         chosen = self.candidates[choice.candidate]
         if chosen.statistics:
             self._save_adapted(chosen)
+        rows = [
+            {**asdict(own), 'candidate': str(own.candidate), 'reason': reason} for own, reason in zip(judged, reasons)
+        ]
         found = dict(
             verdict=choice.verdict,
+            sentence=self.sentence(choice),
+            candidate=str(chosen),
             checkpoint=str(self._file(chosen)),
             config=str(chosen.config),
             strength=chosen.strength,
             statistics=chosen.statistics,
             gain=choice.gain,
+            classes=list(self.expected),
             candidates=rows,
         )
+        write_text(text, self.records / 'selection.md', overwrite=True)
         write_json(found, self.records / 'selection.json', overwrite=True)
 
     def prediction(self, candidate: Candidate) -> list[str]:

@@ -12,6 +12,9 @@ from PIL import Image
 from mmrs.apis import SegInferencer, evaluate, train
 from mmrs.apis.report import _choice, _differences, _Maps, write_report
 from mmrs.apis.report_runs import find_runs, group_runs
+from mmrs.apis.selection import Judged, Selection, find_candidates
+from mmrs.evaluation.label_free import Score
+from mmrs.evaluation.label_free.choice import Choice
 from mmrs.utils.errors import CheckpointError, ConfigError, DataError, OutputError
 from mmrs.visualization.curves import read_scalars
 from tests.tiny_runs import quick_start, write_adaptation_config, write_clips, write_config  # noqa: F401
@@ -130,18 +133,17 @@ def test_a_page_is_the_same_again_and_nothing_is_overwritten_unasked(page, runs,
 def test_choice_and_confusion_matrices(runs, root, tmp_path):
     (config,) = runs[2].glob('*.py')
     found = evaluate(config, runs[2] / 'iter_2.pth', work_dir=runs[2])
-    score = dict(consistency=dict(value=0.5, plain=0.5, per_class=None, parts={}))
-    candidates = [
-        dict(candidate=f'{own}', shares=[1 / 6] * 6, scores=score) for own in ('a', 'adapted/seed_0/iter_2.pth')
-    ]
-    selection = dict(verdict='adapted', checkpoint=str(runs[2] / 'iter_2.pth'), config=str(config), strength=0.0)
+    selection = Selection(find_candidates([runs[0] / 'iter_2.pth', runs[2] / 'iter_2.pth']), records=tmp_path)
+    judged = [Judged(own, [1 / 6] * 6, dict(consistency=Score(0.5, 0.5))) for own in selection.candidates]
+    selection.save(judged, Choice(1, 'adapted', 0.25), ['it has died', None], '')
+    first, second = map(str, selection.candidates)
     file = tmp_path / 'selection.json'
-    file.write_text(json.dumps({**selection, 'gain': 0.25, 'candidates': candidates}))
     left_out = write_report(runs, tmp_path / 'a.html', selection=file, names=['Source', 'Ours'], **SETTINGS)
     assert not left_out
     text = (tmp_path / 'a.html').read_text(encoding='utf-8')
-    assert rows(text, 'choice-without-labels')['adapted/seed_0/iter_2.pth'][:2] == ['chosen', '0.500']
-    assert 'adapted/seed_0/iter_2.pth is chosen without labels of the target: 0.250 better than a' in text
+    assert rows(text, 'choice-without-labels')[second][:2] == ['chosen', '0.500']
+    assert rows(text, 'choice-without-labels')[first][:2] == ['it has died', '0.500']
+    assert html.escape(selection.sentence(Choice(1, 'adapted', 0.25))) in text
     assert '<th scope="col">impervious_surface, %</th>' in text
     matrix = np.array(found['confusion_matrix'])
     shares = [f'{100 * n / row.sum():.1f}' for row in matrix for n in row]
@@ -150,11 +152,11 @@ def test_choice_and_confusion_matrices(runs, root, tmp_path):
     assert cells == shares
     assert f'Ours, mIoU {found["mIoU"]:.1f}' in text
     for verdict, mark in (('kept', 'stays'), ('none', '')):
-        file.write_text(json.dumps({**selection, 'verdict': verdict, 'gain': 0, 'candidates': candidates}))
-        section, (sentence,) = _choice(file)
-        assert section.blocks[1].rows[1][:2] == ['adapted/seed_0/iter_2.pth', mark]
-        assert ('a stays' in sentence) == (verdict == 'kept')
-    for broken in ('{', '[]', json.dumps({**selection, 'verdict': 'best', 'candidates': candidates})):
+        selection.save(judged, Choice(0, verdict, 0.0), [None, None], '')
+        section, _ = _choice(file)
+        assert section.blocks[1].rows[0][:2] == [first, mark]
+    known = json.loads(file.read_text())
+    for broken in ('{', '[]', json.dumps({**known, 'verdict': 'best'}), json.dumps({**known, 'candidates': []})):
         file.write_text(broken)
         with pytest.raises(DataError, match=r'selection\.json'):
             write_report(runs, tmp_path / 'b.html', selection=file, **SETTINGS)

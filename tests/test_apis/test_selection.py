@@ -202,7 +202,8 @@ def test_statistics_of_the_target(selection, runs, weight):
     entropies = {place: known.scores['entropy'].plain for place, known in judged.items()}
     assert len(set(entropies.values())) == 8
     assert str(adapted.candidate).endswith(f"iter_2.pth, target's statistics {weight:g}, equal shares 0.5")
-    own.save(own.judge(), Choice(list(own.candidates).index(adapted.candidate), 'adapted', 0.1), '')
+    choice = Choice(list(own.candidates).index(adapted.candidate), 'adapted', 0.1)
+    own.save(own.judge(), choice, [None] * 8, '')
     found = json.loads((own.records / 'selection.json').read_text())
     assert (found['statistics'], found['strength']) == (weight, 0.5)
     assert own.prediction(adapted.candidate)[3] == found['checkpoint'] == str(own.records / 'iter_2_statistics.pth')

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     judged = selection.judge()
     choice, reasons = selection.choose(judged)
     text = f'{selection.table(judged, choice, reasons)}\n{selection.sentence(choice)}\n'
-    selection.save(judged, choice, text)
+    selection.save(judged, choice, reasons, text)
     print(text, end='')
     return int(choice.verdict == 'none')
 
