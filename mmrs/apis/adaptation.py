@@ -30,6 +30,7 @@ from mmrs.models.batch_statistics import NoBatchStatisticsError, adapt_batch_sta
 from mmrs.utils.config import load_config, remove_pretrained
 from mmrs.utils.errors import ConfigError, DataError, OutputError, require_number, require_one_of
 from mmrs.utils.files import atomic_path
+from mmrs.utils.ranks import rank_and_number
 from mmrs.version import __version__
 from mmrs.weights import read_checkpoint, state_dict_of, trusting_checkpoints
 
@@ -172,6 +173,8 @@ class Adaptation:
             raise ConfigError('weights and prior_images are two ways to say the same: give one of them')
         if self.method not in TRAINED and (self.options or self.resume):
             raise ConfigError(f'options and resume are for methods that train ({", ".join(TRAINED)})')
+        if rank_and_number()[1] > 1:
+            raise ConfigError('an adaptation runs in one process: start it without torchrun')
         if Path(self.out).exists() and not self.overwrite:
             raise OutputError(f'{self.out} exists already; choose another name, or pass --overwrite')
 
@@ -232,6 +235,11 @@ class Adaptation:
             self.device,
             trust_checkpoint=self.trust_checkpoint,
         )
+        if not hasattr(model.data_preprocessor, 'denormalize'):
+            raise ConfigError(
+                f'model.data_preprocessor is a {type(model.data_preprocessor).__name__}: use a '
+                'DomainAdaptationDataPreprocessor, with its mean and std'
+            )
         if not model.dataset_meta.get('classes'):
             raise ConfigError(f'{self.checkpoint} names no classes, nor does the test data set of the configuration')
         test_cfg = model.cfg.model.get('test_cfg') or {}

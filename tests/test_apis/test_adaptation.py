@@ -159,7 +159,7 @@ def test_scenes_that_are_small_of_one_class_or_without_data(adaptation, source, 
     assert all(value.isfinite().all() for value in changed(result, source).values())
 
 
-def test_what_does_not_suit_a_method_is_refused(adaptation, tmp_path):
+def test_what_does_not_suit_a_method_is_refused(adaptation, tmp_path, monkeypatch):
     st_dasegnet = write_adaptation_config(tmp_path / 'base.py', write_clips(tmp_path / 'data'))
     model, checkpoint = init_model(st_dasegnet, device='cpu'), tmp_path / 'iter_1.pth'
     torch.save(dict(state_dict=model.state_dict()), checkpoint)
@@ -178,10 +178,17 @@ def test_what_does_not_suit_a_method_is_refused(adaptation, tmp_path):
         with pytest.raises(error, match=words):
             adaptation(**settings)
     (tmp_path / 'new.pth').unlink()
+    plain = {'model.data_preprocessor': dict(type='mmseg.SegDataPreProcessor', mean=[0.0] * 3, std=[1.0] * 3)}
+    with pytest.raises(ConfigError, match='SegDataPreProcessor'):
+        adaptation(cfg_options=plain).run()
     with pytest.raises(DataError, match='nowhere'):
         adaptation(['nowhere.tif']).run()
     with pytest.raises(ConfigError, match='config:target'):
         adaptation(['config:target']).run()
+    for name, value in dict(WORLD_SIZE='2', RANK='0').items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match='torchrun'):
+        adaptation()
 
 
 def test_windows_are_drawn_by_the_seed_and_treated_as_in_the_test(source, tmp_path):
