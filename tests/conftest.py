@@ -47,7 +47,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def installed() -> None:
     """Most tests call what lies behind the entry points, which have done this."""
     install()
-    # A data set collects garbage as it is built, and would look through all that has been imported each time.
+
+
+@pytest.fixture(scope='module', autouse=True)
+def frozen() -> None:
+    """A data set collects garbage as it is built, and would look through all that has been imported each time."""
+    gc.collect()
     gc.freeze()
 
 
