@@ -280,28 +280,6 @@ class TestConverter:
             convert_release(state, model)
 
 
-def test_target_pixels_without_data_get_no_pseudo_label():
-    """Half of each target image has no data: only the other half is labelled, and its values there do not matter."""
-    model = build(config(self_training=dict(teacher='decoder_only', threshold=0.1, rare_threshold=0.1))).eval()
-    data = batch()
-    valid = torch.ones(1, 96, 96, dtype=torch.bool)
-    valid[..., 48:] = False
-    for sample in data['target']['data_samples']:
-        sample.valid_map = PixelData(data=valid)
-    changed = copy.deepcopy(data)
-    for image in changed['target']['inputs']:
-        image[..., 48:] = 1e4
-    weights = []
-    original = model.make_pseudo_label
-    model.make_pseudo_label = lambda *args: weights.append(original(*args).weight) or original(*args)
-    losses, others = loss_of(model, data), loss_of(model, changed)
-    assert weights[0][..., :48].min() > 0
-    assert not weights[0][..., 48:].any()
-    assert losses['confident_share'] == 1
-    for name, value in losses.items():
-        torch.testing.assert_close(value, others[name], msg=name)
-
-
 def test_prior_neutral_training_leaves_pseudo_labels_as_they_are():
     cfg = config(self_training=dict(teacher='decoder_only', threshold=0.1, rare_threshold=0.1))
     plain = build(cfg).eval()
