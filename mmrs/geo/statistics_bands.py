@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import wasserstein_distance
 
 # Types of which every single value is counted.
 _COUNTED = ('uint8', 'int8', 'uint16', 'int16')
@@ -243,6 +242,8 @@ def wasserstein_shift(first: BandStatistics, second: BandStatistics) -> np.ndarr
     unit of the band, over the root mean square of the two standard deviations: W / sqrt((s1^2 + s2^2) / 2). A shift of
     a band by one standard deviation gives 1. NaN where a domain has no valid pixel, infinite where both are constant.
     """
+    from scipy.stats import wasserstein_distance  # a tenth of the start of a training, which has no use for it
+
     shift = np.full(len(first.count), np.nan)
     for band in map(int, np.flatnonzero((first.count > 0) & (second.count > 0))):
         centres = [np.mean(statistics.bin_ends(band), axis=0) for statistics in (first, second)]
