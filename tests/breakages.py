@@ -1112,6 +1112,12 @@ BREAKAGES: list[Breakage] = [
             'return __import__("contextlib").nullcontext()',
         ),
         (
+            'scene-keeps-what-it-learnt',
+            'a raster starts from scales and shifts of the one before',
+            'parameter.requires_grad_(trains).data.copy_(values)',
+            'parameter.requires_grad_(trains)',
+        ),
+        (
             'scene-prior-of-the-source',
             'the shares that the model has learned are taken for those of the scene, and rare classes lose',
             ' / self.trained[:, None, None]',
