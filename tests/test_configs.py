@@ -268,6 +268,8 @@ def narrow(cfg) -> dict:
 
 def smaller(cfg) -> dict:
     """Options that halve the crops of a training, which take most of its time."""
+    if cfg.model.get('discriminator') and 'MultiResolution' in cfg.model.backbone.type:
+        return {}  # whose coarse maps leave a discriminator nothing to look at
     return {
         f'{path}.{key}': tuple(side // 2 for side in node[key])
         for path, node in walk(cfg)

@@ -74,7 +74,7 @@ class Trainer:
             write_scalars(folder, records, time)
             torch.save({}, folder / f'iter_{step}.pth')
             (folder / 'last_checkpoint').write_text(str(folder / f'iter_{step}.pth'))
-            poll()
+            poll(1)
             if step == self.interrupt_at:
                 raise KeyboardInterrupt
         write_scalars(folder, [*records, validation(ITERATIONS, 10.0 + float(options['randomness.seed']))], time)
@@ -189,7 +189,7 @@ def test_progress_counts_what_is_left_to_do(write, tmp_path, monkeypatch, quiet)
     runs = plan_runs([Entry(write('a')), Entry(write('b'))], [0], tmp_path / 'out')
     now = 100.0
     monkeypatch.setattr(module.time, 'monotonic', lambda: now)
-    progress = module._SeriesProgress(runs, quiet)
+    progress = module.SeriesProgress(runs, quiet)
     progress.begin(runs[1], first=2)
     write_scalars(runs[1].folder, [training(3)])
     progress.update()
