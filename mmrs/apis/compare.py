@@ -260,11 +260,16 @@ class Run:
             )
 
 
-def seconds_of_step(folder: Path) -> float | None:
-    """Median time of an iteration that a run has logged; None where it has logged nothing."""
+def seconds_of_step(folder: Path, of: Callable[[Sequence[float]], Any] = np.median) -> float | None:
+    """Median time of an iteration that a run has logged; None where it has logged nothing.
+
+    Args:
+        folder: The run's.
+        of: What becomes of the logged times instead.
+    """
     lines = [line for file in folder.glob('*/vis_data/scalars.json') for line in file.read_text('utf-8').splitlines()]
     times = [record['time'] for record in map(json.loads, lines) if 'loss' in record]
-    return float(np.median(times)) if times else None
+    return float(of(times)) if times else None
 
 
 def probe(run: Run, iterations: int = 12) -> tuple[float, int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -269,6 +270,8 @@ class Trials:
                 continue
             try:
                 scores = finished[name, seed].results() or {}
+                # The least, for other programs slow down the rest of them.
+                scores['ms'] = 1000 * (seconds_of_step(finished[name, seed].folder, min) or math.nan)
                 if variant.strength:
                     scores = {**scores, **self._corrected(finished[name, seed], variant.strength)}
                 rows[variant][seed] = scores
@@ -318,6 +321,7 @@ class Trials:
             **{key.removeprefix('IoU.'): functools.partial(spread, keys=[key]) for key in classes},
             'confident target pixels': lambda v: spread(v, ['confident_share']),
             'discriminator accuracy': lambda v: spread(v, accuracies),
+            'ms of an iteration': lambda v: spread(v, ['ms']),
         }
         header = ['method', 'start', 'tau in training', 'strength afterwards', 'seeds', *columns]
         lines, record = [], []

@@ -37,7 +37,8 @@ class Tools:
         score = SOURCE_ONLY[int(options.get('randomness.seed', 0))] + 8 * float(options.get('class_prior.tau', 0))
         score += 3 * ('st_dasegnet' in folder.parent.name)
         records = [
-            dict(step=i, loss=1.0, time=0.25, confident_share=0.5, disc_accuracy_source=0.6) for i in range(1, 5)
+            dict(step=i, loss=1.0, time=0.2 + 0.05 * (i > 1), confident_share=0.5, disc_accuracy_source=0.6)
+            for i in range(1, 5)
         ]
         records.append({'mIoU': score, 'aAcc': 70.0, 'IoU.water': score, 'step': iterations})
         file = folder / '20260101_000000' / 'vis_data' / 'scalars.json'
@@ -84,6 +85,7 @@ def test_rows_gains_and_starts(tools):
         != rows['st_dasegnet', 0.0, 0.0]['overall accuracy']['values']
     )
     assert rows['st_dasegnet', 0.0, 0.0]['discriminator accuracy']['values'] == [60.0, 60.0]
+    assert rows['st_dasegnet', 0.0, 0.5]['ms of an iteration']['values'] == [200.0, 200.0]
     line = next(x for x in markdown.read_text().splitlines() if x.startswith('| source_only | imagenet | 1 | 0 |'))
     assert '| 0 1 | 50.0 ± 2.8 | 8.0 ± 0.0 | 70.0 ± 0.0 | 50.0 ± 2.8 |' in line
     # An adaptation starts from the training of its own seed and tau.
