@@ -207,6 +207,9 @@ def _leaves(config: Config, split: str, domain: str) -> list[dict[str, Any]]:
             'probabilities could be calibrated'
         )
     test = next(leaves(config.test_dataloader.dataset)) if config.get('test_dataloader') else {}
+    between = steps_between(test)
+    if domain == 'source':  # other steps may turn images into those of the target
+        between = [step for step in between if 'Resize' in str(step['type'])]
     labelled = []
     for part in parts:
         labels = [step for step in part.get('pipeline', ()) if 'Annotation' in str(step['type'])]
@@ -216,7 +219,7 @@ def _leaves(config: Config, split: str, domain: str) -> list[dict[str, Any]]:
                 f'{part.get("data_root", "")}) is read without labels: seg_map_path in data_prefix and '
                 'LoadRasterAnnotations in the pipeline were expected'
             )
-        pipeline = [*loading(part), *steps_between(test), *labels, PackRasterInputs()]
+        pipeline = [*loading(part), *between, *labels, PackRasterInputs()]
         labelled.append({**part, 'pipeline': pipeline, 'test_mode': True})
     return labelled
 

@@ -67,7 +67,7 @@ _PATIENCE = 7 * 24 * 3600.0
 _JOINING = 300.0
 
 # The parts of models that predict, as mmseg and this project name them.
-_PREDICTING = ('backbone.', 'neck.', 'decode_head.', 'segmentor.')
+PREDICTING = ('backbone.', 'neck.', 'decode_head.', 'segmentor.')
 
 
 def init_model(
@@ -450,7 +450,7 @@ class _InMemory:
 
 def _require_what_predicts(match: Match, checkpoint: str | Path) -> None:
     """Raise CheckpointError where random weights would predict, or some not; a teacher's or discriminator's do not."""
-    random = [name for name in (*match.missing, *match.misshapen) if name.startswith(_PREDICTING)]
+    random = [name for name in (*match.missing, *match.misshapen) if name.startswith(PREDICTING)]
     if random:
         raise CheckpointError(
             f'{checkpoint} does not fit the model: {len(random)} weights that predict are not in it, or have another '

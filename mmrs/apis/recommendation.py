@@ -15,8 +15,10 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
+from mmrs.apis.class_shares import label_shares
 from mmrs.apis.compare import UNWATCHED, Entry, Run, SeriesProgress, duration, parse_options, probe, seconds_of_step
-from mmrs.apis.selection import Candidate, Judged, Selection, find_candidates
+from mmrs.apis.inference import PREDICTING
+from mmrs.apis.selection import Candidate, Judged, Selection, find_candidates, target_crops
 from mmrs.engine.saved_runs import newest_checkpoint, number_of
 from mmrs.evaluation.label_free.choice import MARGIN, Choice
 from mmrs.install import install
@@ -107,7 +109,9 @@ class Recommendation:
         for name in ('taus', 'strengths', 'statistics'):
             for value in getattr(self, name):
                 require_number(name, value, at_least=0, at_most=1)
-        require_number('patience', self.patience, at_least=1)
+        for name in ('patience', 'number', 'size'):
+            require_number(name, getattr(self, name), at_least=1, whole=True)
+        require_number('margin', self.margin, at_least=0)
         if self.budget is not None:
             require_number('budget', self.budget, above=0)
         taus = dict.fromkeys((0.0, *map(float, self.taus)))
@@ -115,11 +119,17 @@ class Recommendation:
         self.rungs = [
             self._rung(method, tau) for method, tau in itertools.product(('source_only', *self.methods), taus)
         ]
+        names = [run.entry.name for run in self.rungs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(
+                f'methods: {", ".join(dict.fromkeys(twice))} is there twice; each needs a name of its own'
+            )
 
     def _rung(self, method: str, tau: float) -> Run:
         options = [*self.cfg_options, *([f'class_prior.tau={tau:g}'] if tau else []), UNWATCHED]
         file = _method_file(method)
-        title = (method if file.stem == 'method' else file.stem) + (f'_tau{tau:g}' if tau else '')
+        name = file.absolute().parent.name if file.stem == 'method' else file.stem
+        title = name + (f'_tau{tau:g}' if tau else '')
         entry = Entry(file, None, tuple(options), self.task, self.network, self.schedule, title)
         config = load_config(file, parse_options(options), **entry.axes)
         if not (config.get('train_cfg') or {}).get('max_iters'):
@@ -146,17 +156,17 @@ class Recommendation:
                 seconds = left * step
             total += seconds
             size = f'{memory / 1e9:.1f} GB' if memory else '-'
-            state = 'finished' if not left else 'to do' if left == run.iterations else f'{left} iterations left'
-            table.add_row(run.entry.name, state, duration(seconds), size)
+            table.add_row(run.entry.name, run.state(), duration(seconds), size)
         self.console.print(table)
         self._say(f'about {duration(total)} of training are left; it ends earlier if nothing gets more consistent')
         return total
 
     def _left(self, run: Run) -> int:
         """Iterations that a run still has to do."""
-        if run.finished:
+        state = run.state()
+        if state == 'finished':
             return 0
-        newest = newest_checkpoint(run.folder)
+        newest = None if state == 'changed' else newest_checkpoint(run.folder)
         return run.iterations - (number_of(newest) or 0 if newest else 0)
 
     # Do --------------------------------------------------------------------------------------------------------------
@@ -169,13 +179,16 @@ class Recommendation:
             OutputError: The folder holds runs of other settings.
             UserError: A training failed.
         """
-        self._deadline = math.inf if self.budget is None else time.monotonic() + self.budget
+        self._time_left = math.inf if self.budget is None else self.budget
         for run in self.rungs:
             if not self.overwrite and (changes := run.changes()):
                 raise OutputError(
                     f'{run.folder} holds a run of other settings ({shown(changes)}). Choose another folder with -o, or '
                     'train it anew with --overwrite'
                 )
+        # What judging needs is looked at before hours of training.
+        target_crops([self._data], 1, self.size)
+        label_shares(self.rungs[0].config)
         trained: list[Run] = []
         left_out: list[str] = []
         best, without = -math.inf, 0
@@ -186,6 +199,8 @@ class Recommendation:
                 break
             if why := self._train(run):
                 left_out.append(f'{run.entry.name}: {why}')
+                if not trained:  # what all others are compared with
+                    raise ConfigError(f'{left_out[0]}: pass a larger --budget, or none')
                 continue
             trained.append(run)
             selection = self._selection(trained)
@@ -195,9 +210,7 @@ class Recommendation:
             highest = max([value for value in values if not math.isnan(value)], default=-math.inf)
             without = 0 if highest > best else without + 1
             best = max(best, highest)
-            self._say(f'{run.entry.name}: {selection.sentence(choice)}')
-        if not trained:
-            raise ConfigError('\n'.join([*left_out, 'nothing was trained: pass a larger --budget, or none']))
+            self._say(f'{run.entry.name}: {selection.sentence(judged, choice, reasons)}')
         text = self._text(selection, judged, choice, reasons, left_out)
         selection.save(judged, choice, reasons, text)
         write_text(text, self.out / 'recommendation.md', overwrite=True)
@@ -209,17 +222,19 @@ class Recommendation:
             shutil.rmtree(run.folder)
         if not (left := self._left(run)):
             return None
-        if self._deadline < math.inf:
+        if self._time_left <= 0:
+            return 'the budget is spent'
+        if self._time_left < math.inf:
             if (step := seconds_of_step(run.folder)) is None:
                 step, _ = probe(run)
-            if left * step > self._deadline - time.monotonic():
+            if left * step > self._time_left:
                 return f'it would take another {duration(left * step)}, more than is left of the budget'
         self._say(f'{run.entry.name}: {left} iterations ({run.folder})')
-        progress = SeriesProgress([run], self.console)
+        progress, start = SeriesProgress([run], self.console), time.monotonic()
 
         def poll() -> None:
             progress.update()
-            if time.monotonic() > self._deadline:
+            if time.monotonic() - start > self._time_left:
                 raise _BudgetSpentError
 
         with progress.bar:
@@ -228,15 +243,18 @@ class Recommendation:
                 run.train(poll)
             except _BudgetSpentError:
                 return 'the budget was spent before it ended; the same command goes on with it'
+            finally:
+                self._time_left -= time.monotonic() - start
         return None
 
     def _selection(self, runs: Sequence[Run]) -> Selection:
         candidates: list[Candidate] = []
         for run in runs:
             # What has been trained under equal shares has nothing to correct.
-            strengths = () if 'class_prior.tau' in ' '.join(run.entry.cfg_options) else self.strengths
+            strengths = () if 'class_prior.tau=1' in run.entry.cfg_options else self.strengths
             state = state_dict_of(read_checkpoint(run.checkpoint), run.checkpoint)
-            statistics = self.statistics if any(key.endswith('.running_mean') for key in state) else ()
+            norms = [key for key in state if key.startswith(PREDICTING) and key.endswith('.running_mean')]
+            statistics = self.statistics if norms else ()
             candidates += find_candidates([run.checkpoint], strengths, statistics)
         return Selection(
             candidates,
@@ -254,7 +272,7 @@ class Recommendation:
     def _data(self) -> Config:
         """A configuration with images of both domains."""
         run = next((own for own in self.rungs if 'target' in own.config.train_dataloader.dataset), self.rungs[0])
-        return load_config(run.entry.config, None, **run.entry.axes)
+        return load_config(run.entry.config, parse_options(self.cfg_options), **run.entry.axes)
 
     # Say -------------------------------------------------------------------------------------------------------------
 
@@ -266,7 +284,7 @@ class Recommendation:
         reasons: Sequence[str | None],
         left_out: Sequence[str],
     ) -> str:
-        parts = [selection.table(judged, choice, reasons), selection.sentence(choice)]
+        parts = [selection.table(judged, choice, reasons), selection.sentence(judged, choice, reasons)]
         if left_out:
             parts.append('Left out:\n' + ''.join(f'- {text}\n' for text in left_out).rstrip())
         if choice.verdict != 'none':

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from mmrs.apis.inference import init_model
 from mmrs.apis.statistics import domain_leaves, loading, steps_between, without_labels
 from mmrs.datasets.transforms import PackRasterInputs
 from mmrs.engine.saved_runs import own_checkpoints
-from mmrs.evaluation.label_free import CRITERIA, choose, inadmissible, observe
+from mmrs.evaluation.label_free import CRITERIA, MixVal, choose, dead_classes, inadmissible, observe
 from mmrs.evaluation.label_free.choice import MARGIN, Choice
 from mmrs.evaluation.label_free.criterion import Score, look
 from mmrs.install import install
@@ -90,8 +91,8 @@ class Judged:
 def target_crops(configs: Sequence[Config], number: int, size: int, seed: int = 0) -> list[dict[str, Any]]:
     """Crops of as many images of the target, drawn by a seed, without labels, in the size in which a test sees them.
 
-    Images of the validation (of the test, where there is no validation) that no training has seen come first, for what
-    a network has learned by heart looks certain. Those of training fill up.
+    Images of the validation (of the test, where there is no validation or only one domain in training) that no training
+    has seen come first, for what a network has learned by heart looks certain. Those of training fill up.
 
     Args:
         configs: Configurations; the first one's validation counts, and all trainings.
@@ -131,8 +132,10 @@ def _leaves(config: Config, role: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _watched(config: Config) -> list[dict[str, Any]]:
-    """Data sets of the target that a validation, or a test, looks at."""
-    return _leaves(config, 'val').get('') or _leaves(config, 'test').get('') or []
+    """Data sets of the target that a validation or a test looks at."""
+    # What is trained on one domain may be validated on the same; its test is of the target.
+    roles = ('val', 'test') if 'target' in _leaves(config, 'train') else ('test', 'val')
+    return next((found for role in roles if (found := _leaves(config, role).get(''))), [])
 
 
 def _trained_on(configs: Sequence[Config]) -> list[dict[str, Any]]:
@@ -142,7 +145,13 @@ def _trained_on(configs: Sequence[Config]) -> list[dict[str, Any]]:
 
 
 def _places(leaf: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> list[tuple[Any, int]]:
-    pipeline = [*loading(leaf), *steps, PackRasterInputs()]
+    if not (load := loading(leaf)):
+        raise ConfigError(
+            f'the images of {leaf.get("type")} {leaf.get("data_root", "")} are read by '
+            f'{", ".join(str(step["type"]) for step in leaf.get("pipeline") or ()) or "nothing"}; LoadRasterImage was '
+            'expected'
+        )
+    pipeline = [*load, *steps, PackRasterInputs()]
     own = DATASETS.build({**without_labels(leaf), 'pipeline': pipeline, 'test_mode': True})
     return [(own, i) for i in range(len(own))]
 
@@ -232,6 +241,10 @@ class Selection:
         install()
         for name in self.criteria:
             require_one_of('criteria', name, CRITERIA)
+        if self.criteria[0] == MixVal.name:
+            raise ConfigError(
+                f'{MixVal.name} compares by ranks, which know no margin: it cannot be the first criterion'
+            )
         require_number('margin', self.margin, at_least=0)
         require_number('number', self.number, at_least=1)
         require_number('size', self.size, at_least=1)
@@ -268,20 +281,28 @@ class Selection:
         reasons = inadmissible([torch.tensor(own.shares) for own in judged], expected)
         return choose(values, reasons, self.margin), reasons
 
-    def sentence(self, choice: Choice) -> str:
-        """What was chosen, and why, in words."""
+    def sentence(self, judged: Sequence[Judged], choice: Choice, reasons: Sequence[str | None]) -> str:
+        """What was chosen, and why, in words; and which of its classes have died."""
         least, chosen = self.candidates[0], self.candidates[choice.candidate]
+        name = self.criteria[0]
         if choice.verdict == 'none':
             return f'Do not use any: classes died in all candidates. The least adapted one is {least}.'
-        name = self.criteria[0]
-        if choice.verdict == 'adapted':
-            return f'Adapted is better: {chosen} is chosen, {choice.gain:.3f} above {least} in {name}.'
-        if choice.gain > 0:
-            return (
+        if choice.verdict == 'adapted' and (out := reasons[0]) is not None:
+            text = f'Adapted is better: {chosen} is chosen, for {least} is out: {out}.'
+        elif choice.verdict == 'adapted':
+            text = f'Adapted is better: {chosen} is chosen, {choice.gain:.3f} above {least} in {name}.'
+        elif choice.gain > 0:
+            text = (
                 f'No clear difference: {least} stays, for the best other candidate is {choice.gain:.3f} above it in '
                 f'{name}, less than {self.margin:g}.'
             )
-        return f'{least} stays: no candidate is above it in {name}.'
+        else:
+            text = f'{least} stays: no candidate is above it in {name}.'
+        expected = torch.tensor(list(self.expected.values()))
+        dead = dead_classes(torch.tensor(judged[choice.candidate].shares), expected)
+        if names := [own for own, died in zip(self.expected, dead.tolist()) if died]:
+            text += f' In its maps there is hardly any {", ".join(names)}, which the source has.'
+        return text
 
     def table(self, judged: Sequence[Judged], choice: Choice, reasons: Sequence[str | None]) -> str:
         """All candidates with their values, in Markdown."""
@@ -303,7 +324,7 @@ class Selection:
         ]
         found = dict(
             verdict=choice.verdict,
-            sentence=self.sentence(choice),
+            sentence=self.sentence(judged, choice, reasons),
             candidate=str(chosen),
             checkpoint=str(self._file(chosen)),
             config=str(chosen.config),
@@ -332,7 +353,9 @@ class Selection:
     def _save_adapted(self, candidate: Candidate) -> None:
         known = read_checkpoint(candidate.checkpoint)
         state = state_dict_of(known, candidate.checkpoint)
-        for name, norm in running_norms(self.model(candidate)).items():
+        with quiet_log():
+            model = self.model(candidate)
+        for name, norm in running_norms(model).items():
             for key in ('running_mean', 'running_var'):
                 state[f'{name}.{key}'] = getattr(norm, key).cpu()
         meta = dict(dataset_meta=dataset_meta_of(known, candidate.checkpoint))
@@ -382,7 +405,7 @@ class Selection:
         """
         model = init_model(candidate.config, candidate.checkpoint, self.device)
         if candidate.statistics:
-            # Not of the crops by which it is judged.
+            # Of other crops than those by which it is judged, where there are enough.
             crops = target_crops(self._data, self.number, self.size, self.seed + 1)
             images = ((seen.image[None], seen.valid[None]) for seen in observe(model, crops))
             adapt_batch_statistics(model, images, candidate.statistics)
@@ -403,7 +426,8 @@ class Selection:
         about = {key: getattr(self, key) for key in keys} | dict(
             strength=candidate.strength, statistics=candidate.statistics
         )
-        images = [*_watched(self._data[0]), *_trained_on(self._data)]
+        paths = [crop['data_samples'].img_path for crop in self._crops]
+        images = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
         config, weights = load_config(candidate.config).to_dict(), pooch.file_hash(str(candidate.checkpoint))
         about |= dict(weights=weights, config=config, images=images, expected=self.expected)
         return json.loads(json.dumps(about, default=str))

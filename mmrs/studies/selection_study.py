@@ -154,7 +154,10 @@ class SelectionStudy:
 
     def _scores(self, selection: Selection, candidate: Candidate) -> dict[str, float]:
         """Of all labelled images of the target, in the size in which the network sees them."""
-        file = self.out / 'scores' / f'{pooch.file_hash(str(candidate.checkpoint))[:16]}_{candidate.statistics:g}.json'
+        name = f'{pooch.file_hash(str(candidate.checkpoint))[:16]}_{candidate.statistics:g}'
+        if candidate.statistics:  # of as many images as are looked at
+            name += f'_{self.number}_{self.size}'
+        file = self.out / 'scores' / f'{name}.json'
         known: dict[str, Any] = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
         if f'{candidate.strength:g}' not in known:
             with quiet_log():

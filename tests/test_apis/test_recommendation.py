@@ -22,7 +22,7 @@ class Train:
     """Stands in for train.py: each training takes two looks, and as long as a clock says."""
 
     def __init__(self) -> None:
-        self.clock, self.runs, self.probes = 0.0, [], 0
+        self.clock, self.runs, self.probes, self.looked = 0.0, [], 0, []
 
     def __call__(self, tool, arguments, log, poll=None, interval=1.0):
         folder = Path(arguments[arguments.index('--work-dir') + 1])
@@ -45,7 +45,7 @@ class Train:
                 first = step
             poll(1)
             if not probing:
-                torch.save(dict(state_dict={'bn.running_mean': torch.zeros(1)}), folder / f'iter_{step}.pth')
+                torch.save(dict(state_dict={'backbone.bn.running_mean': torch.zeros(1)}), folder / f'iter_{step}.pth')
         return 0
 
 
@@ -58,7 +58,9 @@ def train(monkeypatch, tmp_path):
     monkeypatch.setattr(compare, 'run_tool', tool := Train())
     monkeypatch.setattr(compare, 'resident', lambda key, number: 3_000_000_000)
     monkeypatch.setattr(recommendation.time, 'monotonic', lambda: tool.clock)
-    monkeypatch.setattr('mmrs.apis.selection.label_shares', lambda config: {'a': 0.5, 'b': 0.5})
+    for name in ('selection', 'recommendation'):
+        monkeypatch.setattr(f'mmrs.apis.{name}.label_shares', lambda config: {'a': 0.5, 'b': 0.5})
+    monkeypatch.setattr(recommendation, 'target_crops', lambda configs, *own: tool.looked.append(configs) or [])
     monkeypatch.setattr(Selection, '_save_adapted', lambda self, candidate: None)
 
     def judge(self):
@@ -115,7 +117,9 @@ def test_a_budget_ends_a_training_which_another_call_goes_on_with(train):
     VALUES.update(source_only=0.5, source_only_tau1=0.6)
     found = build(budget=600 * STEP).run()
     assert train.runs == [('source_only', 0)]
-    assert train.probes == 4  # of those not yet run nobody knows what they take
+    assert train.probes == 1  # nobody knows what it takes; behind it, nothing is left
+    assert 'source_only_tau1: the budget is spent' in found.text
+    found = build(budget=300 * STEP).run()
     assert 'source_only_tau1: it would take another 0:05:00, more than is left' in found.text
     # An estimate that was too low.
     train.runs.clear()
@@ -126,7 +130,7 @@ def test_a_budget_ends_a_training_which_another_call_goes_on_with(train):
     train.runs.clear()
     build().run()
     assert train.runs[0] == ('source_only_tau1', 300)
-    with pytest.raises(ConfigError, match='larger --budget'):
+    with pytest.raises(ConfigError, match=r'source_only: it would take .* larger --budget'):
         build(out=Path('other'), budget=1.0).run()
     assert not Path('other').exists()
 
@@ -138,6 +142,15 @@ def test_settings_that_changed(train):
     number = len(train.runs)
     build(cfg_options=['train_dataloader.batch_size=3'], overwrite=True).run()
     assert len(train.runs) == 2 * number
+
+
+def test_methods_in_files_and_options_of_the_data(train):
+    own = build(methods=[str(REPOSITORY / 'configs/dacs/method.py'), str(REPOSITORY / 'configs/trials/daformer.py')])
+    assert [run.folder for run in own.rungs][2::2] == [Path('out/dacs/seed_0'), Path('out/daformer/seed_0')]
+    with pytest.raises(ConfigError, match='dacs, dacs_tau1 is there twice'):
+        build(methods=['dacs', str(REPOSITORY / 'configs/dacs/method.py')])
+    build(cfg_options=['test_dataloader.dataset.data_root=/mine']).run()
+    assert train.looked[-1][0].test_dataloader.dataset.data_root == '/mine'
 
 
 def test_estimate(train):
@@ -157,6 +170,8 @@ def test_estimate(train):
         (dict(strengths=[-1]), 'strengths'),
         (dict(budget=0), 'budget'),
         (dict(patience=0), 'patience'),
+        (dict(margin=-1), 'margin'),
+        (dict(number=0), 'number'),
         (dict(network='segfor'), 'segfor'),
     ],
 )

@@ -143,7 +143,7 @@ def test_choice_and_confusion_matrices(runs, root, tmp_path):
     text = (tmp_path / 'a.html').read_text(encoding='utf-8')
     assert rows(text, 'choice-without-labels')[second][:2] == ['chosen', '0.500']
     assert rows(text, 'choice-without-labels')[first][:2] == ['it has died', '0.500']
-    assert html.escape(selection.sentence(Choice(1, 'adapted', 0.25))) in text
+    assert html.escape(selection.sentence(judged, Choice(1, 'adapted', 0.25), ['it has died', None])) in text
     assert '<th scope="col">impervious_surface, %</th>' in text
     matrix = np.array(found['confusion_matrix'])
     shares = [f'{100 * n / row.sum():.1f}' for row in matrix for n in row]

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from mmrs.apis import selection as selection_module
 from mmrs.apis import train
 from mmrs.apis.class_prior import PriorOptions
 from mmrs.apis.inference import init_model
-from mmrs.apis.selection import Candidate, Selection, find_candidates, target_crops
+from mmrs.apis.selection import Candidate, Judged, Selection, find_candidates, target_crops
 from mmrs.evaluation.label_free import Score, observe
 from mmrs.evaluation.label_free.choice import Choice
 from mmrs.models.batch_statistics import running_norms
@@ -104,12 +105,16 @@ def test_crops_are_as_large_as_a_test_sees_them(runs):
     assert {crop['inputs'].shape for crop in target_crops([config], 5, 500)} == {(3, 32, 32)}
 
 
-def test_a_configuration_of_one_domain_has_its_target_in_the_validation(runs):
+def test_a_configuration_of_one_domain_has_its_target_in_the_test(runs):
     config = load_config(runs[0] / 'plain.py')
+    config.val_dataloader.dataset.data_prefix.img_path = 'img_dir/train'  # of the source
     assert 'img_dir/val' in target_crops([config], 1, 40)[0]['data_samples'].img_path
+    config.val_dataloader, config.test_dataloader = config.test_dataloader, None
+    assert 'img_dir/val' in target_crops([config], 1, 40)[0]['data_samples'].img_path
+    config.val_dataloader.dataset.pipeline[0] = dict(type='LoadImageFromFile')
+    with pytest.raises(ConfigError, match=r'LoadImageFromFile.*LoadRasterImage was expected'):
+        target_crops([config], 1, 40)
     config.val_dataloader = None
-    assert 'img_dir/val' in target_crops([config], 1, 40)[0]['data_samples'].img_path
-    config.test_dataloader = None
     with pytest.raises(ConfigError, match='no data set of the target'):
         target_crops([config], 1, 40)
 
@@ -165,7 +170,7 @@ def test_what_a_test_pads_is_not_looked_at(runs):
     assert seen.valid[:40, :50].all()
 
 
-def test_what_is_known_of_a_candidate_is_kept(selection, monkeypatch):
+def test_what_is_known_of_a_candidate_is_kept(selection, runs, monkeypatch):
     judged = selection().judge()
     assert len(judged) == 8
     for own in judged:
@@ -181,6 +186,11 @@ def test_what_is_known_of_a_candidate_is_kept(selection, monkeypatch):
         for name, score in own.scores.items():
             assert other.scores[name].value == pytest.approx(score.value, nan_ok=True)
             assert dict(other.scores[name].parts) == pytest.approx(dict(score.parts), nan_ok=True)
+    for image in (runs[0].parent / 'data/img_dir/val').iterdir():
+        os.utime(image, (1, 1))  # other files of the same names
+    selection().judge()
+    assert len(asked) == 4
+    asked.clear()
     loaded = []
     load = selection_module.target_crops
     monkeypatch.setattr(
@@ -225,21 +235,31 @@ def test_statistics_of_the_target(selection, runs, weight):
 def test_choice_in_words(selection):
     own = selection()
     names = [str(candidate) for candidate in own.candidates]
-    said = {choice: own.sentence(choice) for choice in [
+    shares = list(own.expected.values())
+    judged = [Judged(candidate, shares, {}) for candidate in own.candidates]
+    little, less, adapted, none = (own.sentence(judged, choice, [None]) for choice in [
         Choice(0, 'kept', 0.031), Choice(0, 'kept', -0.2), Choice(3, 'adapted', 0.1), Choice(0, 'none', math.nan)
-    ]}  # fmt: skip
-    little, _, adapted, _ = said.values()
-    assert len(set(said.values())) == 4
-    assert all(names[0] in text for text in said.values())
+    ])  # fmt: skip
+    assert len({little, less, adapted, none}) == 4
+    assert all(names[0] in text for text in (little, less, adapted, none))
     assert names[3] in adapted
     assert '0.100' in adapted
     assert '0.031' in little
     assert '0.08' in little
+    assert 'died long ago' in own.sentence(judged, Choice(3, 'adapted', 0.1), ['died long ago'])
+    assert 'hardly any' not in little
+    judged[3] = Judged(own.candidates[3], [0, *shares[1:]], {})
+    assert 'hardly any impervious_surface' in own.sentence(judged, Choice(3, 'adapted', 0.1), [None])
 
 
 @pytest.mark.parametrize(
     ('settings', 'named'),
-    [(dict(criteria=['sharpness']), 'sharpness'), (dict(margin=-1), 'margin'), (dict(number=0), 'number')],
+    [
+        (dict(criteria=['sharpness']), 'sharpness'),
+        (dict(criteria=['mixval', 'entropy']), 'mixval'),
+        (dict(margin=-1), 'margin'),
+        (dict(number=0), 'number'),
+    ],
 )
 def test_bad_settings(runs, settings, named):
     with pytest.raises(ConfigError, match=named):

@@ -154,7 +154,8 @@ def test_the_least_adapted_stays_unless_another_one_is_clearly_better():
     assert choose([0.5, 0.56, 0.4], fine, margin=0.05)[:2] == (1, 'adapted')
     assert choose([0.5, 0.9, 0.6], [None, 'dead', None], margin=0.05)[:2] == (2, 'adapted')
     assert choose([0.5, math.nan, 0.4], fine, margin=0.05)[:2] == (0, 'kept')
-    assert choose([0.5, 0.1, 0.2], ['dead', None, None])[:2] == (0, 'kept')
+    assert choose([0.5, 0.1, 0.2], ['dead', None, None])[:2] == (2, 'adapted')
+    assert choose([math.nan, 0.1, 0.2], fine)[:2] == (2, 'adapted')
     assert choose([0.1, 0.2, 0.15], ['dead', None, None])[:2] == (1, 'adapted')
     assert choose([0.5, 0.9], ['dead', 'dead']) == (0, 'none', pytest.approx(math.nan, nan_ok=True))
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from mmrs.apis.report import write_report
 from mmrs.utils.errors import report_errors
 
-EXAMPLES = r"""\
+EXAMPLES = """\
 examples:
   # the network that was trained on the source first, which the others are compared with
   python tools/analysis_tools/report.py work_dirs/source_only work_dirs/dacs -o report.html
 
   # three seeds of each, shown together, with the choice that was made without labels
-  python tools/analysis_tools/report.py work_dirs/runs/*/seed_* -o report.html \
+  python tools/analysis_tools/report.py work_dirs/runs/*/seed_* -o report.html \\
       --selection work_dirs/selection/selection.json
 
 A section whose data are missing is left out, with the reason. Confusion matrices are those of metrics.json, which

@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     selection = Selection(candidates, records=args.pop('out'), **args)
     judged = selection.judge()
     choice, reasons = selection.choose(judged)
-    text = f'{selection.table(judged, choice, reasons)}\n{selection.sentence(choice)}\n'
+    text = f'{selection.table(judged, choice, reasons)}\n{selection.sentence(judged, choice, reasons)}\n'
     selection.save(judged, choice, reasons, text)
     print(text, end='')
     return int(choice.verdict == 'none')

@@ -25,7 +25,7 @@ class Entropy(LabelFreeCriterion):
         self._sums, self._counts = torch.zeros(2, num_classes, dtype=torch.float64).unbind()
 
     def _look(self, seen: Observation) -> None:
-        label = seen.pixels.argmax(1).cpu()
+        label = seen.label[seen.valid].cpu()
         self._sums.index_add_(0, label, -entropy(seen.pixels).double().cpu())
         self._counts += torch.bincount(label, minlength=self.num_classes)
 

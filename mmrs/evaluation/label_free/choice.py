@@ -46,19 +46,22 @@ def dead_classes(shares: Tensor, expected: Tensor) -> Tensor:
 def inadmissible(shares: Sequence[Tensor], expected: Tensor) -> list[str | None]:
     """Why a candidate is out, whatever its score; None: it is not.
 
-    More of its classes have died than of the median candidate's; or it predicts, effectively, fewer than half as many
-    classes.
+    More than half of its classes have died, or more than of the median candidate's; or it predicts, effectively, fewer
+    than half as many classes as that one.
 
     Args:
         shares: Of the classes in each candidate's predictions on the target, ``(K,)``.
         expected: Those in the source's labels.
     """
     dead = torch.tensor([int(dead_classes(own, expected).sum()) for own in shares])
+    number = int((expected >= PRESENT).sum())
     effective = torch.stack([entropy(own.double()).exp() for own in shares])
     usual_dead, usual = dead.double().quantile(0.5), effective.quantile(0.5)
     reasons: list[str | None] = []
     for own_dead, own in zip(dead.tolist(), effective.tolist()):
-        if own_dead > usual_dead:
+        if own_dead > number / 2:
+            reasons.append(f'{own_dead} of its {number} classes have died')
+        elif own_dead > usual_dead:
             reasons.append(f'{own_dead} of its classes have died, where {usual_dead:g} is usual')
         elif own < usual / 2:
             reasons.append(f'it predicts {own:.1f} classes, effectively, where {usual:.1f} is usual')
@@ -68,7 +71,7 @@ def inadmissible(shares: Sequence[Tensor], expected: Tensor) -> list[str | None]
 
 
 def choose(values: Sequence[float], reasons: Sequence[str | None], margin: float = MARGIN, least: int = 0) -> Choice:
-    """The candidate of the highest value if it is clearly above the least adapted one, else that one.
+    """The candidate of the highest value if it is clearly above the least adapted one, or that one is out; else that.
 
     Args:
         values: Of a criterion, higher is better.
@@ -81,6 +84,6 @@ def choose(values: Sequence[float], reasons: Sequence[str | None], margin: float
     gain = math.nan if best is None else values[best] - values[least]
     if not admitted:
         return Choice(least, 'none', gain)
-    if best is None or gain < margin:
+    if best is None or (least in admitted and gain < margin):
         return Choice(least, 'kept', gain)
     return Choice(best, 'adapted', gain)

@@ -69,7 +69,7 @@ class TeacherAgreement(Consistency):
     name = 'teacher_agreement'
 
     def _reference(self, seen: Observation) -> Tensor:
-        return seen.taught.argmax(0)
+        return seen.classified(seen.taught)
 
 
 def agreement(matrix: Tensor) -> Tensor:

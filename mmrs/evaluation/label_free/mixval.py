@@ -42,7 +42,7 @@ class MixVal(LabelFreeCriterion):
     def _look(self, seen: Observation) -> None:
         last = self._last
         if last is not None and last.image.shape == seen.image.shape:
-            mixed = seen.predict(self._share * seen.image + (1 - self._share) * last.image).argmax(0)
+            mixed = seen.classified(seen.predict(self._share * seen.image + (1 - self._share) * last.image))
             valid, equal = seen.valid & last.valid, seen.label == last.label
             for part, where in (('inter', ~equal), ('intra', equal)):
                 for row, counted in enumerate((where & valid & (mixed == seen.label), where & valid)):

@@ -27,6 +27,8 @@ class Observation:
         teacher: As `predict`, of the teacher; None: there is none.
         embed: As `predict`, with features ``(N, D, h, w)`` of the image's size in place of probabilities; None: none.
         domain: Whose mean, deviation and range of values hold.
+        threshold: Of binary segmentation by one output: the probability above which a pixel is of the second class;
+            None: a pixel is of the most probable one.
     """
 
     def __init__(
@@ -38,10 +40,11 @@ class Observation:
         teacher: Callable[[Tensor], Tensor] | None = None,
         embed: Callable[[Tensor], Tensor] | None = None,
         domain: str = 'target',
+        threshold: float | None = None,
     ) -> None:
         self.image, self._predict, self._teacher, self._embed = image, predict, teacher, embed
         self.valid = torch.ones_like(image[0], dtype=torch.bool) if valid is None else valid
-        self._preprocessor, self._domain = preprocessor, domain
+        self._preprocessor, self._domain, self.threshold = preprocessor, domain, threshold
         self._changed: dict[str, Tensor] = {}
 
     @functools.cached_property
@@ -51,8 +54,8 @@ class Observation:
 
     @functools.cached_property
     def label(self) -> Tensor:
-        """The most probable class, ``(H, W)``."""
-        return self.probability.argmax(0)
+        """The predicted class, ``(H, W)``."""
+        return self.classified(self.probability)
 
     @functools.cached_property
     def pixels(self) -> Tensor:
@@ -68,6 +71,10 @@ class Observation:
     def features(self) -> Tensor:
         """``(D, H, W)``; without them the logarithms of :attr:`probability`."""
         return self.probability.clamp(min=1e-12).log() if self._embed is None else self._ask(self._embed, self.image)
+
+    def classified(self, probability: Tensor) -> Tensor:
+        """The classes ``(H, W)`` of probabilities ``(K, H, W)``."""
+        return probability.argmax(0) if self.threshold is None else (probability[1] > self.threshold).long()
 
     def predict(self, image: Tensor) -> Tensor:
         """Probabilities ``(K, h, w)`` of another image ``(C, h, w)``."""
@@ -87,9 +94,9 @@ class Observation:
         return self._changed[change]
 
     def label_under(self, change: str) -> tuple[Tensor, Tensor]:
-        """The most probable class of the changed image, ``(H, W)``, and where it and the image have data."""
+        """The predicted class of the changed image, ``(H, W)``, and where it and the image have data."""
         probability = self.under(change)
-        return probability.argmax(0), self.valid & (probability[0] != OUTSIDE)
+        return self.classified(probability), self.valid & (probability[0] != OUTSIDE)
 
     def shifted(self, offsets: Tensor) -> Observation:
         """The same as under another class prior, of the same passes of the network.
@@ -109,7 +116,7 @@ class _Shifted(Observation):
     """An observation under another class prior."""
 
     def __init__(self, seen: Observation, offsets: Tensor) -> None:
-        super().__init__(seen.image, seen.valid, seen.predict)
+        super().__init__(seen.image, seen.valid, seen.predict, threshold=seen.threshold)
         self._seen, self._factors = seen, offsets.exp()[:, None, None]
 
     @functools.cached_property
@@ -149,6 +156,7 @@ def observe(model: Any, samples: Iterable[Mapping[str, Any]], domain: str = 'tar
     device = next(model.parameters()).device
     teacher = getattr(model, 'teacher', None)
     taught = functools.partial(_taught, teacher) if hasattr(teacher, 'backbone') else None  # a whole network
+    threshold = model.decode_head.threshold if getattr(model, 'out_channels', None) == 1 else None
     for sample in samples:
         known = sample['data_samples']
         batch = {domain: dict(inputs=[sample['inputs'].to(device)], data_samples=[known])}
@@ -157,7 +165,7 @@ def observe(model: Any, samples: Iterable[Mapping[str, Any]], domain: str = 'tar
         valid = image.new_zeros(image.shape[-2:], dtype=torch.bool)  # where a test pads, there is nothing to see
         valid[:height, :width] = known.valid_map.data[0] if 'valid_map' in known else True
         network = functools.partial(_predicted, model)
-        yield Observation(image, valid, network, model.data_preprocessor, taught, domain=domain)
+        yield Observation(image, valid, network, model.data_preprocessor, taught, domain=domain, threshold=threshold)
 
 
 def _predicted(model: Any, images: Tensor) -> Tensor:
