@@ -98,7 +98,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     run = parser.add_argument_group('run')
     run.add_argument('--seed', type=int, default=0, help='of all that is drawn (default: 0)')
-    run.add_argument('--work-dir', metavar='DIR', help='folder of a run that trains (default: NEW)')
+    run.add_argument('--work-dir', metavar='DIR', help='folder of a run that trains (default: NEW_run)')
     run.add_argument('--resume', action='store_true', help='go on with that run')
     run.add_argument('--device', help='cpu, cuda:1, ... (default: a GPU if there is one)')
     run.add_argument('--dry-run', action='store_true', help='look at all that is needed, and say what would be done')
@@ -125,14 +125,17 @@ def report(result: Result) -> str:
     """A table of the candidates, and what was done."""
     rows = []
     for i, (own, reason, dead) in enumerate(zip(result.candidates, result.reasons, result.dead)):
-        taken = '**chosen**' if i == result.choice.candidate else ''
+        taken = ('**written**' if result.written else '**stays**') if i == result.taken else ''
         rows.append([own.name, f'{own.consistency:.3f}', ', '.join(dead), reason or taken])
     table = markdown_table(['candidate', 'consistency', 'classes that died', 'note'], rows)
+    gain = f'{result.choice.gain:+.3f}'
     verdict = dict(
-        adapted=f'Adapted: {result.choice.gain:.3f} more consistent than the checkpoint.',
-        kept='The checkpoint stays: no candidate is clearly more consistent.',
+        adapted=f'Adapted is better: {gain} in consistency.',
+        kept=f'No candidate that is not out is clearly more consistent than the checkpoint (the best: {gain}).',
         none='No candidate can be recommended, the checkpoint among them: classes died in all of them.',
     )[result.choice.verdict]
+    if result.written and result.choice.verdict != 'adapted':
+        verdict += ' As --always asks for it:'
     done = f'{result.written} was written.' if result.written else 'Nothing was written.'
     return f'{table}\nClasses are expected by {result.expected_from}. {verdict} {done}'
 

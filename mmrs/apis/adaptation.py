@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pooch
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
@@ -31,6 +32,7 @@ from mmrs.utils.config import load_config, remove_pretrained
 from mmrs.utils.errors import ConfigError, DataError, OutputError, require_number, require_one_of
 from mmrs.utils.files import atomic_path
 from mmrs.utils.ranks import rank_and_number
+from mmrs.utils.records import differences, shown
 from mmrs.version import __version__
 from mmrs.weights import read_checkpoint, state_dict_of, trusting_checkpoints
 
@@ -82,7 +84,8 @@ class Result:
         choice: Which one is taken.
         dead: Names of the classes that each of them has lost.
         expected_from: Where the expected shares of the classes are from.
-        written: The file; None: the checkpoint stays, and nothing was written.
+        taken: Index of the candidate that was written; 0: the checkpoint stays.
+        written: The file; None: nothing was written.
     """
 
     candidates: Sequence[Judged]
@@ -90,6 +93,7 @@ class Result:
     choice: Choice
     dead: Sequence[Sequence[str]]
     expected_from: str
+    taken: int
     written: Path | None
 
 
@@ -119,7 +123,7 @@ class Adaptation:
         always: Write the best admissible candidate, and of candidates that are all inadmissible the first, whatever the
             verdict is.
         seed: Of all that is drawn.
-        work_dir: Folder of a run that trains; by default `out` without its suffix.
+        work_dir: Folder of a run that trains; by default ``NAME_run`` beside `out`, ``NAME.pth``.
         resume: Go on with that run.
         overwrite: Replace `out`, and begin a run anew.
         device: ``'cpu'``, ``'cuda:1'``, ...; by default a GPU if there is one.
@@ -169,12 +173,28 @@ class Adaptation:
                 require_number(name, value, at_least=0, at_most=1)
         if self.method in TRAINED and len(self.weights or ()) > 1:
             raise ConfigError(f'weights is {list(self.weights or ())}; {self.method} starts from statistics of one')
+        for name, methods in dict(
+            weights=('bn', *TRAINED), prior_images=('bn', *TRAINED), learning_rate=tuple(TRAINED)
+        ).items():
+            if getattr(self, name) is not None and self.method not in methods:
+                raise ConfigError(f'{name} is for {", ".join(methods)}, not for {self.method}')
+        for name in ('weights', 'strengths'):
+            if getattr(self, name) is not None and not getattr(self, name):
+                raise ConfigError(f'{name} is empty; a number of 0 to 1 was expected')
         if self.weights and self.prior_images is not None:
             raise ConfigError('weights and prior_images are two ways to say the same: give one of them')
         if self.method not in TRAINED and (self.options or self.resume):
             raise ConfigError(f'options and resume are for methods that train ({", ".join(TRAINED)})')
         if rank_and_number()[1] > 1:
             raise ConfigError('an adaptation runs in one process: start it without torchrun')
+        if not Path(self.out).suffix:
+            raise ConfigError(f'out is {self.out}; a file such as {self.out}.pth was expected')
+        folder = self._folder.absolute()
+        inputs = [path.absolute() for path in map(Path, (self.checkpoint, *self.targets)) if path.exists()]
+        if self.method in TRAINED and any(
+            folder in (own, *own.parents) for own in (path.absolute() for path in inputs)
+        ):
+            raise ConfigError(f'{folder} holds an input; choose another folder for the run with work_dir (--work-dir)')
         if Path(self.out).exists() and not self.overwrite:
             raise OutputError(f'{self.out} exists already; choose another name, or pass --overwrite')
 
@@ -188,6 +208,8 @@ class Adaptation:
             todo = f'statistics of {len(running_norms(model))} layers, weights {self._weights(model, images)}'
         elif self.method == 'prior':
             todo = f'class prior {self.class_prior}, strengths {list(self.strengths)}'
+            options = PriorOptions(self.class_prior, self.strengths[0], self.source_shares)
+            options.resolve(model.cfg, model.dataset_meta['classes'])
         else:
             self._training_config(model, images, Path(self.checkpoint))
             start = self._weights(model, images)
@@ -213,7 +235,7 @@ class Adaptation:
             criterion, shares = self._look(own, crops)
             candidates.append(Judged(name, settings, changes, criterion.compute(expected).value, shares))
         every = [own.shares for own in candidates]
-        reasons = inadmissible(every, expected)
+        reasons = inadmissible(every, expected, against=0)
         values = [own.consistency for own in candidates]
         choice = choose(values, reasons, self.margin)
         classes = model.dataset_meta['classes']
@@ -223,7 +245,7 @@ class Adaptation:
             admitted = [i for i in range(1, len(candidates)) if reasons[i] is None] or [1]
             index = max(admitted, key=lambda i: values[i])
         written = self._write(candidates, index, choice, expected_from) if index else None
-        return Result(candidates, reasons, choice, dead, expected_from, written)
+        return Result(candidates, reasons, choice, dead, expected_from, index, written)
 
     # Candidates ------------------------------------------------------------------------------------------------------
 
@@ -279,17 +301,30 @@ class Adaptation:
             yield name, settings, functools.partial(prior.apply, model, model.cfg, model.dataset_meta['classes'])
 
     def _follow(self, model: nn.Module, images: TargetImages, weight: float) -> None:
-        seen = observe(model, images.samples(self.number, self.seed + 1))
+        seen = observe(model, images.samples(self.number, self.seed, self.number))
         adapt_batch_statistics(model, ((own.image[None], own.valid[None]) for own in seen), weight)
 
     def _trained(self, model: Any, images: TargetImages) -> Iterator[tuple[str, dict[str, Any], State, nn.Module]]:
         """The one candidate of a method that trains: a run as every other, from a file with the statistics."""
         weight, start = next(iter(self._weights(model, images)), 0.0), self._folder / 'start.pth'
         config = self._training_config(model, images, start)
-        with _changed(model, functools.partial(self._follow, model, images, weight) if weight else int) as changes:
-            statistics = changes
-        if not self.resume or newest_checkpoint(self._folder) is None:
-            self._save(statistics, start, {}, overwrite=True)
+        begun = newest_checkpoint(self._folder) is not None
+        if begun and not (self.resume or self.overwrite):
+            raise OutputError(f'{self._folder} holds a run already; pass --resume or --overwrite')
+        record = self._record(weight=weight)
+        if begun and self.resume:
+            made = (read_checkpoint(start).get('meta') or {}).get('adaptation') if start.is_file() else None
+            if made != record:
+                raise OutputError(
+                    f'{self._folder} holds a run of other settings ({shown(differences(made or {}, record))}): leave '
+                    '--resume out and pass --overwrite, or choose another --work-dir'
+                )
+        else:
+            statistics: State = {}
+            if weight:
+                with _changed(model, functools.partial(self._follow, model, images, weight)) as changes:
+                    statistics = changes
+            self._save(statistics, start, record, overwrite=True)
         train(
             config,
             self._folder,
@@ -320,7 +355,7 @@ class Adaptation:
 
     @property
     def _folder(self) -> Path:
-        return Path(self.work_dir or Path(self.out).with_suffix(''))
+        return Path(self.work_dir or Path(self.out).with_name(f'{Path(self.out).stem}_run'))
 
     def _training_config(self, model: Any, images: TargetImages, start: Path) -> Config:
         """The configuration of a run of a method that trains, on the same network."""
@@ -359,7 +394,9 @@ class Adaptation:
             non_finite=dict(type='NonFiniteHook', max_skipped=10),
         )
         # Section 3.2: the teacher keeps 0.999 of itself.
-        config.custom_hooks = [dict(type='TeacherEMAHook', decay=0.999)] if self.method == 'cotta' else []
+        config.custom_hooks = (
+            [dict(type='TeacherEMAHook', decay=0.999, warm_up=False)] if self.method == 'cotta' else []
+        )
         config.randomness = ConfigDict(seed=self.seed)
         config.load_from, config.resume = str(start), False
         return config
@@ -398,28 +435,32 @@ class Adaptation:
         read = self._read()
         state = state_dict_of(read, self.checkpoint)
         if unknown := sorted(set(changes) - set(state)):
-            raise ConfigError(
-                f'{self.checkpoint} has no {unknown[0]}, which {self.method} changes: use predict.py --class-prior'
-            )
+            raise ConfigError(f'{self.checkpoint} has no {unknown[0]}, which {self.method} changes')
         meta = {key: value for key, value in (read.get('meta') or {}).items() if key != 'random_states'}
         state = {key: changes.get(key, value).detach().cpu() for key, value in state.items()}
         with atomic_path(path, overwrite) as temporary:
             torch.save(dict(meta={**meta, **({'adaptation': record} if record else {})}, state_dict=state), temporary)
 
-    def _write(self, candidates: Sequence[Judged], index: int, choice: Choice, expected_from: str) -> Path:
-        chosen, out = candidates[index], Path(self.out)
-        record = dict(
+    def _record(self, **settings: Any) -> dict[str, Any]:
+        """What an adaptation was made of."""
+        return dict(
             mmrs=__version__,
             method=self.method,
-            settings=dict(chosen.settings),
-            targets=[Path(target).name for target in map(str, self.targets)],
+            settings=settings,
+            targets=list(map(str, self.targets)),
             checkpoint=Path(self.checkpoint).name,
+            weights=pooch.file_hash(str(self.checkpoint)),
             seed=self.seed,
+        )
+
+    def _write(self, candidates: Sequence[Judged], index: int, choice: Choice, expected_from: str) -> Path:
+        chosen, out = candidates[index], Path(self.out)
+        judgement = dict(
             verdict=choice.verdict,
             expected_from=expected_from,
             consistency=[candidates[0].consistency, chosen.consistency],
         )
-        self._save(chosen.changes, out, record, self.overwrite)
+        self._save(chosen.changes, out, self._record(**chosen.settings) | judgement, self.overwrite)
         return out
 
 

@@ -45,6 +45,7 @@ from mmrs.utils.config import load_config, remove_pretrained, require_keys
 from mmrs.utils.config_types import check_types, explained_errors
 from mmrs.utils.errors import CheckpointError, ConfigError, DataError, require_one_of, some
 from mmrs.utils.process_group import init_cpu_group
+from mmrs.utils.progress import quiet_log
 from mmrs.version import __version__
 from mmrs.weights import (
     Match,
@@ -212,6 +213,10 @@ class SegInferencer:
         scenes = _SceneOptions(adapt, adapt_weight, backend, class_prior, prior_strength, source_shares)
         options = PriorOptions() if adapt == 'prior' else PriorOptions(class_prior, prior_strength, source_shares)
         calibration = None if calibrated is None else Calibration.read(calibrated)
+        if calibration is not None and adapt in ('bn', 'tent'):
+            raise ConfigError(
+                f'calibrated is of the network as it is, but adapt={adapt} makes another one of it: leave one'
+            )
         cfg = load_config(config, cfg_options)
         require_one_of('backend', backend, BACKENDS)
         init_default_scope(cfg.get('default_scope', 'mmrs'))  # the steps of the pipeline need it too
@@ -423,7 +428,8 @@ class _SceneOptions:
         if self.adapt == 'prior':
             strength = STRENGTH if self.strength is None else self.strength
             options = PriorOptions('uniform', strength, self.source_shares)
-            trained = options.resolve(predictor.model.cfg, predictor.classes).trained
+            with quiet_log():  # of the correction to equal shares, which is not made
+                trained = options.resolve(predictor.model.cfg, predictor.classes).trained
             return ScenePrior(predictor, trained, strength)
         return None
 

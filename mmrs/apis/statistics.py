@@ -33,6 +33,7 @@ __all__ = [
     'fill_statistics',
     'leaves',
     'loaded_bands',
+    'loader',
     'loading',
     'preprocessor_settings',
     'statistics_table',
@@ -87,26 +88,26 @@ def loaded_bands(dataset: Mapping[str, Any]) -> tuple[int, ...] | None:
     Raises:
         ConfigError: Its pipeline has no `LoadRasterImage`.
     """
-    pipeline, loader = dataset.get('pipeline') or (), _loader(dataset)
-    if loader is None:
+    pipeline, step = dataset.get('pipeline') or (), loader(dataset)
+    if step is None:
         raise ConfigError(
             f'the pipeline of {dataset.get("type")} {dataset.get("data_root", "")} has no LoadRasterImage (it has '
             f'{", ".join(str(step["type"]) for step in pipeline) or "nothing"}), so its bands are not known; other '
             'loaders may change their order'
         )
-    bands = loader.get('bands')
+    bands = step.get('bands')
     return None if bands is None else tuple(bands)
 
 
 def applies_scale(dataset: Mapping[str, Any]) -> bool:
     """Whether the pipeline of a data set's configuration applies the scale and offset that files give."""
-    return bool((_loader(dataset) or {}).get('apply_scale', False))
+    return bool((loader(dataset) or {}).get('apply_scale', False))
 
 
 def loading(dataset: Mapping[str, Any]) -> list[BaseTransform]:
     """Of the pipeline of a data set's configuration, what loads the images; nothing where that is no loader of ours."""
-    loader = _loader(dataset)
-    return [] if loader is None else [TRANSFORMS.build(dict(loader))]
+    step = loader(dataset)
+    return [] if step is None else [TRANSFORMS.build(dict(step))]
 
 
 def steps_between(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -115,7 +116,8 @@ def steps_between(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(step) for step in steps if not str(step['type']).split('.')[-1].startswith(('Load', 'Pack'))]
 
 
-def _loader(dataset: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def loader(dataset: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The step of a data set's configuration that loads images, if it is a `LoadRasterImage`."""
     pipeline = dataset.get('pipeline') or ()
     kinds = ((step, look_up(TRANSFORMS, step.get('type'))) for step in pipeline)
     return next((step for step, kind in kinds if isinstance(kind, type) and issubclass(kind, LoadRasterImage)), None)

@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
-from mmrs.apis.statistics import domain_leaves, leaves, without_labels
+from mmrs.apis.statistics import domain_leaves, leaves, loader, steps_between, without_labels
 from mmrs.registry import DATASETS
 from mmrs.utils.config import look_up
 from mmrs.utils.errors import ConfigError, DataError, require_number
@@ -66,8 +66,13 @@ class TargetImages:
         """How many there are of a number of windows."""
         return min(number, len(DATASETS.build(self.dataset(augmented=False))))
 
-    def samples(self, number: int, seed: int) -> Iterator[dict[str, Any]]:
+    def samples(self, number: int, seed: int, first: int = 0) -> Iterator[dict[str, Any]]:
         """Windows of as many images, drawn by a seed, one after the other.
+
+        Args:
+            number: Of windows; all, where there are fewer.
+            seed: Their order.
+            first: How many of them are passed over, for others to look at; behind the last one comes the first again.
 
         Raises:
             DataError: There is none.
@@ -75,7 +80,7 @@ class TargetImages:
         dataset = DATASETS.build(self.dataset(augmented=False))
         if not len(dataset):
             raise DataError(f'{", ".join(self.targets)}: there is no image')
-        order = np.random.default_rng(seed).permutation(len(dataset))[:number]
+        order = np.roll(np.random.default_rng(seed).permutation(len(dataset)), -first)[:number]
         for i in order.tolist():
             with seeded(seed, i):
                 sample = dataset[i]
@@ -89,11 +94,8 @@ class TargetImages:
     @property
     def _loading(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """What loads an image in the test, and what else is done to it there."""
-        steps = [dict(step) for step in self._test.get('pipeline') or ()]
-        names = [str(step['type']).split('.')[-1] for step in steps]
-        load = [step for step, name in zip(steps, names) if name == 'LoadRasterImage']
-        other = [step for step, name in zip(steps, names) if not name.startswith(('Load', 'Pack'))]
-        return load or [dict(type='LoadRasterImage')], other
+        load = loader(self._test)
+        return [dict(load or dict(type='LoadRasterImage'))], steps_between(self._test)
 
     def _sets(self) -> list[dict[str, Any]]:
         """Configurations of data sets, but for their pipelines."""

@@ -193,7 +193,7 @@ class _Estimate:
 def _moments(values: Tensor, valid: Tensor | None) -> tuple[float, Tensor, Tensor]:
     """Number of values ``(N, C, ...)`` of each channel, their mean and the sum of their squared deviations."""
     axes = [0, *range(2, values.dim())]
-    if valid is None or values.dim() != 4:
+    if valid is None or values.dim() != 4 or len(values) != 1:  # several crops of an image weigh alike
         number = values.numel() / values.shape[1]
         values = values.float()
         mean = values.mean(axes, keepdim=True)

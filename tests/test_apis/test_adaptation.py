@@ -1,4 +1,6 @@
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,7 +56,7 @@ def test_statistics_are_those_of_the_windows_and_the_file_is_the_checkpoint_othe
     assert {key.rpartition('.')[2] for key in found} == {'running_mean', 'running_var'}
     model = init_model(*source, device='cpu')
     images = TargetImages(model.cfg, ['config:test'], model.dataset_meta, 64)
-    batches = [sample['inputs'][None].float() for sample in images.samples(3, seed=1)]
+    batches = [sample['inputs'][None].float() for sample in images.samples(3, 0, first=3)]
     adapt_batch_statistics(model, [((batch - 120) / 60, None) for batch in batches], 0.5)
     for key, value in found.items():
         torch.testing.assert_close(value, model.state_dict()[key])
@@ -76,6 +78,45 @@ def test_the_prior_is_in_the_bias_of_the_classifier(adaptation, source):
     assert [own.name.split()[-1] for own in result.candidates[1:]] == ['0.5', '1']
 
 
+@pytest.mark.parametrize(
+    ('consistencies', 'shares', 'verdict', 'written'),
+    [
+        ((0.5, 0.7, 0.6), ((0.5, 0.5), (0.5, 0.5), (0.5, 0.5)), 'adapted', 'weight 0.5'),
+        ((0.5, 0.55, 0.4), ((0.5, 0.5), (0.5, 0.5), (0.5, 0.5)), 'kept', None),
+        # All that was made of it has lost a class: that is usual among them, but not for the checkpoint.
+        ((0.5, 0.9, 0.8), ((0.5, 0.5), (1.0, 0.0), (1.0, 0.0)), 'kept', None),
+        ((0.5, 0.9, 0.7), ((0.5, 0.5), (1.0, 0.0), (0.5, 0.5)), 'adapted', 'weight 1'),
+    ],
+)
+def test_what_is_written(adaptation, monkeypatch, consistencies, shares, verdict, written):
+    looks = iter(zip(consistencies, shares))
+
+    def look(self, model, crops):
+        value, own = next(looks)
+        criterion = SimpleNamespace(compute=lambda expected: SimpleNamespace(value=value))
+        return criterion, torch.tensor([*own, 0, 0, 0, 0], dtype=torch.float64)
+
+    monkeypatch.setattr(Adaptation, '_look', look)
+    expected = torch.tensor([0.5, 0.5, 0, 0, 0, 0])
+    monkeypatch.setattr(Adaptation, '_expected', lambda self, model, predicted: (expected, 'a table'))
+    result = adaptation(weights=[0.5, 1.0]).run()
+    assert result.choice.verdict == verdict
+    assert (result.written is not None) == (written is not None)
+    (marked,) = (line for line in adapt.report(result).splitlines() if '**' in line)
+    assert marked.startswith(f'| statistics, {written} |' if written else '| the checkpoint |')
+
+
+def test_a_run_has_a_folder_of_its_own(adaptation, source):
+    with pytest.raises(ConfigError, match='holds an input'):
+        adaptation(method='tent', work_dir=Path(source[1]).parent)
+    with pytest.raises(ConfigError, match=r'new\.pth was expected'):
+        adaptation(out='new')
+    with pytest.raises(ConfigError, match='weights is for bn'):
+        adaptation(method='prior', weights=[0.3])
+    with pytest.raises(ConfigError, match='strengths is empty'):
+        adaptation(method='prior', strengths=[])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('method', ['tent', 'shot', 'cotta'])
 def test_a_run_that_is_stopped_goes_on_to_the_same_weights(adaptation, source, tmp_path, monkeypatch, method):
@@ -94,6 +135,8 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(adaptation, source, t
             adaptation(out=tmp_path / 'resumed.pth', **settings).run()
     with pytest.raises(OutputError):
         adaptation(out=tmp_path / 'resumed.pth', **settings).run()
+    with pytest.raises(OutputError, match='weight'):
+        adaptation(out=tmp_path / 'resumed.pth', resume=True, weights=[0.25], **settings).run()
     resumed = adaptation(out=tmp_path / 'resumed.pth', resume=True, **settings).run()
     found = changed(steady, source)
     assert all(torch.equal(value, found[key]) for key, value in changed(resumed, source).items())
@@ -111,14 +154,13 @@ def test_the_checkpoint_stays_unless_maps_are_clearly_more_consistent(adaptation
     command += ['--device', 'cpu', '--weights', '0']  # weight 0: the checkpoint itself
     assert adapt.main(command) == 1
     said = capsys.readouterr().out
-    assert 'The checkpoint stays' in said
+    assert '| the checkpoint | ' in said
+    assert '**stays**' in said
     assert 'Nothing was written' in said
     assert not (tmp_path / 'new.pth').exists()
     assert adapt.main([*command, '--dry-run']) == 0
     assert 'weights [0.0]' in capsys.readouterr().out
     assert not (tmp_path / 'new.pth').exists()
-    result = adaptation(margin=0, weights=[1.0]).run()
-    assert (result.written is not None) == (result.choice.verdict == 'adapted')
     assert adapt.main([*command, '--always']) == 0
     assert adapt.main(command) == 2  # there is one now
 

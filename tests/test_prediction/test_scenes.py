@@ -145,7 +145,7 @@ def test_windows_are_looked_for_until_there_are_enough_with_data():
     class Half:
         read = staticmethod(lambda window: window if window[0] >= 640 else None)
 
-    grid = WindowGrid((1280, 1280), (64, 64), overlap=0.0)
+    grid = WindowGrid((640, 1280), (64, 64), overlap=0.0)
     found = list(scene_windows(Half(), grid))
     assert len(found) == len(set(found)) == 50  # a quarter of them all
     large = WindowGrid((1280, 1280), (64, 64), overlap=0.0)

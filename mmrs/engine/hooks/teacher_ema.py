@@ -24,16 +24,20 @@ class TeacherEMAHook(Hook):
     Args:
         decay: Upper bound of :math:`\alpha_i`, in [0, 1).
         copy_at_start: False keeps the teacher that the model has, for runs that bring their own.
+        warm_up: False takes `decay` from iteration 1 on, for runs that start from a trained network: the minimum makes
+            the teacher a mean over all students for as long as it grows.
     """
 
-    def __init__(self, decay: float = 0.999, copy_at_start: bool = True) -> None:
+    def __init__(self, decay: float = 0.999, copy_at_start: bool = True, warm_up: bool = True) -> None:
         require_number('decay', decay, at_least=0, below=1)
         self.decay = decay
         self.copy_at_start = copy_at_start
+        self.warm_up = warm_up
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | tuple | list | Sequence[dict] | None = None
     ) -> None:
         """Update the teacher of ``runner.model``."""
         if runner.iter > 0 or self.copy_at_start:
-            unwrapped(runner.model).update_teacher(min(1 - 1 / (runner.iter + 1), self.decay))
+            growing = 1 - 1 / (runner.iter + 1) if self.warm_up or runner.iter == 0 else 1.0
+            unwrapped(runner.model).update_teacher(min(growing, self.decay))

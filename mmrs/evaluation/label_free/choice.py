@@ -43,7 +43,7 @@ def dead_classes(shares: Tensor, expected: Tensor) -> Tensor:
     return (expected >= PRESENT) & (shares < DEAD * expected)
 
 
-def inadmissible(shares: Sequence[Tensor], expected: Tensor) -> list[str | None]:
+def inadmissible(shares: Sequence[Tensor], expected: Tensor, against: int | None = None) -> list[str | None]:
     """Why a candidate is out, whatever its score; None: it is not.
 
     More than half of its classes have died, or more than of the median candidate's; or it predicts, effectively, fewer
@@ -52,11 +52,13 @@ def inadmissible(shares: Sequence[Tensor], expected: Tensor) -> list[str | None]
     Args:
         shares: Of the classes in each candidate's predictions on the target, ``(K,)``.
         expected: Those in the source's labels.
+        against: Index of the candidate that stands for the usual in place of the median, where the others have been
+            made of that one.
     """
     dead = torch.tensor([int(dead_classes(own, expected).sum()) for own in shares])
     number = int((expected >= PRESENT).sum())
     effective = torch.stack([entropy(own.double()).exp() for own in shares])
-    usual_dead, usual = dead.double().quantile(0.5), effective.quantile(0.5)
+    usual_dead, usual = (own.double().quantile(0.5) if against is None else own[against] for own in (dead, effective))
     reasons: list[str | None] = []
     for own_dead, own in zip(dead.tolist(), effective.tolist()):
         if own_dead > number / 2:
