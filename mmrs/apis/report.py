@@ -336,7 +336,8 @@ def _metrics(run: Run) -> dict[str, Any] | None:
         except (ValueError, LookupError, TypeError) as error:
             raise DataError(f'{file} is no metrics.json that tools/test.py wrote ({error!r})') from error
         if plain and run.checkpoint is not None and Path(found['checkpoint']).name == run.checkpoint.name:
-            return found
+            # A training that was begun anew has written another checkpoint of that name.
+            return found if file.stat().st_mtime >= run.checkpoint.stat().st_mtime else None
     return None
 
 

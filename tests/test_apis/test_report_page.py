@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import statistics
 
@@ -151,6 +152,9 @@ def test_choice_and_confusion_matrices(runs, root, tmp_path):
     cells = re.findall(r'<rect class="cell".*?<text[^>]*>(.*?)</text>', inside[: inside.index('</section>')], re.DOTALL)
     assert cells == shares
     assert f'Ours, mIoU {found["mIoU"]:.1f}' in text
+    (metrics,) = runs[2].glob('*/metrics.json')
+    os.utime(metrics, (1, 1))  # older than the checkpoint: of another training
+    assert 'Confusion matrices' in write_report(runs, tmp_path / 'c.html', **SETTINGS)
     for verdict, mark in (('kept', 'stays'), ('none', '')):
         selection.save(judged, Choice(0, verdict, 0.0), [None, None], '')
         section, _ = _choice(file)

@@ -32,6 +32,7 @@ def test_a_resumed_run_goes_on_where_it_stopped():
 
 def test_a_run_may_bring_its_own_teacher():
     assert alphas(TeacherEMAHook(copy_at_start=False), [0, 1]) == [0.5]
+    assert alphas(TeacherEMAHook(0.9, warm_up=False), [0, 1, 2, 99]) == [0, 0.9, 0.9, 0.9]
 
 
 def test_wrapped_models_are_unwrapped():
