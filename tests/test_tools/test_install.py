@@ -30,7 +30,7 @@ CHECKPOINTS = {
         [*('CONFIG', '--work-dir', 'OUT', '--cfg-options'), 'model.backbone.init_cfg.type=Pretrained', INIT_CFG],
     ),
     'test': (test, ['CONFIG', 'FILE', '--work-dir', 'OUT']),
-    'adapt': (adapt, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT']),
+    'adapt': (adapt, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT.pth']),
     'predict': (predict, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT']),
     'compare_priors': (compare_priors, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT', '--priors', 'uniform']),
     'calibrate': (calibrate, ['CONFIG', 'FILE', '-o', 'OUT']),
