@@ -981,8 +981,8 @@ BREAKAGES: list[Breakage] = [
         (
             'statistics-of-the-source',
             'a candidate is judged by other statistics than those that it is chosen for',
-            'if candidate.statistics:\n            # Of other',
-            'if False:\n            # Of other',
+            'if candidate.statistics:\n            images',
+            'if False:\n            images',
         ),
     ),
     *_in_file(

@@ -70,7 +70,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--class-prior', default='uniform', metavar='PRIOR', help='of prior: as predict.py takes it (default: uniform)'
     )
     how.add_argument(
-        '--strengths', nargs='+', type=float, default=[STRENGTH], metavar='S',
+        '--strengths', nargs='+', type=float, default=(STRENGTH,), metavar='S',
         help=f'of the correction, 0 to 1: each is a candidate of prior (default: {STRENGTH:g})',
     )  # fmt: skip
     how.add_argument(

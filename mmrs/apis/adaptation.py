@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,10 @@ from mmrs.install import install
 from mmrs.models.batch_statistics import NoBatchStatisticsError, adapt_batch_statistics, blend_weight, running_norms
 from mmrs.utils.config import load_config, remove_pretrained
 from mmrs.utils.errors import ConfigError, DataError, OutputError, require_number, require_one_of
-from mmrs.utils.files import atomic_path
 from mmrs.utils.ranks import rank_and_number
 from mmrs.utils.records import differences, shown
 from mmrs.version import __version__
-from mmrs.weights import read_checkpoint, state_dict_of, trusting_checkpoints
+from mmrs.weights import read_checkpoint, save_changed, state_dict_of, trusting_checkpoints
 
 __all__ = ['METHODS', 'TRAINED', 'Adaptation', 'Judged', 'Result']
 
@@ -51,6 +50,13 @@ METHODS = ('bn', 'prior', *TRAINED)
 WEIGHTS, WEIGHT_BEFORE_TRAINING = (0.25, 0.5, 1.0), 0.0
 #: What of a model's configuration a method that trains takes over.
 _NETWORK = ('backbone', 'neck', 'decode_head', 'data_preprocessor', 'train_cfg', 'test_cfg')
+
+#: Options that not all methods take, and those that do.
+_OPTIONS: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(('weights', 'prior_images'), ('bn', *TRAINED)),
+    **dict.fromkeys(('strengths', 'class_prior'), ('prior',)),
+    **dict.fromkeys(('iterations', 'batch_size', 'learning_rate', 'options', 'resume'), tuple(TRAINED)),
+}
 
 State = dict[str, Tensor]
 
@@ -173,27 +179,24 @@ class Adaptation:
                 require_number(name, value, at_least=0, at_most=1)
         if self.method in TRAINED and len(self.weights or ()) > 1:
             raise ConfigError(f'weights is {list(self.weights or ())}; {self.method} starts from statistics of one')
-        for name, methods in dict(
-            weights=('bn', *TRAINED), prior_images=('bn', *TRAINED), learning_rate=tuple(TRAINED)
-        ).items():
-            if getattr(self, name) is not None and self.method not in methods:
+        defaults = {own.name: own.default for own in fields(self)}
+        for name, methods in _OPTIONS.items():
+            value = getattr(self, name)
+            # Of a mapping the default is made anew each time: an empty one.
+            if self.method not in methods and value is not None and value not in (defaults[name], {}):
                 raise ConfigError(f'{name} is for {", ".join(methods)}, not for {self.method}')
         for name in ('weights', 'strengths'):
             if getattr(self, name) is not None and not getattr(self, name):
                 raise ConfigError(f'{name} is empty; a number of 0 to 1 was expected')
         if self.weights and self.prior_images is not None:
             raise ConfigError('weights and prior_images are two ways to say the same: give one of them')
-        if self.method not in TRAINED and (self.options or self.resume):
-            raise ConfigError(f'options and resume are for methods that train ({", ".join(TRAINED)})')
         if rank_and_number()[1] > 1:
             raise ConfigError('an adaptation runs in one process: start it without torchrun')
         if not Path(self.out).suffix:
             raise ConfigError(f'out is {self.out}; a file such as {self.out}.pth was expected')
         folder = self._folder.absolute()
         inputs = [path.absolute() for path in map(Path, (self.checkpoint, *self.targets)) if path.exists()]
-        if self.method in TRAINED and any(
-            folder in (own, *own.parents) for own in (path.absolute() for path in inputs)
-        ):
+        if self.method in TRAINED and any(folder in (own, *own.parents) for own in inputs):
             raise ConfigError(f'{folder} holds an input; choose another folder for the run with work_dir (--work-dir)')
         if Path(self.out).exists() and not self.overwrite:
             raise OutputError(f'{self.out} exists already; choose another name, or pass --overwrite')
@@ -432,14 +435,8 @@ class Adaptation:
 
     def _save(self, changes: State, path: Path, record: Mapping[str, Any], overwrite: bool) -> None:
         """The checkpoint with other weights, and without the state of its training."""
-        read = self._read()
-        state = state_dict_of(read, self.checkpoint)
-        if unknown := sorted(set(changes) - set(state)):
-            raise ConfigError(f'{self.checkpoint} has no {unknown[0]}, which {self.method} changes')
-        meta = {key: value for key, value in (read.get('meta') or {}).items() if key != 'random_states'}
-        state = {key: changes.get(key, value).detach().cpu() for key, value in state.items()}
-        with atomic_path(path, overwrite) as temporary:
-            torch.save(dict(meta={**meta, **({'adaptation': record} if record else {})}, state_dict=state), temporary)
+        with trusting_checkpoints(self.trust_checkpoint):
+            save_changed(self.checkpoint, changes, path, overwrite, **({'adaptation': record} if record else {}))
 
     def _record(self, **settings: Any) -> dict[str, Any]:
         """What an adaptation was made of."""

@@ -38,9 +38,9 @@ from mmrs.models.batch_statistics import adapt_batch_statistics, running_norms
 from mmrs.registry import DATASETS
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError, DataError, require_number, require_one_of
-from mmrs.utils.files import atomic_path, write_json, write_text
+from mmrs.utils.files import write_json, write_text
 from mmrs.utils.progress import quiet_log
-from mmrs.weights import dataset_meta_of, read_checkpoint, state_dict_of
+from mmrs.weights import save_changed
 
 __all__ = ['DEFAULT_CRITERIA', 'Candidate', 'Judged', 'Selection', 'find_candidates', 'offsets_of', 'target_crops']
 
@@ -351,16 +351,14 @@ class Selection:
         return self.records / f'{candidate.checkpoint.stem}_statistics.pth'
 
     def _save_adapted(self, candidate: Candidate) -> None:
-        known = read_checkpoint(candidate.checkpoint)
-        state = state_dict_of(known, candidate.checkpoint)
         with quiet_log():
-            model = self.model(candidate)
-        for name, norm in running_norms(model).items():
-            for key in ('running_mean', 'running_var'):
-                state[f'{name}.{key}'] = getattr(norm, key).cpu()
-        meta = dict(dataset_meta=dataset_meta_of(known, candidate.checkpoint))
-        with atomic_path(self._file(candidate), overwrite=True) as temporary:
-            torch.save(dict(state_dict=state, meta=meta), temporary)
+            norms = running_norms(self.model(candidate))
+        changes = {
+            f'{name}.{key}': getattr(norm, key)
+            for name, norm in norms.items()
+            for key in ('running_mean', 'running_var')
+        }
+        save_changed(candidate.checkpoint, changes, self._file(candidate), overwrite=True)
 
     def _judge(self, group: Sequence[Candidate]) -> list[Judged]:
         model = self.model(group[0])
@@ -389,6 +387,11 @@ class Selection:
         return target_crops(self._data, self.number, self.size, self.seed)
 
     @functools.cached_property
+    def _statistics_crops(self) -> list[dict[str, Any]]:
+        """What the target's statistics are of: not the crops by which candidates are judged, where there are enough."""
+        return target_crops(self._data, self.number, self.size, self.seed + 1)
+
+    @functools.cached_property
     def _data(self) -> Sequence[Config]:
         return self.data or [load_config(path) for path in dict.fromkeys(own.config for own in self.candidates)]
 
@@ -405,9 +408,7 @@ class Selection:
         """
         model = init_model(candidate.config, candidate.checkpoint, self.device)
         if candidate.statistics:
-            # Of other crops than those by which it is judged, where there are enough.
-            crops = target_crops(self._data, self.number, self.size, self.seed + 1)
-            images = ((seen.image[None], seen.valid[None]) for seen in observe(model, crops))
+            images = ((seen.image[None], seen.valid[None]) for seen in observe(model, self._statistics_crops))
             adapt_batch_statistics(model, images, candidate.statistics)
         return model
 
@@ -420,16 +421,29 @@ class Selection:
         place = hashlib.sha256(own.encode()).hexdigest()
         return self.records / f'{place[:16]}.json'
 
+    # Several candidates share a checkpoint, and all share the images.
+
+    @functools.cached_property
+    def _weights(self) -> dict[Path, str]:
+        return {path: pooch.file_hash(str(path)) for path in {own.checkpoint for own in self.candidates}}
+
+    @functools.cached_property
+    def _configs(self) -> dict[Path, Any]:
+        return {path: load_config(path).to_dict() for path in {own.config for own in self.candidates}}
+
+    @functools.cached_property
+    def _images(self) -> list[tuple[str, int, int]]:
+        paths = [crop['data_samples'].img_path for crop in self._crops]
+        return [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
+
     def _about(self, candidate: Candidate) -> dict[str, Any]:
         """What decides the scores, as JSON gives it back."""
         keys = ('criteria', 'number', 'size', 'seed', 'options')
         about = {key: getattr(self, key) for key in keys} | dict(
             strength=candidate.strength, statistics=candidate.statistics
         )
-        paths = [crop['data_samples'].img_path for crop in self._crops]
-        images = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
-        config, weights = load_config(candidate.config).to_dict(), pooch.file_hash(str(candidate.checkpoint))
-        about |= dict(weights=weights, config=config, images=images, expected=self.expected)
+        weights, config = self._weights[candidate.checkpoint], self._configs[candidate.config]
+        about |= dict(weights=weights, config=config, images=self._images, expected=self.expected)
         return json.loads(json.dumps(about, default=str))
 
     def _known(self, candidate: Candidate) -> Judged | None:

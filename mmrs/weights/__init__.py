@@ -3,6 +3,7 @@
 from mmrs.weights.matching import Match, expand_bands, load_matching
 from mmrs.weights.reading import dataset_meta_of, read_checkpoint, state_dict_of, trusting_checkpoints
 from mmrs.weights.remote import download, load_checkpoint
+from mmrs.weights.writing import save_changed
 
 __all__ = [
     'Match',
@@ -12,6 +13,7 @@ __all__ = [
     'load_checkpoint',
     'load_matching',
     'read_checkpoint',
+    'save_changed',
     'state_dict_of',
     'trusting_checkpoints',
 ]

@@ -113,6 +113,9 @@ def test_a_run_has_a_folder_of_its_own(adaptation, source):
         adaptation(out='new')
     with pytest.raises(ConfigError, match='weights is for bn'):
         adaptation(method='prior', weights=[0.3])
+    for name, value in dict(strengths=[0.3], class_prior='source', iterations=5, batch_size=4).items():
+        with pytest.raises(ConfigError, match=f'{name} is for'):
+            adaptation(**{name: value})
     with pytest.raises(ConfigError, match='strengths is empty'):
         adaptation(method='prior', strengths=[])
 
