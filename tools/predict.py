@@ -102,6 +102,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     scene.add_argument(
         '--adapt-weight', type=float, metavar='W', help='of the raster in bn and tent, 0 to 1 (default: 0.5)'
     )
+    scene.add_argument(
+        '--continual', action='store_true',
+        help='each raster goes on where the one before it ended, in the order of the names, not from the checkpoint',
+    )  # fmt: skip
     add_class_prior(parser)
     add_trust(parser)
     add_cfg_options(parser)
@@ -138,6 +142,7 @@ _MODEL = (
     'calibrated',
     'adapt',
     'adapt_weight',
+    'continual',
 )
 
 

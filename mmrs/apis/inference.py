@@ -174,6 +174,8 @@ class SegInferencer:
             :class:`SceneStatistics`; ``tent``, see :class:`SceneEntropy`; or ``prior``, see :class:`ScenePrior`, whose
             `prior_strength` and `source_shares` those above are then.
         adapt_weight: Of the scene's statistics in ``bn`` and ``tent``, 0 to 1; by default 0.5.
+        continual: In :meth:`predict_rasters`, each raster goes on where the one before it ended, in the order of the
+            rasters, not from the checkpoint.
 
     Raises:
         ConfigError: Something in the configuration or the options cannot work, or the calibration is another model's.
@@ -208,9 +210,10 @@ class SegInferencer:
         calibrated: str | os.PathLike | None = None,
         adapt: str | None = None,
         adapt_weight: float | None = None,
+        continual: bool = False,
     ) -> None:
         install()
-        scenes = _SceneOptions(adapt, adapt_weight, backend, class_prior, prior_strength, source_shares)
+        scenes = _SceneOptions(adapt, adapt_weight, continual, backend, class_prior, prior_strength, source_shares)
         options = PriorOptions() if adapt == 'prior' else PriorOptions(class_prior, prior_strength, source_shares)
         calibration = None if calibrated is None else Calibration.read(calibrated)
         if calibration is not None and adapt in ('bn', 'tent'):
@@ -407,6 +410,7 @@ class _SceneOptions:
 
     adapt: str | None
     weight: float | None
+    continual: bool
     backend: str
     class_prior: Any
     strength: float | None
@@ -416,6 +420,8 @@ class _SceneOptions:
         require_one_of('adapt', self.adapt, (None, 'bn', 'prior', 'tent'))
         if self.weight is not None and self.adapt not in ('bn', 'tent'):
             raise ConfigError('adapt_weight is for adapt=bn and adapt=tent (--adapt bn)')
+        if self.continual and self.adapt is None:
+            raise ConfigError('continual is for adapt (--adapt bn): without it, rasters do not change the model')
         if self.adapt is not None and self.backend != 'torch':
             raise ConfigError('adapt is for the backend torch: an ONNX file has its weights')
         if self.adapt == 'prior' and self.class_prior is not None:
@@ -424,13 +430,13 @@ class _SceneOptions:
     def build(self, predictor: Any) -> SceneAdaptation | None:
         if self.adapt in ('bn', 'tent'):
             kind = SceneStatistics if self.adapt == 'bn' else SceneEntropy
-            return kind(predictor, 0.5 if self.weight is None else self.weight)
+            return kind(predictor, 0.5 if self.weight is None else self.weight, self.continual)
         if self.adapt == 'prior':
             strength = STRENGTH if self.strength is None else self.strength
             options = PriorOptions('uniform', strength, self.source_shares)
             with quiet_log():  # of the correction to equal shares, which is not made
                 trained = options.resolve(predictor.model.cfg, predictor.classes).trained
-            return ScenePrior(predictor, trained, strength)
+            return ScenePrior(predictor, trained, strength, self.continual)
         return None
 
 

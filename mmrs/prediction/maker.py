@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,10 @@ from mmrs.utils.errors import ConfigError, DataError, OutputError, describe, som
 from mmrs.utils.records import differences
 from mmrs.visualization.quicklook import write_quicklook
 
-__all__ = ['MapMaker', 'MapPlan']
+__all__ = ['STOPS_SEQUENCE', 'MapMaker', 'MapPlan']
+
+#: Why a raster that cannot be read ends a sequence.
+STOPS_SEQUENCE = 'The maps of the rasters after it would depend on it (--continual): mend it, or leave it out'
 
 _THREADS = 8  # opening files is mostly waiting, in particular on a network
 
@@ -81,6 +85,7 @@ class MapMaker:
         self.identity = dict(identity or {})
         self.quicklook, self.resume, self.overwrite = quicklook, resume, overwrite
         self.scenes = scenes
+        self.continual = scenes is not None and scenes.continual
         self.layers = map_layers(
             predictor.classes, predictor.palette, settings.extra, settings.dtype, predictor.threshold
         )
@@ -110,6 +115,7 @@ class MapMaker:
 
         Raises:
             ConfigError: Two rasters would have one map, or one be overwritten by a map; or the area meets no raster.
+            DataError: A raster cannot be read on which the maps of others depend.
             OutputError: Something exists already.
         """
         self._require_places(targets, joint)
@@ -126,7 +132,10 @@ class MapMaker:
         area = self.settings.area()  # what is wrong with it is wrong for all
         plan = MapPlan()
         with ThreadPoolExecutor(_THREADS) as threads:
-            for path, (job, finished, error) in zip(targets, threads.map(self._look, targets.items())):
+            looked = threads.map(self._look, targets.items(), self._identities(targets))
+            for path, (job, finished, error) in zip(targets, looked):
+                if error and self.continual:
+                    raise DataError(f'{path}: {error}. {STOPS_SEQUENCE}')
                 if error:
                     plan.failed[path] = error
                 elif job is None:
@@ -163,10 +172,17 @@ class MapMaker:
             if self.resume and not self.overwrite and file.exists() and not _is_ours(file):
                 raise OutputError(f'{file} exists already, and is of no prediction; choose another name')
 
-    def _look(self, item: tuple[str, Path]) -> tuple[MapJob | None, bool, str]:
+    def _identities(self, paths: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """What each map depends on beside its raster and the settings."""
+        before = ''
+        for number, path in enumerate(paths):
+            yield self.identity | (dict(rasters_before=f'{number} ({before[:12]})') if self.continual else {})
+            before = hashlib.sha256(repr((before, os.path.basename(path), file_state(path)[1:])).encode()).hexdigest()
+
+    def _look(self, item: tuple[str, Path], identity: Mapping[str, Any]) -> tuple[MapJob | None, bool, str]:
         """A raster's job, None outside of the area; whether its map is finished; what is wrong, if anything is."""
         try:
-            job = plan_job(*item, self.settings, self.predictor, self.identity)
+            job = plan_job(*item, self.settings, self.predictor, identity)
             if job is None or not self.resume:
                 return job, False, ''
             finished, store = job.target.exists(), self.store(job.target)

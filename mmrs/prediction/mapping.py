@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,14 +24,14 @@ from mmrs.geo.windows import Window
 from mmrs.prediction.areas import write_areas
 from mmrs.prediction.canvas import Blended
 from mmrs.prediction.jobs import MapJob, list_inputs
-from mmrs.prediction.maker import MapMaker, MapPlan
+from mmrs.prediction.maker import STOPS_SEQUENCE, MapMaker, MapPlan
 from mmrs.prediction.polygons import check_polygon_grids, check_polygon_options, write_polygons
 from mmrs.prediction.predictors import Predictor
 from mmrs.prediction.sources import RasterSource, WindowPixels
 from mmrs.prediction.stream import Task, Times, stream
 from mmrs.prediction.vrt import mosaic, mosaic_grid
 from mmrs.prediction.window_grid import Run
-from mmrs.utils.errors import OutputError, UserError, describe, require, some
+from mmrs.utils.errors import DataError, OutputError, UserError, describe, require, some
 from mmrs.utils.progress import progress_bar
 
 __all__ = ['MapReport', 'make_maps']
@@ -107,6 +107,8 @@ class _Work:
                 if self._maker.scenes is not None:
                     stack.enter_context(self._maker.scenes.of(self._source(), self.job.windows))
             except (OSError, ValueError) as error:
+                if self._maker.continual:
+                    raise DataError(f'{self.job.path}: {describe(error)}. {STOPS_SEQUENCE}') from error
                 self.fail(error)
             yield
 
@@ -217,6 +219,8 @@ def make_maps(
         return MapReport(outside=plan.outside, failed=plan.failed)
     _require_shared_folder(plan, maker)
     works = [_Work(maker, job, parts) for job, parts in zip(plan.jobs, plan.missing)]
+    if maker.continual:
+        works = _with_finished(works, [_Work(maker, job, []) for job in plan.finished], list(targets))
     times, unreadable = _predict(maker, works, progress)
     failed = dict(plan.failed)
     for found in _together(all_gather_object, unreadable):
@@ -338,12 +342,13 @@ def _predict(maker: MapMaker, works: Sequence[_Work], progress: bool) -> tuple[T
                 times = stream(tasks(own), maker.predictor, advance)
             else:  # one raster after the other, for the model is another one for each
                 times = Times()
-                for work, runs, alone in own:
-                    if not runs:
-                        continue
-                    with work.adapted():
-                        if not work.failed:
-                            times += stream(tasks([(work, runs, alone)]), maker.predictor, advance)
+                with maker.scenes.sequence() if maker.continual else nullcontext():
+                    for work, runs, alone in own:
+                        if not (runs or maker.continual):
+                            continue
+                        with work.adapted():
+                            if runs and not work.failed:
+                                times += stream(tasks([(work, runs, alone)]), maker.predictor, advance)
             for published in publishing:
                 published.result()
         finally:
@@ -352,6 +357,14 @@ def _predict(maker: MapMaker, works: Sequence[_Work], progress: bool) -> tuple[T
     if empty:
         MMLogger.get_current_instance().warning(f'{some(empty)}: no pixel with data was found, and the map has none.')
     return times, failed | {work.job.path: work.error for work in works if work.error is not None}
+
+
+def _with_finished(works: Sequence[_Work], finished: Sequence[_Work], order: Sequence[str]) -> list[_Work]:
+    """In the order of the rasters, up to the last that lacks anything, all those that a sequence passes."""
+    found = {work.job.path: work for work in (*works, *finished)}
+    ordered = [found[path] for path in order if path in found]
+    last = max((i for i, work in enumerate(ordered) if work.missing), default=-1)
+    return ordered[: last + 1]
 
 
 def _share(

@@ -48,13 +48,25 @@ class SceneAdaptation(ABC):
 
     Args:
         predictor: Its model changes while a scene is predicted.
+        continual: Whether the maps of several rasters want :meth:`sequence`.
     """
 
     #: Name of the option.
     name: str
 
-    def __init__(self, predictor: TorchPredictor) -> None:
-        self.predictor = predictor
+    def __init__(self, predictor: TorchPredictor, continual: bool = False) -> None:
+        self.predictor, self.continual = predictor, continual
+        self._goes_on = False
+
+    @contextmanager
+    def sequence(self) -> Iterator[None]:
+        """Each scene inside of the block goes on where the one before it ended, not from the checkpoint."""
+        with self._kept():
+            self._goes_on = True
+            try:
+                yield
+            finally:
+                self._goes_on = False
 
     @contextmanager
     def of(self, source: Source, grid: WindowGrid) -> Iterator[None]:
@@ -63,7 +75,7 @@ class SceneAdaptation(ABC):
         Raises:
             DataError: The scene cannot be read, or is too small for the adaptation.
         """
-        with self._kept():
+        with nullcontext() if self._goes_on else self._kept():
             windows = partial(scene_windows, source, grid)
             if next(windows(), None) is not None:
                 self._follow(windows)
@@ -82,9 +94,13 @@ class SceneAdaptation(ABC):
             valid[:, : size[0], : size[1]] = True if window.valid is None else window.valid.to(valid.device)
         return images, valid
 
-    @abstractmethod
     def record(self) -> dict[str, Any]:
         """What maps depend on, as JSON has it."""
+        return dict(method=self.name, **self._settings()) | (dict(continual=True) if self.continual else {})
+
+    @abstractmethod
+    def _settings(self) -> dict[str, Any]:
+        """What a map depends on beside the method."""
 
     @abstractmethod
     def _kept(self) -> Any:
@@ -116,7 +132,8 @@ class SceneStatistics(SceneAdaptation):
 
     Args:
         predictor: See :class:`SceneAdaptation`.
-        weight: Of the scene, 0 to 1.
+        weight: Of the scene, 0 to 1. In a sequence, the n-th scene before counts ``weight * (1 - weight)**n``.
+        continual: See :class:`SceneAdaptation`.
 
     Raises:
         ConfigError: The model has no batch normalisation, or the weight makes no sense.
@@ -124,15 +141,14 @@ class SceneStatistics(SceneAdaptation):
 
     name = 'bn'
 
-    def __init__(self, predictor: TorchPredictor, weight: float = 0.5) -> None:
-        super().__init__(predictor)
+    def __init__(self, predictor: TorchPredictor, weight: float = 0.5, continual: bool = False) -> None:
+        super().__init__(predictor, continual)
         require_number('adapt_weight', weight, at_least=0, at_most=1)
         running_norms(predictor.model)
         self.weight = weight
 
-    def record(self) -> dict[str, Any]:
-        """See :class:`SceneAdaptation`."""
-        return dict(method=self.name, weight=self.weight)
+    def _settings(self) -> dict[str, Any]:
+        return dict(weight=self.weight)
 
     def _kept(self) -> Any:
         return kept_batch_statistics(self.predictor.model)
@@ -149,6 +165,7 @@ class SceneEntropy(SceneAdaptation):
     Args:
         predictor: See :class:`SceneAdaptation`.
         weight: See :class:`SceneStatistics`; without effect where there is no batch normalisation.
+        continual: See :class:`SceneAdaptation`; Adam's moments go on, too.
 
     Raises:
         ConfigError: The model has no normalisation with scales and shifts, or the weight makes no sense.
@@ -159,23 +176,25 @@ class SceneEntropy(SceneAdaptation):
 
     name, learning_rate = 'tent', 1e-3
 
-    def __init__(self, predictor: TorchPredictor, weight: float = 0.5) -> None:
-        super().__init__(predictor)
+    def __init__(self, predictor: TorchPredictor, weight: float = 0.5, continual: bool = False) -> None:
+        super().__init__(predictor, continual)
         self._affine = normalisation_parameters(predictor.model)
         try:
             self._statistics: SceneStatistics | None = SceneStatistics(predictor, weight)
         except NoBatchStatisticsError:
             self._statistics = None
 
-    def record(self) -> dict[str, Any]:
-        """See :class:`SceneAdaptation`."""
+    def _settings(self) -> dict[str, Any]:
         weight = None if self._statistics is None else self._statistics.weight
-        return dict(method=self.name, weight=weight, learning_rate=self.learning_rate)
+        return dict(weight=weight, learning_rate=self.learning_rate)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
         before = [(parameter, parameter.detach().clone(), parameter.requires_grad) for parameter in self._affine]
         with nullcontext() if self._statistics is None else self._statistics._kept():
+            for parameter in self._affine:
+                parameter.requires_grad_()
+            self._optimizer = torch.optim.Adam(self._affine, lr=self.learning_rate)
             try:
                 yield
             finally:
@@ -185,15 +204,12 @@ class SceneEntropy(SceneAdaptation):
     def _follow(self, windows: Windows) -> None:
         if self._statistics is not None:
             self._statistics._follow(windows)
-        for parameter in self._affine:
-            parameter.requires_grad_()
-        optimizer = torch.optim.Adam(self._affine, lr=self.learning_rate)
         for images, valid in map(self._normalised, windows()):
             gradients = torch.autograd.grad(self._entropy(images, valid), self._affine, allow_unused=True)
             for parameter, gradient in zip(self._affine, gradients):
                 parameter.grad = gradient  # none of layers that do not predict
-            optimizer.step()
-        optimizer.zero_grad()
+            self._optimizer.step()
+        self._optimizer.zero_grad()
 
     def _entropy(self, images: Tensor, valid: Tensor | None) -> Tensor:
         meta = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), tuple(images.shape[-2:]))
@@ -212,6 +228,7 @@ class ScenePrior(SceneAdaptation):
         predictor: See :class:`SceneAdaptation`.
         trained: Shares that the model has learned, ``(K,)``.
         strength: Of the correction, 0 to 1.
+        continual: See :class:`SceneAdaptation`. The shares are those of the windows of all scenes so far.
 
     Reference:
         Saerens et al., Adjusting the Outputs of a Classifier to New a Priori Probabilities, Neural Computation 14,
@@ -220,31 +237,33 @@ class ScenePrior(SceneAdaptation):
 
     name = 'prior'
 
-    def __init__(self, predictor: TorchPredictor, trained: Sequence[float], strength: float) -> None:
-        super().__init__(predictor)
+    def __init__(
+        self, predictor: TorchPredictor, trained: Sequence[float], strength: float, continual: bool = False
+    ) -> None:
+        super().__init__(predictor, continual)
         self.trained, self.strength = np.asarray(trained, float), strength
 
-    def record(self) -> dict[str, Any]:
-        """See :class:`SceneAdaptation`."""
+    def _settings(self) -> dict[str, Any]:
         trained = {name: float(f'{p:.6g}') for name, p in zip(self.predictor.classes, self.trained)}
-        return dict(method=self.name, strength=self.strength, trained=trained)
+        return dict(strength=self.strength, trained=trained)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        before = self.predictor.adjustment
+        self._before = self.predictor.adjustment
+        self._total, self._pixels = np.zeros(len(self.trained)), 0
         try:
             yield
         finally:
-            self.predictor.adjustment = before
+            self.predictor.adjustment = self._before
 
     def _follow(self, windows: Windows) -> None:
-        total, pixels = np.zeros(len(self.trained)), 0
+        self.predictor.adjustment = self._before
         for window in windows():
             own, number = self._shares(window)
-            total, pixels = total + own, pixels + number
-        shares = (1 - _EQUAL) * total / max(pixels, 1) + _EQUAL / len(total)
+            self._total, self._pixels = self._total + own, self._pixels + number
+        shares = (1 - _EQUAL) * self._total / max(self._pixels, 1) + _EQUAL / len(self._total)
         shift = by_class((self.strength * np.log(shares / self.trained)).tolist(), self.predictor.device)
-        scale, offsets = self.predictor.adjustment or (1.0, 0.0)
+        scale, offsets = self._before or (1.0, 0.0)
         self.predictor.adjustment = scale * torch.ones_like(shift), offsets + shift
 
     def _shares(self, window: WindowPixels) -> tuple[np.ndarray, int]:

@@ -126,6 +126,44 @@ def test_the_prior_of_a_scene_is_the_mean_prediction_under_equal_shares(source):
     np.testing.assert_allclose(inferencer.predict(image).probabilities, expected, atol=1e-5)
 
 
+def test_a_sequence_goes_on_with_statistics_and_shares_of_the_scenes_before(source, scene, tmp_path):
+    images = {name: picture(seed, 64, 64, mean) for name, seed, mean in (('a.tif', 21, 120), ('b.tif', 22, 60))}
+    files = [scene(*item) for item in images.items()]
+    tensors = [(torch.from_numpy(own.transpose(2, 0, 1)).float()[None] - 120) / 60 for own in images.values()]
+    model = init_model(*source, device='cpu')
+    with torch.no_grad():
+        for own in tensors:
+            adapt_batch_statistics(model, [(own, None)], 0.4)
+        expected = model.encode_decode(tensors[1], [dict(img_shape=(64, 64))])[0].argmax(0)
+    inferencer = SegInferencer(*source, adapt='bn', adapt_weight=0.4, continual=True, **OPTIONS)
+    inferencer.predict_rasters(files, tmp_path / 'bn', progress=False)
+    np.testing.assert_array_equal(read(tmp_path / 'bn' / 'b.tif'), expected)
+    alone = SegInferencer(*source, adapt='bn', adapt_weight=0.4, **OPTIONS).predict(images['b.tif']).labels
+    assert (alone != expected.numpy()).any()
+    np.testing.assert_array_equal(inferencer.predict(images['b.tif']).labels, alone)  # an image is no sequence
+
+    plain = SegInferencer(*source, **OPTIONS)
+    inferencer = SegInferencer(*source, adapt='prior', prior_strength=1, continual=True, **OPTIONS)
+    trained = inferencer._scenes.trained[:, None, None]
+    own = [plain.predict(image).probabilities.astype(np.float64) / trained for image in images.values()]
+    shares = 0.99 * np.mean([(each / each.sum(0)).mean((1, 2)) for each in own], 0) + 0.01 / 6
+    inferencer.predict_rasters(files, tmp_path / 'prior', progress=False)
+    np.testing.assert_array_equal(read(tmp_path / 'prior' / 'b.tif'), (own[1] * shares[:, None, None]).argmax(0))
+
+
+def test_a_sequence_knows_what_was_before_and_ends_where_a_scene_cannot_be_read(source, scene, tmp_path, capsys):
+    first, second = scene('a.tif', picture(23, 64, 64)), scene('b.tif', picture(24, 64, 64))
+    options = ['-o', tmp_path / 'maps', '--adapt', 'bn', '--continual']
+    assert predict.main(command(source, first, second, *options)) == 0
+    scene('a.tif', picture(25, 64, 64))
+    capsys.readouterr()
+    assert predict.main(command(source, second, *options, '--resume')) == 2
+    assert 'rasters_before' in capsys.readouterr().err
+    first.write_bytes(first.read_bytes()[:200])
+    assert predict.main(command(source, first, second, *options, '--overwrite')) == 2
+    assert 'a.tif' in capsys.readouterr().err
+
+
 def test_a_scene_of_one_class_a_small_one_and_one_without_data(source, scene, tmp_path):
     nothing = scene('nan.tif', np.full((128, 128, 3), np.nan, np.float32))
     flat, small = scene('flat.tif', np.full((128, 96, 3), 77, np.uint8)), scene('small.tif', picture(5, 40, 24))
@@ -155,16 +193,20 @@ def test_windows_are_looked_for_until_there_are_enough_with_data():
     assert set(scene_windows(Half(), inside)) == {(640, 0, 704, 64), (704, 0, 768, 64)}
 
 
-def test_a_stopped_run_goes_on_with_the_same_settings_and_no_others(source, scene, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('adapt', [['bn'], ['tent', '--continual']])
+def test_a_stopped_run_goes_on_with_the_same_settings_and_no_others(
+    source, scene, tmp_path, monkeypatch, capsys, adapt
+):
     inputs = scene('a.tif', picture(7)), scene('b.tif', picture(8, 192, 192, 60))
-    assert predict.main(command(source, *inputs, '-o', tmp_path / 'steady', '--adapt', 'bn')) == 0
-    again = command(source, *inputs, '-o', tmp_path / 'maps', '--adapt', 'bn', '--resume')
+    assert predict.main(command(source, *inputs, '-o', tmp_path / 'steady', '--adapt', *adapt)) == 0
+    again = command(source, *inputs, '-o', tmp_path / 'maps', '--adapt', *adapt, '--resume')
     written = []
 
     def write(store, window, arrays, wrapped=PartStore.write):
-        if len(written) == 4:
+        if len(written) == 2:
             raise KeyboardInterrupt
-        written.append(window)
+        if store.folder.name == '.b.parts':
+            written.append(window)
         wrapped(store, window, arrays)
 
     with monkeypatch.context() as patch:
@@ -182,10 +224,10 @@ def test_a_stopped_run_goes_on_with_the_same_settings_and_no_others(source, scen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('adapt', ['tent', 'prior'])
+@pytest.mark.parametrize('adapt', [['tent', '--continual'], ['prior']])
 def test_two_processes_make_the_same_adapted_maps(source, scene, tmp_path, adapt):
     inputs = scene('a.tif', picture(9, 192, 256)), scene('b.tif', picture(10, 128, 192, 60))
-    arguments = command(source, *inputs, '--adapt', adapt)
+    arguments = command(source, *inputs, '--adapt', *adapt)
     assert predict.main([*arguments, '-o', str(tmp_path / 'one')]) == 0
     launcher = ['timeout', '300', sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     done = subprocess.run(
@@ -202,6 +244,7 @@ def test_what_makes_no_sense_is_refused(source):
     for options, words in (
         (dict(adapt='tend'), 'adapt'),
         (dict(adapt_weight=0.5), 'adapt_weight'),
+        (dict(continual=True), 'continual'),
         (dict(adapt='bn', adapt_weight=1.5), 'adapt_weight'),
         (dict(adapt='bn', backend='onnx'), 'onnx|ONNX'),
         (dict(adapt='prior', class_prior='uniform'), 'class_prior'),
