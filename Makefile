@@ -30,7 +30,7 @@ export PYTHONUNBUFFERED := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format test-minimum test-openmmlab docs breakages soak clean
+.PHONY: help install demo test test-all lint format test-minimum test-openmmlab docs dist breakages soak clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -90,6 +90,10 @@ docs:  ## Build the documentation with its API reference into site/ (needs no to
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -r requirements/docs.txt
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+dist: $(STAMP)  ## Build the wheel and the source distribution into dist/
+	$(PIP) install -q build==1.6.1
+	$(PY) -m build --no-isolation --outdir dist .
 
 breakages: install  ## Break the method on purpose, line by line, and show that the tests notice
 	$(PY) tests/breakages.py --jobs $(JOBS) $(ARGS)

@@ -1175,14 +1175,16 @@ def tree_of(root: Path) -> list[str]:
     """Files of a repository that are tracked, or new and not ignored, as they are in the working tree."""
     command = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
     listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
-    return sorted({name for name in listed.split('\0') if name and (root / name).is_file()})
+    return sorted(
+        {name for name in listed.split('\0') if name and ((root / name).is_file() or (root / name).is_symlink())}
+    )
 
 
 def copy_tree(root: Path, target: Path) -> None:
     """Copy what :func:`tree_of` lists."""
     for name in tree_of(root):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / name, target / name)
+        shutil.copy2(root / name, target / name, follow_symlinks=False)
 
 
 def broken(text: str, breakage: Breakage) -> str:
@@ -1222,7 +1224,7 @@ def run_tests(tree: Path, tests: Sequence[str], timeout: float) -> Outcome:
 def attempt(snapshot: Path, breakage: Breakage, tests: Sequence[str], timeout: float) -> Outcome:
     """Run tests on a broken copy of a tree."""
     with tempfile.TemporaryDirectory(prefix='mmrs-breakage-') as folder:
-        shutil.copytree(snapshot, folder, dirs_exist_ok=True)
+        shutil.copytree(snapshot, folder, symlinks=True, dirs_exist_ok=True)
         path = Path(folder) / breakage.file
         try:
             path.write_text(broken(path.read_text(), breakage))

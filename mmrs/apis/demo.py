@@ -27,16 +27,17 @@ from mmrs.preparation.synthetic.archives import read_manifest, write_isprs_archi
 from mmrs.utils.config import load_config, walk
 from mmrs.utils.errors import ConfigError, UserError
 from mmrs.utils.files import atomic_path
-from mmrs.utils.processes import REPOSITORY, run_tool, tail
+from mmrs.utils.processes import run_tool, tail
 from mmrs.utils.records import Record
+from mmrs.utils.shipped import CONFIGS
 from mmrs.visualization import class_colours, colour_labels, compose, to_display
 
 __all__ = ['Demo', 'choose_images', 'draw_panel', 'make_pair']
 
 #: Where the demo's configurations expect the pair.
 DATA = Path('data/synthetic')
-SOURCE_ONLY = REPOSITORY / 'configs' / 'source_only' / 'demo.py'
-ADAPTED = REPOSITORY / 'configs' / 'st_dasegnet' / 'demo.py'
+SOURCE_ONLY = CONFIGS / 'source_only' / 'demo.py'
+ADAPTED = CONFIGS / 'st_dasegnet' / 'demo.py'
 #: The gap that those were made for.
 GAP = 0.75
 _PAIR = 'pair.json'

@@ -25,8 +25,8 @@ from mmrs.install import install
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import ConfigError, OutputError, require_number, require_one_of
 from mmrs.utils.files import write_text
-from mmrs.utils.processes import REPOSITORY
 from mmrs.utils.records import shown
+from mmrs.utils.shipped import CONFIGS
 from mmrs.weights import read_checkpoint, state_dict_of
 
 __all__ = ['Recommendation', 'Recommended']
@@ -300,6 +300,6 @@ def _method_file(method: str) -> Path:
     """The configuration of a method: a file, or that of a name."""
     if method.endswith('.py'):
         return Path(method)
-    files = {path.parent.name: path for path in (REPOSITORY / 'configs').glob('*/method.py')}
+    files = {path.parent.name: path for path in CONFIGS.glob('*/method.py')}
     require_one_of('method', method, sorted(files))
     return files[method]

@@ -28,9 +28,9 @@ from mmrs.registry import DATASETS
 from mmrs.utils.config import load_config, walk
 from mmrs.utils.errors import CheckpointError, ConfigError, OutputError
 from mmrs.utils.files import atomic_path, write_json, write_text
-from mmrs.utils.processes import REPOSITORY
 from mmrs.utils.progress import progress_bar
 from mmrs.utils.records import Record
+from mmrs.utils.shipped import CONFIGS
 from mmrs.visualization import class_colours, colour_labels, compose, to_display
 
 __all__ = ['CameraStudy', 'Configs', 'Job']
@@ -52,9 +52,9 @@ class Configs:
         fine_tuned: Trains on the images of the other camera, with their labels.
     """
 
-    reference: Path = REPOSITORY / 'configs/source_only/dubai_synthetic.py'
-    regression: Path = REPOSITORY / 'configs/feature_regression/dubai_synthetic.py'
-    fine_tuned: Path = REPOSITORY / 'configs/target_supervised/dubai_synthetic.py'
+    reference: Path = CONFIGS / 'source_only/dubai_synthetic.py'
+    regression: Path = CONFIGS / 'feature_regression/dubai_synthetic.py'
+    fine_tuned: Path = CONFIGS / 'target_supervised/dubai_synthetic.py'
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,15 @@ from mmrs.preparation.converters.recipe import Split, load_recipe
 from mmrs.utils.config import load_config
 from mmrs.utils.errors import UserError, describe, require, require_file, require_folder, require_one_of
 from mmrs.utils.files import write_json, write_text
-from mmrs.utils.processes import REPOSITORY, run_tool, tail
+from mmrs.utils.processes import run_tool, tail
+from mmrs.utils.shipped import CONFIGS, TOOLS
 
 __all__ = ['PAIRS', 'STARTS', 'Pair', 'Trials']
 
 NETWORK = 'segformer_efficientnet-lite0'
 # An adaptation that starts from another training has as many iterations as that one, and both together as one without.
 _FIRST_HALF, _SECOND_HALF = 'adamw_600_first_half', 'adamw_600_second_half'
-_CONFIGS = REPOSITORY / 'configs'
-_RECIPES = REPOSITORY / 'tools' / 'dataset_converters' / 'recipes'
+_RECIPES = TOOLS / 'dataset_converters' / 'recipes'
 
 #: What a network starts from, and the options that say so.
 STARTS = dict(imagenet=(), random=('model.backbone.init_cfg=None', 'model.backbone.norm_eval=False'))
@@ -133,8 +133,8 @@ _Rows = dict[_Variant, dict[int, dict[str, float]]]
 
 def _config_of(method: str) -> Path:
     """The file of a method: its own for trials, where it has one."""
-    files = {path.stem: path for path in _CONFIGS.glob('trials/*.py')}
-    own = {path.parent.name: path for path in _CONFIGS.glob('*/method.py')}
+    files = {path.stem: path for path in CONFIGS.glob('trials/*.py')}
+    own = {path.parent.name: path for path in CONFIGS.glob('*/method.py')}
     require_one_of('method', method, sorted(files | own))
     return (own | files)[method]
 

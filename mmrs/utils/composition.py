@@ -366,7 +366,7 @@ def _task_file(file: str | None) -> Path | None:
     if file is None or not Path(file).is_file():
         return None
     for base in Config._get_base_files(str(file)):
-        path = Path(file).parent / base
+        path = Path(Config._get_cfg_path(base, str(file))[0])
         keys = Config.fromfile(path).keys()
         found = path if 'task' in keys and not {'adaptor', 'network'} & keys else _task_file(str(path))
         if found is not None:

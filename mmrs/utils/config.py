@@ -32,6 +32,7 @@ from mmrs.utils.composition import (
     is_method,
 )
 from mmrs.utils.errors import ConfigError
+from mmrs.utils.shipped import shipped_config
 
 __all__ = [
     'TYPE_KEYS',
@@ -65,7 +66,8 @@ def load_config(
     gives way to its name, see :func:`name_types`.
 
     Args:
-        config: A configuration or its file; or a dict of the latter, `config`, and the arguments below.
+        config: A configuration or its file (``mmrs::NAME``: that comes with mmrs); or a dict of the latter, `config`,
+            and the arguments below.
         options: Dotted keys and values.
         task: With a method's file: the task, by its name or file.
         network: Likewise.
@@ -87,7 +89,7 @@ def load_config(
             raise ConfigError(f'{dict(config)} was found; dict(config=FILE, task=NAME, network=NAME) was expected')
         given = {key: value for key, value in axes.items() if value}
         return load_config(**{**config, **given}, options=options)
-    path = Path(config)
+    path = Path(shipped_config(str(config)))
     if path.suffix != '.py':
         raise ConfigError(f'{path} is no configuration file: one that ends in .py was expected')
     if not path.is_file():

@@ -11,11 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mmrs.utils.errors import OutputError
+from mmrs.utils.shipped import TOOLS
 
-__all__ = ['REPOSITORY', 'resident', 'run_tool', 'tail']
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+__all__ = ['resident', 'run_tool', 'tail']
 
 
 def run_tool(
@@ -33,20 +31,15 @@ def run_tool(
     Returns:
         The exit status. Whatever ends the wait for it, Ctrl-C or SIGTERM, ends the tool as well.
 
-    Raises:
-        OutputError: The package is installed without the checkout that has the tools.
     """
-    script = REPOSITORY / 'tools' / tool
-    if not script.is_file():
-        raise OutputError(f'{script} does not exist: this needs a checkout of mmrs, installed with `make install`')
-    paths = [str(REPOSITORY), os.environ.get('PYTHONPATH', '')]
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get('PYTHONPATH', '')]
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))}
     log.parent.mkdir(parents=True, exist_ok=True)
     main_thread = threading.current_thread() is threading.main_thread()  # only there can signals be handled
     before = signal.signal(signal.SIGTERM, _leave) if main_thread else None
     with log.open('ab') as output:
         process = subprocess.Popen(
-            [sys.executable, str(script), *arguments],
+            [sys.executable, str(TOOLS / tool), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -51,7 +51,7 @@ CONFIGS = {
 }
 
 #: Tools that read neither, or the project's own configurations alone.
-OTHERS = {'analysis_tools.benchmark_windows', 'analysis_tools.plot_curves', 'analysis_tools.show_camera_changes',
+OTHERS = {'doctor', 'analysis_tools.benchmark_windows', 'analysis_tools.plot_curves', 'analysis_tools.show_camera_changes',
           'analysis_tools.selection_study', 'analysis_tools.trials', 'download_dataset', 'evaluate_raster',
           'recommend'}  # fmt: skip
 
