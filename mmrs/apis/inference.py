@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ import torch
 import torch.distributed
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
@@ -30,6 +32,7 @@ from mmrs.install import install
 from mmrs.models.backbones.lora import merge_lora
 from mmrs.models.checks import check_model
 from mmrs.prediction.canvas import Blended
+from mmrs.prediction.card import Card, card_beside
 from mmrs.prediction.jobs import MapSettings
 from mmrs.prediction.maker import MapMaker
 from mmrs.prediction.mapping import MapReport, make_maps
@@ -241,6 +244,7 @@ class SegInferencer:
             model = init_model(cfg, checkpoint, device, trust_checkpoint=trust_checkpoint)
             base, filled = TorchPredictor(model, amp), model.cfg
             trained, record = pooch.file_hash(str(checkpoint)), None
+        self.card = _card_of(checkpoint, trained)
         scaling = Scaling((1.0,) * len(base.classes), (0.0,) * len(base.classes))
         if calibration is not None:
             calibration.require_model(base.classes, trained, checkpoint)
@@ -399,7 +403,7 @@ class SegInferencer:
             dtype=dtype,
         )
         maker = MapMaker(
-            self.predictor, settings, self.steps, self._identity, quicklook, resume, overwrite, self._scenes
+            self.predictor, settings, self.steps, self._identity, quicklook, resume, overwrite, self._scenes, self.card
         )
         return make_maps(maker, inputs, out, vector, min_area, simplify, vrt, areas, dry_run, progress)
 
@@ -468,6 +472,18 @@ def _require_what_predicts(match: Match, checkpoint: str | Path) -> None:
             f'{checkpoint} does not fit the model: {len(random)} weights that predict are not in it, or have another '
             f'shape ({some(random, 3)}). Is it a checkpoint of this configuration?'
         )
+
+
+def _card_of(checkpoint: str | Path, weights: str | None) -> Card | None:
+    """The card beside a checkpoint, if there is one and it is of these weights."""
+    path = card_beside(checkpoint)
+    if not path.is_file():
+        return None
+    card = Card.read(path)
+    if card.weights != weights:
+        print_log(f'{path} is the card of other weights: it is not used', 'current', logging.WARNING)
+        return None
+    return card
 
 
 def _join_processes() -> None:

@@ -19,6 +19,7 @@ from mmrs.geo.vectors import VectorLayer
 from mmrs.geo.windows import Window
 from mmrs.prediction.area import describe_miss
 from mmrs.prediction.areas import AREA_COLUMNS
+from mmrs.prediction.card import Card
 from mmrs.prediction.jobs import MapJob, MapSettings, plan_job
 from mmrs.prediction.maps import EXTRA_LAYERS, FINGERPRINT_TAG, map_layers, read_fingerprint
 from mmrs.prediction.parts import PartStore
@@ -68,6 +69,7 @@ class MapMaker:
         resume: Whether to keep finished maps and to continue half-done ones.
         overwrite: Whether to replace maps.
         scenes: What the model does before each raster.
+        card: Of the checkpoint, with whose images rasters are compared.
     """
 
     def __init__(
@@ -80,11 +82,12 @@ class MapMaker:
         resume: bool = False,
         overwrite: bool = False,
         scenes: SceneAdaptation | None = None,
+        card: Card | None = None,
     ) -> None:
         self.predictor, self.settings, self.steps = predictor, settings, WindowSteps(steps)
         self.identity = dict(identity or {})
         self.quicklook, self.resume, self.overwrite = quicklook, resume, overwrite
-        self.scenes = scenes
+        self.scenes, self.card = scenes, card
         self.continual = scenes is not None and scenes.continual
         self.layers = map_layers(
             predictor.classes, predictor.palette, settings.extra, settings.dtype, predictor.threshold

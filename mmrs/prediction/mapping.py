@@ -18,7 +18,7 @@ import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
 from mmengine.logging import MMLogger
 
-from mmrs.datasets.image_warnings import file_warnings
+from mmrs.datasets.image_warnings import FILES, file_warnings
 from mmrs.geo.grids import crs_beside, write_crs
 from mmrs.geo.windows import Window
 from mmrs.prediction.areas import write_areas
@@ -208,6 +208,7 @@ def make_maps(
         _mention_crs(plan)
         for text in file_warnings([job.path for job in plan.jobs], maker.settings.bands, maker.settings.apply_scale):
             MMLogger.get_current_instance().warning(text)
+        _compare_with_card(maker, plan)
         if dry_run:
             rich.print(maker.table(plan))
         else:
@@ -264,6 +265,20 @@ def _mention_crs(plan: MapPlan) -> None:
         MMLogger.get_current_instance().warning(
             f'{some(beside)} has no CRS, so that its map has none either. {write_crs(beside[0])}.'
         )
+
+
+def _compare_with_card(maker: MapMaker, plan: MapPlan) -> None:
+    """Warn of rasters that are not as the images that the checkpoint's card tells of."""
+    card, settings = maker.card, maker.settings
+    if card is None:
+        return
+    for job in plan.jobs[:FILES]:
+        try:
+            texts = card.warnings(job.path, settings.bands, settings.apply_scale, settings.gsd is not None)
+        except (OSError, ValueError):  # said where it is predicted
+            continue
+        for text in texts:
+            MMLogger.get_current_instance().warning(text)
 
 
 def _require_shared_folder(plan: MapPlan, maker: MapMaker) -> None:

@@ -12,7 +12,7 @@ from mmrs.install import install
 from mmrs.utils.config import find_registered
 from mmrs.weights.remote import load_from_file
 from tests.tiny_runs import REPOSITORY
-from tools import adapt, predict, test, train
+from tools import adapt, card, predict, test, train
 from tools.analysis_tools import calibrate, compare_priors, report, select_checkpoint
 from tools.deployment import export_onnx
 from tools.model_converters import stdasegnet2mmrs
@@ -33,6 +33,7 @@ CHECKPOINTS = {
     'adapt': (adapt, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT.pth']),
     'predict': (predict, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT']),
     'compare_priors': (compare_priors, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT', '--priors', 'uniform']),
+    'card': (card, ['FILE']),
     'calibrate': (calibrate, ['CONFIG', 'FILE', '-o', 'OUT']),
     'report': (report, ['FILE', '-o', 'OUT']),
     'select': (select_checkpoint, ['FILE', '-o', 'OUT']),
@@ -51,8 +52,8 @@ CONFIGS = {
 }
 
 #: Tools that read neither, or the project's own configurations alone.
-OTHERS = {'doctor', 'analysis_tools.benchmark_windows', 'analysis_tools.plot_curves', 'analysis_tools.show_camera_changes',
-          'analysis_tools.selection_study', 'analysis_tools.trials', 'download_dataset', 'evaluate_raster',
+OTHERS = {'analysis_tools.benchmark_windows', 'analysis_tools.plot_curves', 'analysis_tools.show_camera_changes',
+          'analysis_tools.selection_study', 'analysis_tools.trials', 'doctor', 'download_dataset', 'evaluate_raster',
           'recommend'}  # fmt: skip
 
 
