@@ -235,6 +235,11 @@ def is_prior_neutral(loss: Mapping[str, Any]) -> bool:
     return str(loss.get('type')).split('.')[-1] == 'PriorNeutralLoss'
 
 
+def _is_of_classes(loss: Mapping[str, Any]) -> bool:
+    """Whether a loss learns from logits of classes, which a prior can be added to."""
+    return str(loss.get('type')).split('.')[-1] != 'SignedDistanceLoss'
+
+
 def _put_around(node: Any, prior: dict[str, Any], filename: str | None) -> None:
     for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
         if key == 'loss_decode':
@@ -245,7 +250,9 @@ def _put_around(node: Any, prior: dict[str, Any], filename: str | None) -> None:
                 )
             # Without a type it is what a domain changes in the loss of both.
             wrapped = [
-                dict(type='PriorNeutralLoss', loss=term, **prior) if 'type' in term else dict(loss=term)
+                (dict(type='PriorNeutralLoss', loss=term, **prior) if 'type' in term else dict(loss=term))
+                if _is_of_classes(term)
+                else term
                 for term in terms
             ]
             node[key] = wrapped if isinstance(value, (list, tuple)) else wrapped[0]

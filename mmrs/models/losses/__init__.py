@@ -3,6 +3,7 @@ from .feature_regression import FeatureRegressionLoss
 from .focal import FocalLoss
 from .gan_loss import GANLoss
 from .prior_neutral import PriorNeutralLoss
+from .signed_distance import SignedDistanceLoss
 
 __all__ = [
     'FeatureRegressionLoss',
@@ -10,4 +11,5 @@ __all__ = [
     'GANLoss',
     'PixelMeanCrossEntropyLoss',
     'PriorNeutralLoss',
+    'SignedDistanceLoss',
 ]
