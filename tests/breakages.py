@@ -1160,6 +1160,48 @@ BREAKAGES: list[Breakage] = [
             'calibration=self.calibration)',
         ),
     ),
+    *_in_file(
+        'mmrs/preparation/consensus/graph_cuts.py',
+        ('tests/test_preparation/test_consensus.py',),
+        (
+            'expansion-forgets-borders',
+            'a class spreads without regard to the borders that are there',
+            'np.bincount(first, c - a, len(costs))',
+            'np.bincount(first, c, len(costs))',
+        ),
+        (
+            'settled-too-early',
+            'pixels are decided while their neighbours can still turn them',
+            'stay = change >= np.bincount(first, values, size)',
+            'stay = change >= 0.5 * np.bincount(first, values, size)',
+        ),
+    ),
+    *_in_file(
+        'mmrs/preparation/consensus/annotators.py',
+        ('tests/test_preparation/test_consensus.py', 'tests/test_apis/test_make_consensus.py'),
+        (
+            'weights-by-the-ease-of-a-class',
+            'classes that are hard to tell by their look are outvoted, whoever draws them',
+            'return consistency / np.where(mean > 0, mean, 1)',
+            'return consistency / np.where(mean > 0, 1, 1)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/losses/signed_distance.py',
+        (f'{MODEL_TESTS}/test_losses/test_signed_distance.py',),
+        (
+            'distance-across-the-unknown',
+            'crops teach distances that the whole image contradicts',
+            'padded = _pad(squares, axis, reach, 0.0 if outside else _FAR)',
+            'padded = _pad(squares, axis, reach, _FAR)',
+        ),
+        (
+            'city-block-distance',
+            'distances along diagonals are too long',
+            'padded.narrow(axis, start, size) + step**2',
+            'padded.narrow(axis, start, size) + step',
+        ),
+    ),
 ]
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from rasterio.warp import transform
 
-from mmrs.geo.classes import IGNORE_INDEX, ClassTable, LabelClass
+from mmrs.geo.classes import IGNORE_INDEX, ClassTable
 from mmrs.geo.grids import RasterGrid, check_labels_fit, place
 from mmrs.geo.headers import RasterHeader, read_headers
-from mmrs.geo.label_maps import CLASSES_TAG, open_classes
-from mmrs.geo.labels import read_labels, training_indices
+from mmrs.geo.label_maps import CLASSES_TAG, names_classes, open_classes, own_table
+from mmrs.geo.labels import label_facts, read_labels, training_indices
 from mmrs.geo.masks import find_hidden_class, holds_colours, not_resampled, packed
-from mmrs.geo.rasters import PathLike, open_raster
+from mmrs.geo.rasters import PathLike
 from mmrs.geo.vector_labels import VectorLabels
 from mmrs.geo.vectors import is_vector
 from mmrs.geo.windows import Window
@@ -62,7 +62,7 @@ class RasterPair:
         self.grid = image.grid
         self.classes, own_ids = _predicted_classes(self.prediction, table)
         if table is None:
-            table = _table(self.label if _names_classes(self.label) else self.prediction)
+            table = own_table(self.label if names_classes(self.label) else self.prediction)
         index_of_name = _positions(self.prediction, self.classes, table)
         facts = dict(grid_shape=self.grid.shape, classes=self.classes)
         self._own: dict[str, Any] = dict(
@@ -70,15 +70,13 @@ class RasterPair:
         )
         if own_ids is not None:  # as the table says
             self._own.update(label_colours=table.index_of_colour, by_colour=table.by_colour)
-        self._labels: dict[str, Any] = dict(facts, img_path=self.prediction, seg_map_path=self.label)
-        self._labels['label_map'] = {
-            value: index if index == IGNORE_INDEX else index_of_name[table.names[index]]
-            for value, index in table.index_of_id.items()
-        }
-        self._labels['label_colours'] = {
-            colour: IGNORE_INDEX if c.ignore else index_of_name[c.name] for c in table.classes for colour in c.colours
-        }
-        self._labels['reduce_zero_label'] = reduce_zero_label
+        self._labels = dict(
+            facts,
+            img_path=self.prediction,
+            seg_map_path=self.label,
+            reduce_zero_label=reduce_zero_label,
+            **label_facts(table, index_of_name),
+        )
         self._label_grid: RasterGrid | None = None
         if is_vector(self.label):
             vector_labels, index_of_id = vector_labels or VectorLabels(), training_indices(self._labels)
@@ -150,7 +148,7 @@ def _load(facts: dict[str, Any], window: Window) -> np.ndarray:
 
 def _predicted_classes(path: str, table: ClassTable | None) -> tuple[tuple[str, ...], dict[int, int] | None]:
     """Names of the classes of a prediction, and their indices by id (None for ids that are indices)."""
-    if _names_classes(path):
+    if names_classes(path):
         return tuple(open_classes(path)[0]), None
     if table is None:
         raise DataError(
@@ -158,18 +156,6 @@ def _predicted_classes(path: str, table: ClassTable | None) -> tuple[tuple[str, 
             'Give a table of them (--classes FILE).'
         )
     return table.names, table.index_of_id
-
-
-def _names_classes(path: str) -> bool:
-    if is_vector(path):
-        return False
-    with open_raster(path, quiet=True) as raster:
-        return CLASSES_TAG in raster.tags()
-
-
-def _table(path: str) -> ClassTable:
-    names, palette = open_classes(path)
-    return ClassTable(tuple(LabelClass(n, (i,), (c,)) for i, (n, c) in enumerate(zip(names, palette))))
 
 
 def _positions(prediction: str, classes: Sequence[str], table: ClassTable) -> dict[str, int]:

@@ -4,8 +4,9 @@ import json
 
 from rasterio.enums import ColorInterp
 
-from mmrs.geo.classes import Colour
+from mmrs.geo.classes import ClassTable, Colour, LabelClass
 from mmrs.geo.rasters import PathLike, open_raster
+from mmrs.geo.vectors import is_vector
 from mmrs.utils.errors import DataError
 
 #: Tag of the map files that holds the class names, as a JSON list in the order of the class indices.
@@ -39,3 +40,21 @@ def open_classes(path: PathLike) -> tuple[list[str], list[Colour]]:
     if len(names) > len(colours):
         raise DataError(f'{path} has {len(names)} classes, but its colour table has {len(colours)} colours')
     return names, [colours[index][:3] for index in range(len(names))]
+
+
+def names_classes(path: str) -> bool:
+    """Whether a file of labels says what its classes are.
+
+    Raises:
+        UnreadableError: It is a raster that is missing or cannot be read.
+    """
+    if is_vector(path):
+        return False
+    with open_raster(path, quiet=True) as raster:
+        return CLASSES_TAG in raster.tags()
+
+
+def own_table(path: PathLike) -> ClassTable:
+    """The classes of a finished label map as a table; raises as `open_classes`."""
+    names, palette = open_classes(path)
+    return ClassTable(tuple(LabelClass(n, (i,), (c,)) for i, (n, c) in enumerate(zip(names, palette))))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mmrs.geo.aligned_labels import read_aligned_labels, window_grid
-from mmrs.geo.classes import IGNORE_INDEX, to_hex
+from mmrs.geo.classes import IGNORE_INDEX, ClassTable, to_hex
 from mmrs.geo.masks import UNKNOWN, holds_colours, look_up, packed, read_mask, value_name
 from mmrs.geo.rasters import image_bands, open_raster
 from mmrs.geo.vectors import burn_labels
@@ -59,6 +59,24 @@ def _read(results: Mapping) -> np.ndarray:
     if unknown.any():
         raise DataError((_unknown_colours if by_colour else _unknown_ids)(path, labels, unknown, results))
     return indices
+
+
+def label_facts(table: ClassTable, index_of_name: Mapping[str, int]) -> dict[str, Any]:
+    """What a sample for `read_labels` says of its classes.
+
+    Args:
+        table: The classes of the labels.
+        index_of_name: Index wanted for each of them, 255 for none.
+    """
+    return dict(
+        label_map={
+            value: index if index == IGNORE_INDEX else index_of_name[table.names[index]]
+            for value, index in table.index_of_id.items()
+        },
+        label_colours={
+            colour: IGNORE_INDEX if c.ignore else index_of_name[c.name] for c in table.classes for colour in c.colours
+        },
+    )
 
 
 def training_indices(results: Mapping) -> dict[Any, int]:

@@ -52,9 +52,19 @@ CONFIGS = {
 }
 
 #: Tools that read neither, or the project's own configurations alone.
-OTHERS = {'analysis_tools.benchmark_windows', 'analysis_tools.plot_curves', 'analysis_tools.show_camera_changes',
-          'analysis_tools.selection_study', 'analysis_tools.trials', 'doctor', 'download_dataset', 'evaluate_raster',
-          'recommend'}  # fmt: skip
+OTHERS = {
+    'analysis_tools.benchmark_windows',
+    'analysis_tools.consensus_study',
+    'analysis_tools.plot_curves',
+    'analysis_tools.selection_study',
+    'analysis_tools.show_camera_changes',
+    'analysis_tools.trials',
+    'consensus',
+    'doctor',
+    'download_dataset',
+    'evaluate_raster',
+    'recommend',
+}
 
 
 def is_installed() -> bool:
