@@ -154,6 +154,7 @@ def test_gaps_and_pixels_without_data(scene, tmp_path):
     assert confidence[gap].max() <= 127  # half of what an annotator's word is
 
 
+@pytest.mark.slow
 def test_polygons_are_burnt_in(scene, tmp_path):
     image, truth = scene
     masks = corrupted(truth, 3, 1)
@@ -166,6 +167,7 @@ def test_polygons_are_burnt_in(scene, tmp_path):
     assert (read(tmp_path / 'raster.tif') == read(tmp_path / 'vector.tif')).all()
 
 
+@pytest.mark.slow
 def test_an_interrupted_consensus_is_continued(scene, tmp_path, monkeypatch):
     image, truth = scene
     path, files, table = write(tmp_path, image, corrupted(truth, 3, 2))
