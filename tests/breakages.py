@@ -970,6 +970,38 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
+        'mmrs/evaluation/tile_choice/criteria.py',
+        ('tests/test_evaluation/test_tile_choice.py',),
+        (
+            'nearest-tiles-first',
+            'tiles to label are alike instead of different',
+            'np.minimum(self._nearest, self._distance',
+            'np.maximum(self._nearest, self._distance',
+        ),
+        (
+            'labelled-tiles-forgotten',
+            'a second round of labels shows what the first one showed',
+            'for index in np.flatnonzero(self.tiles.labelled).tolist():',
+            'for index in ():',
+        ),
+        (
+            'gradients-of-a-sure-network-unscaled',
+            'all tiles match alike once the network is sure, and the first ones are chosen',
+            'scale = mean.norm().clamp(min=torch.finfo(torch.float64).tiny)',
+            'scale = 1.0',
+        ),
+    ),
+    *_in_file(
+        'mmrs/evaluation/tile_choice/facts.py',
+        ('tests/test_evaluation/test_tile_choice.py',),
+        (
+            'features-of-nothing',
+            'tiles with a hole are unlike all others, and chosen for it',
+            'weights = F.adaptive_avg_pool2d(seen.valid[None, None].float(), cells).flatten().double()',
+            'weights = torch.ones(cells, dtype=torch.float64).flatten()',
+        ),
+    ),
+    *_in_file(
         'mmrs/apis/selection.py',
         ('tests/test_apis/test_selection.py',),
         (
