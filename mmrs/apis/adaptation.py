@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from mmrs.apis.class_prior import STRENGTH, PriorOptions, read_shares
 from mmrs.apis.class_shares import label_shares
-from mmrs.apis.inference import WINDOW, init_model
-from mmrs.apis.target_images import TargetImages
+from mmrs.apis.inference import init_model
+from mmrs.apis.target_images import TargetImages, model_and_images
 from mmrs.apis.training import train
 from mmrs.engine.saved_runs import newest_checkpoint, number_of
 from mmrs.evaluation.label_free import Consistency, choose, dead_classes, inadmissible, observe
 from mmrs.evaluation.label_free.choice import MARGIN, Choice
 from mmrs.evaluation.label_free.criterion import look
-from mmrs.install import install
 from mmrs.models.batch_statistics import NoBatchStatisticsError, adapt_batch_statistics, blend_weight, running_norms
 from mmrs.utils.config import load_config, remove_pretrained
 from mmrs.utils.errors import ConfigError, DataError, OutputError, require_number, require_one_of
@@ -253,23 +252,15 @@ class Adaptation:
     # Candidates ------------------------------------------------------------------------------------------------------
 
     def _load(self) -> tuple[Any, TargetImages]:
-        install()
-        model = init_model(
-            load_config(self.config, self.cfg_options),
+        return model_and_images(
+            self.config,
             self.checkpoint,
+            self.targets,
+            self.size,
             self.device,
-            trust_checkpoint=self.trust_checkpoint,
+            self.cfg_options,
+            self.trust_checkpoint,
         )
-        if not hasattr(model.data_preprocessor, 'denormalize'):
-            raise ConfigError(
-                f'model.data_preprocessor is a {type(model.data_preprocessor).__name__}: use a '
-                'DomainAdaptationDataPreprocessor, with its mean and std'
-            )
-        if not model.dataset_meta.get('classes'):
-            raise ConfigError(f'{self.checkpoint} names no classes, nor does the test data set of the configuration')
-        test_cfg = model.cfg.model.get('test_cfg') or {}
-        size = self.size or (test_cfg['crop_size'][0] if test_cfg.get('mode') == 'slide' else WINDOW)
-        return model, TargetImages(model.cfg, self.targets, model.dataset_meta, size)
 
     def _weights(self, model: nn.Module, images: TargetImages) -> list[float]:
         """Of the target's statistics; none where a method that trains finds no batch normalisation."""

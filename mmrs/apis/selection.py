@@ -17,7 +17,6 @@ import numpy as np
 import pooch
 import torch
 from mmengine.config import Config
-from mmengine.structures import PixelData
 from mmseg.models.segmentors.base import BaseSegmentor
 from rich.console import Console
 from rich.progress import track
@@ -28,6 +27,7 @@ from mmrs.apis.class_shares import label_shares
 from mmrs.apis.comparison import markdown_table
 from mmrs.apis.inference import init_model
 from mmrs.apis.statistics import domain_leaves, loading, steps_between, without_labels
+from mmrs.apis.target_images import cut
 from mmrs.datasets.transforms import PackRasterInputs
 from mmrs.engine.saved_runs import own_checkpoints
 from mmrs.evaluation.label_free import CRITERIA, MixVal, choose, dead_classes, inadmissible, observe
@@ -157,15 +157,9 @@ def _places(leaf: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> list
 
 
 def _cropped(sample: dict[str, Any], size: int, random: np.random.Generator) -> dict[str, Any]:
-    image, packed = sample['inputs'], sample['data_samples']
-    height, width = image.shape[-2:]
+    height, width = sample['inputs'].shape[-2:]
     top, left = (int(random.integers(max(side - size, 0) + 1)) for side in (height, width))
-    window = (..., slice(top, top + size), slice(left, left + size))
-    if 'valid_map' in packed:
-        valid = packed.valid_map.data[window]
-        del packed.valid_map  # it takes no data of another size
-        packed.valid_map = PixelData(data=valid)
-    return dict(inputs=image[window].contiguous(), data_samples=packed)
+    return cut(sample, (left, top, left + size, top + size))
 
 
 # Candidates ----------------------------------------------------------------------------------------------------------

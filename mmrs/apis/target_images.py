@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.structures import PixelData
 
+from mmrs.apis.inference import WINDOW, init_model
 from mmrs.apis.statistics import domain_leaves, leaves, loader, steps_between, without_labels
+from mmrs.geo.windows import Window
+from mmrs.install import install
 from mmrs.registry import DATASETS
-from mmrs.utils.config import look_up
+from mmrs.utils.config import load_config, look_up
 from mmrs.utils.errors import ConfigError, DataError, require_number
 from mmrs.utils.random_states import seeded
 
-__all__ = ['OF_CONFIG', 'TargetImages']
+__all__ = ['OF_CONFIG', 'TargetImages', 'cut', 'model_and_images']
 
 #: Names of what a configuration itself has, in place of a raster.
 OF_CONFIG = ('config:target', 'config:test')
@@ -86,6 +90,13 @@ class TargetImages:
                 sample = dataset[i]
             yield sample
 
+    def tiles(self) -> list[tuple[BaseDataset, int]]:
+        """All images, and of rasters all windows, which cover each pixel once: data sets, and the index of each."""
+        load, steps = self._loading
+        own = dict(pipeline=[*load, *steps, dict(type='PackRasterInputs')], test_mode=True)
+        built = [DATASETS.build({**dataset, **own}) for dataset in self._sets()]
+        return [(dataset, i) for dataset in built for i in range(len(dataset))]
+
     @property
     def _test(self) -> dict[str, Any]:
         dataset = (self.config.get('test_dataloader') or {}).get('dataset')
@@ -131,3 +142,54 @@ class TargetImages:
             for leaf in own
             if isinstance(kind := look_up(DATASETS, leaf.get('type')), type) and issubclass(kind, BaseDataset)
         ]
+
+
+def model_and_images(
+    config: str | Path | Config,
+    checkpoint: str | Path,
+    targets: Sequence[str],
+    size: int | None = None,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    trust_checkpoint: bool = False,
+) -> tuple[Any, TargetImages]:
+    """A model and the images of a target that it is shown.
+
+    Args:
+        config: Configuration of the checkpoint.
+        checkpoint: Its weights.
+        targets: See :class:`TargetImages`.
+        size: Likewise; by default the crop of the sliding test, else `WINDOW`.
+        device: See :func:`init_model`.
+        cfg_options: Dotted keys and values that override the configuration.
+        trust_checkpoint: See :func:`init_model`.
+
+    Raises:
+        ConfigError: Something in the configuration cannot work.
+        CheckpointError: The checkpoint cannot be read or does not fit.
+        DataError: There is no such raster.
+    """
+    install()
+    model = init_model(load_config(config, cfg_options), checkpoint, device, trust_checkpoint=trust_checkpoint)
+    if not hasattr(model.data_preprocessor, 'denormalize'):
+        raise ConfigError(
+            f'model.data_preprocessor is a {type(model.data_preprocessor).__name__}: use a '
+            'DomainAdaptationDataPreprocessor, with its mean and std'
+        )
+    if not model.dataset_meta.get('classes'):
+        raise ConfigError(f'{checkpoint} names no classes, nor does the test data set of the configuration')
+    test_cfg = model.cfg.model.get('test_cfg') or {}
+    size = size or (test_cfg['crop_size'][0] if test_cfg.get('mode') == 'slide' else WINDOW)
+    return model, TargetImages(model.cfg, targets, model.dataset_meta, size)
+
+
+def cut(sample: Mapping[str, Any], window: Window) -> dict[str, Any]:
+    """A part of a packed sample, ``dict(inputs, data_samples)``."""
+    x0, y0, x1, y1 = window
+    place = (..., slice(y0, y1), slice(x0, x1))
+    packed = sample['data_samples'].clone()
+    if 'valid_map' in packed:
+        valid = packed.valid_map.data[place]
+        del packed.valid_map  # it takes no data of another size
+        packed.valid_map = PixelData(data=valid)
+    return dict(inputs=sample['inputs'][place].contiguous(), data_samples=packed)

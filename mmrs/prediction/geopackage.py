@@ -119,13 +119,24 @@ def _write_style(path: Path, classes: Sequence[str], colours: Sequence[Sequence[
         options = ElementTree.SubElement(fill, 'Option', type='Map')
         for key, value in (('color', '{},{},{},255'.format(*colour)), ('style', 'solid'), ('outline_style', 'no')):
             ElementTree.SubElement(options, 'Option', name=key, value=value, type='QString')
+    add_qgis_style(path, LAYER, root)
+
+
+def add_qgis_style(path: Path, layer: str, style: ElementTree.Element) -> None:
+    """Adds a style to the table of a GeoPackage in which QGIS looks for those of its layers.
+
+    Args:
+        path: The file.
+        layer: The layer of which it is the default.
+        style: As QGIS writes it to a QML file.
+    """
     row = dict(
         f_table_catalog='',
         f_table_schema='',
-        f_table_name=LAYER,
+        f_table_name=layer,
         f_geometry_column='geom',
-        styleName='classes',
-        styleQML=ElementTree.tostring(root, 'unicode'),
+        styleName=layer,
+        styleQML=ElementTree.tostring(style, 'unicode'),
         styleSLD='',
         useAsDefault=True,
         description='',

@@ -13,7 +13,7 @@ from mmrs.utils.config import find_registered
 from mmrs.weights.remote import load_from_file
 from tests.tiny_runs import REPOSITORY
 from tools import adapt, card, predict, test, train
-from tools.analysis_tools import calibrate, compare_priors, report, select_checkpoint
+from tools.analysis_tools import calibrate, compare_priors, report, select_checkpoint, select_tiles
 from tools.deployment import export_onnx
 from tools.model_converters import stdasegnet2mmrs
 
@@ -36,6 +36,7 @@ CHECKPOINTS = {
     'card': (card, ['FILE']),
     'calibrate': (calibrate, ['CONFIG', 'FILE', '-o', 'OUT']),
     'report': (report, ['FILE', '-o', 'OUT']),
+    'tiles': (select_tiles, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT.gpkg']),
     'select': (select_checkpoint, ['FILE', '-o', 'OUT']),
     'export': (export_onnx, ['CONFIG', 'FILE', '-o', 'OUT']),
     'convert': (stdasegnet2mmrs, ['FILE', 'OUT', '--config', 'CONFIG']),
