@@ -59,6 +59,7 @@ OTHERS = {
     'analysis_tools.plot_curves',
     'analysis_tools.selection_study',
     'analysis_tools.show_camera_changes',
+    'analysis_tools.tile_study',
     'analysis_tools.trials',
     'consensus',
     'doctor',
