@@ -27,7 +27,7 @@ from mmrs.utils.files import write_json, write_text
 __all__ = ['METHOD', 'TileStudy']
 
 #: What is trained on the chosen tiles, and how it is told their names.
-METHOD, OPTION = 'source_and_labelled', 'labelled_target={}'
+METHOD, OPTION = 'source_and_labelled', 'labelled_images={}'
 #: The network that chooses.
 _BASE = 'source_only'
 #: Of the draw of the held-out images, the same for all that is compared.
