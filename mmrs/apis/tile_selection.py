@@ -220,18 +220,17 @@ class TileSelection:
         self._clear()
         colours = class_colours(model.dataset_meta)
         cuts = any(tile.window for tile in tiles)
-        rows = []
-        for rank, own in enumerate(progress(chosen, 'pictures'), 1):
+        rows = [self._row(rank, own, tiles[own.index], table, cuts) for rank, own in enumerate(chosen, 1)]
+        # First, so that the next call knows which pictures an interrupted one has left.
+        write_text(_csv(rows), self._beside('.csv'), overwrite=True)
+        for own, row in zip(progress(chosen, 'pictures'), rows):
             tile = tiles[own.index]
-            row = self._row(rank, own, tile, table, cuts)
             look, sample = self._look(model, images.size, tile, ())
-            picture = _drawn(f'{rank}. {row["name"]}', sample, look.labels, table.classes, colours)
+            picture = _drawn(f'{row["rank"]}. {row["name"]}', sample, look.labels, table.classes, colours)
             write_picture(row['picture'], picture, overwrite=True)
             if cuts:
                 cut_raster(tile.path, tile.whole_window, Path(row['cut']), overwrite=True)
-            rows.append(row)
         write_text(''.join(f'{row["name"]}\n' for row in rows), self._beside('.txt'), overwrite=True)
-        write_text(_csv(rows), self._beside('.csv'), overwrite=True)
         if self._places:
             crs = tiles[chosen[0].index].grid.crs
             shapes = [move(tiles[own.index].shape, tiles[own.index].grid.crs, crs) for own in chosen]

@@ -27,7 +27,8 @@ examples:
   # what every choice has to be better than
   python tools/analysis_tools/select_tiles.py CONFIG CHECKPOINT scenes -k 20 --criterion random --seed 1 -o random.gpkg
 
-No label of the target is read. How to label the tiles and train with them: docs/select_tiles.md.
+The map is corrected to equal shares of the classes by half; --class-prior none leaves it as it is. No label of the
+target is read. How to label the tiles and train with them: docs/select_tiles.md.
 """
 
 
