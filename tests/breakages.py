@@ -1234,6 +1234,22 @@ BREAKAGES: list[Breakage] = [
             'padded.narrow(axis, start, size) + step',
         ),
     ),
+    *_in_file(
+        'mmrs/geo/qgis.py',
+        ('tests/test_geo/test_styles.py',),
+        (
+            'names-of-the-class-before',
+            'the legend of QGIS calls roads roofs',
+            'in enumerate(zip(labels, colours)):',
+            'in enumerate(zip(labels, colours), 1):',
+        ),
+        (
+            'style-of-a-user-replaced',
+            'the next prediction takes a style away that somebody has worked on',
+            'if not path.exists() or is_own_style(path):',
+            'if True:',
+        ),
+    ),
 ]
 
 

@@ -12,6 +12,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from mmrs.geo.classes import IGNORE_INDEX
 from mmrs.geo.grids import RasterGrid
+from mmrs.geo.qgis import palette, write_style
 from mmrs.geo.rasters import open_raster, require_all_blocks
 from mmrs.geo.windows import Window
 from mmrs.utils.files import atomic_path, writing
@@ -62,3 +63,4 @@ def write_errors(
                 file.close()
         with writing(path, Exception), open_raster(temporary, quiet=True) as raster:
             require_all_blocks(raster, temporary.stat().st_size)
+    write_style(path, palette(('right', 'wrong'), (_COLOURS[RIGHT], _COLOURS[WRONG])))

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pyogrio.raw
@@ -12,6 +11,8 @@ import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
+from mmrs.geo.classes import Colour
+from mmrs.geo.qgis import categorised_polygons, style_text
 from mmrs.utils.errors import OutputError
 from mmrs.utils.files import atomic_path, writing
 
@@ -44,7 +45,7 @@ class PolygonLayer:
         name: Path,
         crs: CRS | None,
         classes: Sequence[str],
-        colours: Sequence[Sequence[int]],
+        colours: Sequence[Colour],
         several: bool,
     ) -> None:
         self.count = 0
@@ -107,22 +108,12 @@ class PolygonLayer:
         self._exists, self._waiting = True, []
 
 
-def _write_style(path: Path, classes: Sequence[str], colours: Sequence[Sequence[int]]) -> None:
+def _write_style(path: Path, classes: Sequence[str], colours: Sequence[Colour]) -> None:
     """Adds the table in which QGIS looks for the style of a layer: each class filled with its colour."""
-    root = ElementTree.Element('qgis', version='3.28', styleCategories='Symbology')
-    renderer = ElementTree.SubElement(root, 'renderer-v2', type='categorizedSymbol', attr='class')
-    categories, symbols = (ElementTree.SubElement(renderer, name) for name in ('categories', 'symbols'))
-    for index, (name, colour) in enumerate(zip(classes, colours)):
-        ElementTree.SubElement(categories, 'category', value=name, label=name, symbol=str(index), render='true')
-        symbol = ElementTree.SubElement(symbols, 'symbol', type='fill', name=str(index), alpha='1')
-        fill = ElementTree.SubElement(symbol, 'layer', {'class': 'SimpleFill'}, enabled='1')
-        options = ElementTree.SubElement(fill, 'Option', type='Map')
-        for key, value in (('color', '{},{},{},255'.format(*colour)), ('style', 'solid'), ('outline_style', 'no')):
-            ElementTree.SubElement(options, 'Option', name=key, value=value, type='QString')
-    add_qgis_style(path, LAYER, root)
+    add_qgis_style(path, LAYER, style_text(categorised_polygons('class', classes, colours)))
 
 
-def add_qgis_style(path: Path, layer: str, style: ElementTree.Element) -> None:
+def add_qgis_style(path: Path, layer: str, style: str) -> None:
     """Adds a style to the table of a GeoPackage in which QGIS looks for those of its layers.
 
     Args:
@@ -136,7 +127,7 @@ def add_qgis_style(path: Path, layer: str, style: ElementTree.Element) -> None:
         f_table_name=layer,
         f_geometry_column='geom',
         styleName=layer,
-        styleQML=ElementTree.tostring(style, 'unicode'),
+        styleQML=style,
         styleSLD='',
         useAsDefault=True,
         description='',
@@ -155,7 +146,7 @@ def new_polygon_layer(
     path: Path,
     crs: CRS | None,
     classes: Sequence[str],
-    colours: Sequence[Sequence[int]],
+    colours: Sequence[Colour],
     several: bool = False,
     overwrite: bool = False,
 ) -> Iterator[PolygonLayer]:

@@ -10,18 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmengine.logging import MMLogger
 from rich.table import Table
 
 from mmrs.geo.handles import file_state
 from mmrs.geo.headers import read_headers
 from mmrs.geo.label_maps import CLASSES_TAG
+from mmrs.geo.qgis import is_own_style, style_path, write_style
 from mmrs.geo.vectors import VectorLayer
 from mmrs.geo.windows import Window
 from mmrs.prediction.area import describe_miss
 from mmrs.prediction.areas import AREA_COLUMNS
 from mmrs.prediction.card import Card
-from mmrs.prediction.jobs import MapJob, MapSettings, plan_job
-from mmrs.prediction.maps import EXTRA_LAYERS, FINGERPRINT_TAG, map_layers, read_fingerprint
+from mmrs.prediction.jobs import MAP_SUFFIXES, MapJob, MapSettings, plan_job
+from mmrs.prediction.maps import EXTRA_LAYERS, FINGERPRINT_TAG, MapLayer, map_layers, read_fingerprint
 from mmrs.prediction.parts import PartStore
 from mmrs.prediction.predictors import Predictor
 from mmrs.prediction.scenes import SceneAdaptation
@@ -237,9 +239,23 @@ class MapMaker:
         for file in self.leftovers(job.path, job.target) if self.overwrite else ():
             file.unlink()
             file.with_name(f'{file.name}.aux.xml').unlink(missing_ok=True)
+            if file.suffix in MAP_SUFFIXES and (style := style_path(file)).exists() and is_own_style(style):
+                style.unlink()
         tags = {FINGERPRINT_TAG: job.fingerprint}
         store.merge(job.map_grid, job.windows.wanted[:2], job.target, tags, self.resume or self.overwrite)
+        styles = [style_path(layer.path(job.target)) for layer in self._styled(job)]
+        kept = [str(style) for style in styles if style.exists() and not is_own_style(style)]
+        if kept:
+            MMLogger.get_current_instance().warning(
+                f'{some(kept)}: kept, for no prediction has written it, and QGIS shows the map by it. To have the '
+                "map's own style, remove it and run the command again with --resume."
+            )
         self.complete(job)
+
+    def _styled(self, job: MapJob) -> list[MapLayer]:
+        """The layers that get a style: none whose style QGIS would take up for the predicted raster itself."""
+        taken = style_path(job.path).resolve()
+        return [layer for layer in self.layers if style_path(layer.path(job.target)).resolve() != taken]
 
     def complete(self, job: MapJob) -> None:
         """Add what may be missing beside a finished map."""
@@ -248,6 +264,8 @@ class MapMaker:
             bands = self.settings.bands
             shown = bands and (bands[:3] if len(bands) >= 3 else bands[:1])
             write_quicklook(job.path, job.target, picture, shown, overwrite=True)
+        for layer in self._styled(job):
+            write_style(layer.path(job.target), layer.renderer)
         self.store(job.target).remove()
 
 

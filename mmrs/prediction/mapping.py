@@ -20,6 +20,7 @@ from mmengine.logging import MMLogger
 
 from mmrs.datasets.image_warnings import FILES, file_warnings
 from mmrs.geo.grids import crs_beside, write_crs
+from mmrs.geo.qgis import write_style
 from mmrs.geo.windows import Window
 from mmrs.prediction.areas import write_areas
 from mmrs.prediction.canvas import Blended
@@ -248,6 +249,7 @@ def make_maps(
             write_polygons(report.maps, Path(vector), min_area, simplify, overwrite=True, progress=progress)
         if vrt is not None and report.maps:
             mosaic(report.maps, Path(vrt), overwrite=True)
+            write_style(Path(vrt), maker.layers[0].renderer)
         if areas is not None and report.maps:
             write_areas(report.maps, areas, overwrite=True)
         return report

@@ -6,12 +6,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmrs.geo.classes import Colour
+from mmrs.geo.qgis import MAGMA, VIRIDIS, colour_ramp, palette
 from mmrs.geo.rasters import open_raster
 from mmrs.utils.errors import ConfigError, require_one_of
 
@@ -80,6 +82,13 @@ class MapLayer:
     def scale(self) -> float:
         """What a stored value is to be multiplied by."""
         return 1 if self.categorical or self.dtype != 'uint8' else 1 / STEPS
+
+    @property
+    def renderer(self) -> Element:
+        """How QGIS shows it: classes by their colours, else the first band from 0 to 1 by a ramp of its own."""
+        if self.categorical:
+            return palette(self.classes, self.palette)
+        return colour_ramp(MAGMA if self.name == 'entropy' else VIRIDIS)
 
     def encode(self, probabilities: Tensor, shown: np.ndarray) -> np.ndarray:
         """The values to store.

@@ -13,6 +13,7 @@ import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
+from mmrs.geo.qgis import VERSION
 from mmrs.prediction.geopackage import add_qgis_style
 from mmrs.utils.files import atomic_path, writing
 
@@ -59,8 +60,8 @@ def write_tile_layer(
         add_qgis_style(temporary, TILES, _style())
 
 
-def _style() -> ElementTree.Element:
-    root = ElementTree.Element('qgis', version='3.28', styleCategories='Symbology|Labeling|MapTips', labelsEnabled='1')
+def _style() -> str:
+    root = ElementTree.Element('qgis', version=VERSION, styleCategories='Symbology|Labeling|MapTips', labelsEnabled='1')
     renderer = ElementTree.SubElement(root, 'renderer-v2', type='singleSymbol')
     symbols = ElementTree.SubElement(renderer, 'symbols')
     symbol = ElementTree.SubElement(symbols, 'symbol', type='fill', name='0', alpha='1')
@@ -74,4 +75,4 @@ def _style() -> ElementTree.Element:
     ElementTree.SubElement(settings, 'text-style', fieldName='rank', fontSize='14', textColor=_PINK)
     tip = ElementTree.SubElement(root, 'mapTip', enabled='1')
     tip.text = '<p>[% "reason" %]</p><img src="file:///[% "picture" %]" width="600"/>'
-    return root
+    return ElementTree.tostring(root, 'unicode')

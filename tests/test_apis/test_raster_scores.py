@@ -309,7 +309,7 @@ def test_outputs(tmp_path):
     write_raster(label, labels, TURNED)
     out = tmp_path / 'out'
     report = evaluate_raster(prediction, label, erode=2, out=out, errors_map=True)
-    names = ['confusion_matrix.png', 'confusion_matrix_eroded.png', 'metrics.json', 'p_errors.tif']
+    names = ['confusion_matrix.png', 'confusion_matrix_eroded.png', 'metrics.json', 'p_errors.qml', 'p_errors.tif']
     assert sorted(path.name for path in out.iterdir()) == names
     found = json.loads((out / 'metrics.json').read_text())
     counts = count(predicted, labels)

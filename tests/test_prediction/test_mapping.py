@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ class Doing(ByContext):
 
 
 def listed(folder):
-    return sorted(name for name in os.listdir(folder) if not name.endswith('.aux.xml'))
+    return sorted(name for name in os.listdir(folder) if not name.endswith(('.aux.xml', '.qml')))
 
 
 def expected(image):
@@ -96,7 +97,8 @@ def test_map_of_a_raster(tmp_path, predict):
         np.testing.assert_allclose(found, said[band - 1], atol=0.5 / 254 + 1e-6)
     np.testing.assert_allclose(read(tmp_path / 'maps' / 'in_confidence.tif') / 254, said.max(0), atol=0.5 / 254 + 1e-6)
     assert sorted(os.listdir(tmp_path / 'maps')) == [
-        'in.tif', 'in.tif.aux.xml', 'in_confidence.tif', 'in_entropy.tif', 'in_probabilities.tif', 'in_quicklook.png',
+        'in.qml', 'in.tif', 'in.tif.aux.xml', 'in_confidence.qml', 'in_confidence.tif', 'in_entropy.qml',
+        'in_entropy.tif', 'in_probabilities.qml', 'in_probabilities.tif', 'in_quicklook.png',
     ]  # fmt: skip
 
 
@@ -310,8 +312,39 @@ def test_what_an_earlier_run_made_beside_a_map_goes_with_it(tmp_path, predict):
     predict(inputs[0], overwrite=True)
     assert listed(maps) == sorted(['a.tif', *others])
     assert not (maps / 'a_confidence.tif.aux.xml').exists()
+    assert not (maps / 'a_confidence.qml').exists()
     predict(inputs[2], overwrite=True)
     assert listed(maps) == ['a.tif', *others[:3], 'b.tif', 'b_entropy.tif']
+
+
+def test_styles_come_back_and_those_of_users_stay(tmp_path, predict, warned):
+    style, other = (tmp_path / 'maps' / f'in{name}.qml' for name in ('', '_confidence'))
+    settings = dict(extra=('confidence',), options=dict(vrt=tmp_path / 'maps' / 'all.vrt'))
+    predict(**settings)
+    written = style.read_text()
+    assert (tmp_path / 'maps' / 'all.qml').read_text() == written
+    style.write_text('<qgis>mine</qgis>')
+    other.unlink()
+    predict(**settings, resume=True)
+    assert other.exists()
+    assert not warned
+    predict(**settings, overwrite=True)
+    assert style.read_text() == '<qgis>mine</qgis>'
+    (said,) = warned
+    assert f'{style}: kept' in said
+    style.write_text(written.replace('dark', 'an earlier class'))  # not touched by a user
+    predict(**settings, overwrite=True)
+    assert style.read_text() == written
+    assert len(warned) == 1
+    other.write_text('<qgis>mine</qgis>')
+    predict(overwrite=True)
+    assert other.exists()  # though the raster is gone
+
+
+def test_a_style_is_not_put_beside_the_predicted_raster(tmp_path, predict):
+    Path(write(tmp_path / 'in.tif', smooth((20, 20)))).rename(tmp_path / 'in.tiff')
+    predict(tmp_path / 'in.tiff', out='in.tif', extra=('confidence',))
+    assert {path.name for path in tmp_path.glob('*.qml')} == {'in_confidence.qml'}
 
 
 def test_rasters_of_other_formats_in_a_folder_are_named(tmp_path, predict, logged):
@@ -390,7 +423,7 @@ def test_folder_keeps_its_layout_and_one_bad_file_does_not_stop_the_others(tmp_p
     assert [os.path.relpath(path, tmp_path / 'maps') for path in report.maps] == ['a.tif', 'c.tif', 'deep/b.tif']
     assert sorted(map(os.path.basename, report.failed)) == ['b.tif', 'bands.tif']
     assert 'has 2 bands (alpha not counted), but the model was trained on 1' in report.failed[str(tmp_path / 'in' / 'bands.tif')]  # fmt: skip  # noqa: E501
-    assert sorted(os.listdir(tmp_path / 'maps')) == ['a.tif', 'a.tif.aux.xml', 'c.tif', 'c.tif.aux.xml', 'deep']
+    assert listed(tmp_path / 'maps') == ['a.tif', 'c.tif', 'deep']
 
 
 def test_maps_in_the_folder_of_their_rasters_are_no_rasters_the_next_time(tmp_path, predict):

@@ -68,7 +68,8 @@ def test_two_processes_make_the_same_map_to_the_last_byte(finished, raster, tmp_
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('in.tif') == 1  # one process reports
     names = sorted(os.listdir(tmp_path / 'one'))
-    assert names == sorted(os.listdir(tmp_path / 'two')) == ['in.tif', 'in.tif.aux.xml', 'in_confidence.tif']
+    files = ['in.qml', 'in.tif', 'in.tif.aux.xml', 'in_confidence.qml', 'in_confidence.tif']
+    assert names == sorted(os.listdir(tmp_path / 'two')) == files
     for name in names:
         assert (tmp_path / 'one' / name).read_bytes() == (tmp_path / 'two' / name).read_bytes(), name
 
