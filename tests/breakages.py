@@ -1250,6 +1250,38 @@ BREAKAGES: list[Breakage] = [
             'if True:',
         ),
     ),
+    *_in_file(
+        'mmrs/evaluation/area_estimate.py',
+        ('tests/test_evaluation/test_area_estimate.py',),
+        (
+            'rates-by-reference-class',
+            'areas are adjusted by how much of a class is found, not by how much of what is found is that class',
+            'rates = total / np.maximum(sampled, 1)[:, None]',
+            'rates = total / np.maximum(total.sum(axis=0), 1)',
+        ),
+        (
+            'labels-for-predictions',
+            'the matrix of the scores is read the other way round, and adjusted areas are further off than mapped ones',
+            '(names, names), counts.transpose(0, 2, 1)',
+            '(names, names), counts',
+        ),
+        (
+            'error-of-the-count',
+            'intervals of rare classes are too narrow',
+            'np.maximum(sampled - 1, 1)[:, None]',
+            'np.maximum(sampled, 1)[:, None]',
+        ),
+    ),
+    *_in_file(
+        'mmrs/prediction/zonal_areas.py',
+        ('tests/test_prediction/test_zonal_areas.py',),
+        (
+            'pixels-of-one-size',
+            'in degrees, districts in the north have the pixels of those in the south',
+            'np.bincount(found, sizes[rows], minlength=classes)',
+            'np.bincount(found, sizes[:1].repeat(len(rows)), minlength=classes)',
+        ),
+    ),
 ]
 
 

@@ -119,7 +119,11 @@ class RasterReport:
         """All scores, in the form of the ``metrics.json`` of ``tools/test.py``."""
         about = dict(missing_as_error=self.full.missing_as_error, erode=self.erode)
         files = {
-            name: {**full.summary(), **({'eroded': eroded.summary()} if self.erode else {})}
+            name: {
+                **full.summary(),
+                'confusion_matrix': full.matrix.tolist(),
+                **({'eroded': eroded.summary()} if self.erode else {}),
+            }
             for name, (full, eroded) in self.files.items()
         }
         eroded = {'eroded': self.eroded.as_dict()} if self.erode else {}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rasterio.windows import Window
 
 from mmrs.geo.grids import RasterGrid
 from mmrs.geo.handles import scanning
@@ -18,7 +19,7 @@ from mmrs.geo.statistics import raster_windows
 from mmrs.utils.errors import DataError
 from mmrs.utils.files import write_text
 
-__all__ = ['AREA_COLUMNS', 'class_areas', 'write_areas']
+__all__ = ['AREA_COLUMNS', 'class_areas', 'row_sizes', 'write_areas']
 
 #: Of the table, in their order.
 AREA_COLUMNS = ('map', 'class_id', 'class', 'pixels', 'm2', 'percent')
@@ -46,15 +47,24 @@ def class_areas(path: str | Path) -> tuple[list[str], np.ndarray, np.ndarray]:
             labels = raster.read(1, window=window)
             counts = np.bincount((np.arange(len(labels))[:, None] * 256 + labels).ravel(), minlength=256 * len(labels))
             by_row = counts.reshape(-1, 256)[:, : len(names)]
-            rows = window.row_off + np.arange(len(labels)) + 0.5
-            places = np.stack([np.full(len(rows), window.col_off + window.width / 2), rows], axis=1)
             try:
-                size = np.abs(np.linalg.det(grid.pixel_vectors(places)))
+                size = row_sizes(grid, window)
             except DataError:  # without CRS, areas are unknown
-                size = np.full(len(rows), np.nan)
+                size = np.full(len(labels), np.nan)
             pixels += by_row.sum(axis=0)
             metres += size @ by_row
     return names, pixels, metres
+
+
+def row_sizes(grid: RasterGrid, window: Window) -> np.ndarray:
+    """Square metres on the ground that a pixel of each row of a window covers, ``(H,)``.
+
+    Raises:
+        DataError: There is no CRS, or none that has to do with metres; the message does not name the raster.
+    """
+    rows = window.row_off + np.arange(window.height) + 0.5
+    places = np.stack([np.full(len(rows), window.col_off + window.width / 2), rows], axis=1)
+    return np.abs(np.linalg.det(grid.pixel_vectors(places)))
 
 
 def write_areas(maps: Sequence[str | Path], target: str | os.PathLike, overwrite: bool = False) -> None:

@@ -61,6 +61,7 @@ OTHERS = {
     'analysis_tools.show_camera_changes',
     'analysis_tools.tile_study',
     'analysis_tools.trials',
+    'areas',
     'consensus',
     'doctor',
     'download_dataset',
