@@ -39,4 +39,4 @@ def view(pictures: Path, *files: Path, save: bool = False) -> list[dict[str, Any
 def _run(*arguments: Any) -> subprocess.CompletedProcess:
     environment = dict(_ENVIRONMENT, QT_QPA_PLATFORM='offscreen')
     command = [PYTHON, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

@@ -94,7 +94,8 @@ def draw_legend(layers, path):
 
 
 def describe(layer):
-    extent = layer.extent()
+    project, extent = QgsProject.instance(), layer.extent()
+    node = project.layerTreeRoot().findLayer(layer.id())
     return dict(
         name=layer.name(),
         valid=layer.isValid(),
@@ -102,6 +103,8 @@ def describe(layer):
         crs=layer.crs().authid(),
         extent=[extent.xMinimum(), extent.yMinimum(), extent.xMaximum(), extent.yMaximum()],
         legend=legend(layer),
+        visible=node.isVisible() if node else None,
+        project_crs=project.crs().authid(),
     )
 
 

@@ -89,6 +89,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument('--simplify', type=float, default=0.0, metavar='M', help='tolerance of the outlines, in metres')
     what.add_argument('--vrt', metavar='FILE.vrt', help='virtual mosaic of all maps')
     what.add_argument('--areas', metavar='FILE.csv', help='pixels, square metres and share of each class in each map')
+    what.add_argument('--project', metavar='FILE.qgs', help='project for QGIS: rasters, maps and polygons')
     what.add_argument('--resume', action='store_true', help='keep finished maps, continue half-done ones')
     what.add_argument('--overwrite', action='store_true', help='replace maps that exist')
     what.add_argument('--dry-run', action='store_true', help='only say what would be done')

@@ -352,6 +352,7 @@ class SegInferencer:
         simplify: float = 0.0,
         vrt: str | os.PathLike | None = None,
         areas: str | os.PathLike | None = None,
+        project: str | os.PathLike | None = None,
         resume: bool = False,
         overwrite: bool = False,
         dry_run: bool = False,
@@ -380,6 +381,7 @@ class SegInferencer:
             simplify: Metres that the outline of a polygon may be off.
             vrt: Virtual raster for the mosaic of all maps.
             areas: Table (CSV) of the area of each class in each map, see :func:`write_areas`.
+            project: Project for QGIS (``.qgs``) with the rasters, their maps and `vector`.
             resume: Keep finished maps and continue half-done ones.
             overwrite: Replace maps that exist.
             dry_run: Only say what would be done.
@@ -405,7 +407,7 @@ class SegInferencer:
         maker = MapMaker(
             self.predictor, settings, self.steps, self._identity, quicklook, resume, overwrite, self._scenes, self.card
         )
-        return make_maps(maker, inputs, out, vector, min_area, simplify, vrt, areas, dry_run, progress)
+        return make_maps(maker, inputs, out, vector, min_area, simplify, vrt, areas, project, dry_run, progress)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from mmrs.utils.files import write_text
 
 __all__ = [
     'MAGMA',
+    'MARK',
+    'VERSION',
     'VIRIDIS',
     'categorised_polygons',
     'colour_ramp',
@@ -26,11 +28,11 @@ __all__ = [
     'write_style',
 ]
 
-# QGIS drops comments when a user saves a style, so that a file with this one is as it was written.
-_MARK = ' Written with the map. Save a style of your own over it, and it is kept. '
+#: QGIS drops comments when a user saves a file, so that one with this comment is as it was written.
+MARK = ' Written with the maps. Save your own over it, and it is kept. '
 
-# Of the format. QGIS reads styles of earlier versions than its own, and warns of later ones.
-_VERSION = '3.22'
+#: Of the format. QGIS reads files of earlier versions than its own, and warns of later ones.
+VERSION = '3.22'
 
 #: Colours from the lowest value to the highest, at equal distances: those of matplotlib's colour maps of these names.
 VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
@@ -92,8 +94,8 @@ def categorised_polygons(field: str, values: Sequence[str], colours: Sequence[Co
 
 def style_text(renderer: Element) -> str:
     """The text of a style (QML) that has a renderer of rasters or of polygons, and nothing else."""
-    root = Element('qgis', version=_VERSION, styleCategories='Symbology')
-    root.append(ElementTree.Comment(_MARK))
+    root = Element('qgis', version=VERSION, styleCategories='Symbology')
+    root.append(ElementTree.Comment(MARK))
     (SubElement(root, 'pipe') if renderer.tag == 'rasterrenderer' else root).append(renderer)
     ElementTree.indent(root, ' ')
     return ElementTree.tostring(root, 'unicode') + '\n'
@@ -106,7 +108,7 @@ def style_path(raster: PathLike) -> Path:
 
 def is_own_style(path: Path) -> bool:
     """Whether a style was written by `write_style`, and not saved by a user since."""
-    return _MARK in path.read_text(encoding='utf-8', errors='replace')
+    return MARK in path.read_text(encoding='utf-8', errors='replace')
 
 
 def write_style(raster: PathLike, renderer: Element) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from mmrs.geo.handles import file_state
 from mmrs.geo.headers import read_headers
 from mmrs.geo.label_maps import CLASSES_TAG
-from mmrs.geo.qgis import is_own_style, style_path, write_style
+from mmrs.geo.qgis import MARK, is_own_style, style_path, write_style
 from mmrs.geo.vectors import VectorLayer
 from mmrs.geo.windows import Window
 from mmrs.prediction.area import describe_miss
@@ -273,6 +273,8 @@ def _is_ours(joint: Path) -> bool:
     """Whether a file was made of all maps together."""
     if joint.suffix.lower() == '.vrt':
         return f'key="{CLASSES_TAG}"' in joint.read_text(errors='replace')
+    if joint.suffix.lower() == '.qgs':
+        return MARK in joint.read_text(errors='replace')
     if joint.suffix.lower() == '.csv':
         return joint.read_text(errors='replace').startswith(','.join(AREA_COLUMNS))
     try:

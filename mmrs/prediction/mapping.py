@@ -28,6 +28,7 @@ from mmrs.prediction.jobs import MapJob, list_inputs
 from mmrs.prediction.maker import STOPS_SEQUENCE, MapMaker, MapPlan
 from mmrs.prediction.polygons import check_polygon_grids, check_polygon_options, write_polygons
 from mmrs.prediction.predictors import Predictor
+from mmrs.prediction.qgis_project import write_project
 from mmrs.prediction.sources import RasterSource, WindowPixels
 from mmrs.prediction.stream import Task, Times, stream
 from mmrs.prediction.vrt import mosaic, mosaic_grid
@@ -160,6 +161,7 @@ def make_maps(
     simplify: float = 0,
     vrt: str | os.PathLike | None = None,
     areas: str | os.PathLike | None = None,
+    project: str | os.PathLike | None = None,
     dry_run: bool = False,
     progress: bool = True,
 ) -> MapReport:
@@ -177,6 +179,7 @@ def make_maps(
         simplify: Metres that its outlines may be off.
         vrt: Virtual raster for the mosaic of all maps.
         areas: Table (CSV) of the area of each class in each map.
+        project: Project for QGIS (``.qgs``) with the rasters, their maps and `vector`.
         dry_run: Only print what would be done.
         progress: Whether to show a progress bar.
 
@@ -195,7 +198,9 @@ def make_maps(
         require(Path(vrt).suffix.lower() == '.vrt', 'vrt', os.fspath(vrt), 'a file name that ends in .vrt')
     if areas is not None:
         require(Path(areas).suffix.lower() == '.csv', 'areas', os.fspath(areas), 'a file name that ends in .csv')
-    joint = [Path(path) for path in (vector, vrt, areas) if path is not None]
+    if project is not None:
+        require(Path(project).suffix.lower() == '.qgs', 'project', os.fspath(project), 'a file name that ends in .qgs')
+    joint = [Path(path) for path in (vector, vrt, areas, project) if path is not None]
 
     def prepare() -> MapPlan:
         plan = maker.plan(targets, joint)
@@ -252,6 +257,11 @@ def make_maps(
             write_style(Path(vrt), maker.layers[0].renderer)
         if areas is not None and report.maps:
             write_areas(report.maps, areas, overwrite=True)
+        if project is not None and report.maps:
+            grids = {job.path: job.map_grid for job in (*done, *plan.finished)}
+            shown = {path: (maps[path], grids[path]) for path in targets if path in maps}
+            polygons = None if vector is None else Path(vector)
+            write_project(Path(project), shown, maker.layers, polygons, overwrite=True)
         return report
 
     report = _from_first(conclude)

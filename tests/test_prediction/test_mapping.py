@@ -694,9 +694,16 @@ def test_what_is_made_of_all_maps_replaces_nothing_else(tmp_path, predict):
     with pytest.raises(OutputError, match=r'area\.gpkg exists already, and is of no prediction'):
         predict(resume=True, options=dict(vector=aoi))
     assert aoi.read_bytes() == before
-    joint = dict(vector=tmp_path / 'maps' / 'all.gpkg', vrt=tmp_path / 'maps' / 'all.vrt')
+    project = tmp_path / 'maps' / 'all.qgs'
+    joint = dict(vector=tmp_path / 'maps' / 'all.gpkg', vrt=tmp_path / 'maps' / 'all.vrt', project=project)
     for resume in (False, True):
         assert predict(resume=resume, options=joint).maps
+    project.write_text('<qgis>saved by a user</qgis>')
+    with pytest.raises(OutputError, match=r'all\.qgs exists already, and is of no prediction'):
+        predict(resume=True, options=joint)
+    assert project.read_text() == '<qgis>saved by a user</qgis>'
+    with pytest.raises(ConfigError, match=r'all\.qgz'):
+        predict(resume=True, options=dict(project=tmp_path / 'maps' / 'all.qgz'))
 
 
 LOCAL = 'LOCAL_CS["site",UNIT["metre",1]]'

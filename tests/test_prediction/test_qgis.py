@@ -91,3 +91,33 @@ def test_a_map_in_degrees(tmp_path, predict):
     with rasterio.open(tmp_path / 'in.tif') as raster:
         np.testing.assert_allclose(layer['extent'], raster.bounds, rtol=0, atol=1e-9)
     assert (layer['crs'], layer['legend'][1:]) == ('EPSG:4326', CLASSES)
+
+
+def test_a_project_of_all_that_is_written(tmp_path, predict):
+    places = {'a': from_origin(500000, 5000000, 0.5, 0.5), 'b': from_origin(500100, 5000000, 0.5, 0.5)}
+    for name, place in places.items():
+        write(tmp_path / 'images' / f'{name}.tif', smooth((160, 200)), place)
+    joint = dict(vector=tmp_path / 'maps' / 'areas.gpkg', project=tmp_path / 'town.qgs')
+    predict(tmp_path / 'images', window=128, extra=('confidence',), options=joint)
+    found = in_qgis.view(tmp_path / 'seen', tmp_path / 'town.qgs')
+    assert [(layer['name'], layer['renderer'], layer['visible']) for layer in found] == [
+        ('areas', 'categorizedSymbol', False),
+        ('a', 'paletted', True),
+        ('b', 'paletted', True),
+        ('a_confidence', 'singlebandpseudocolor', False),
+        ('b_confidence', 'singlebandpseudocolor', False),
+        ('a', 'singlebandgray', True),
+        ('b', 'singlebandgray', True),
+    ]
+    assert {(layer['valid'], layer['crs'], layer['project_crs']) for layer in found} == {(True, *['EPSG:32633'] * 2)}
+    assert found[0]['legend'] == found[1]['legend'][1:] == CLASSES
+    assert found[3]['legend'][1:] == [['ramp', '#440154', '#fde725']]
+    for number, layer in ((1, 'maps/a'), (2, 'maps/b')):
+        expected = np.array([*ByValue.palette], np.uint8)[read(tmp_path / f'{layer}.tif')]
+        np.testing.assert_array_equal(picture(tmp_path / 'seen', number), expected)
+    # All is named relative to the project, so that the folder can be moved.
+    (tmp_path / 'elsewhere').mkdir()
+    for name in ('images', 'maps', 'town.qgs'):
+        (tmp_path / name).rename(tmp_path / 'elsewhere' / name)
+    moved = in_qgis.view(tmp_path / 'seen', tmp_path / 'elsewhere' / 'town.qgs')
+    assert [layer['valid'] for layer in moved] == [True] * 7
