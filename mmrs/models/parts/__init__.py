@@ -10,6 +10,7 @@ from .feature_distance import FeatureDistance
 from .frozen_copy import FrozenCopy
 from .masked_consistency import MaskedConsistency
 from .patch_mask import PatchMask
+from .pixel_contrast import PixelContrast
 from .self_training import PUBLISHED, PseudoLabel, SelfTraining, confidence_regularisers, make_pseudo_label
 from .strong_augmentation import StrongAugmentation
 
@@ -27,6 +28,7 @@ __all__ = [
     'MaskedConsistency',
     'Mixed',
     'PatchMask',
+    'PixelContrast',
     'PseudoLabel',
     'SelfTraining',
     'StrongAugmentation',
