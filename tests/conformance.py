@@ -116,6 +116,22 @@ def plain(*hooks: dict, **adaptor: Any) -> Callable[[Path, Path, Path], Path]:
     return write
 
 
+def few(*hooks: dict, **adaptor: Any) -> Callable[[Path, Path, Path], Path]:
+    """The same of a method that learns from labelled images of the target, too: two of those that nothing scores."""
+
+    def write(file: Path, source: Path, target: Path) -> Path:
+        config = Config.fromfile(plain(*hooks, type='FewLabels', **adaptor)(file, source, target))
+        dataset = config.train_dataloader.dataset
+        prefix = dict(img_path='img_dir/train', seg_map_path='ann_dir/train')
+        dataset.labelled = copy.deepcopy(dataset.target)
+        dataset.labelled.update(data_prefix=prefix, only=['clip0', 'clip1'], pipeline=dataset.source.pipeline)
+        dataset.reads_target = 'self_training' in adaptor
+        config.dump(file)
+        return file
+
+    return write
+
+
 # The tiny runs have mmseg's classes; those of this project take the same weights.
 EFFICIENT = {'model.backbone.type': 'EfficientMiT', 'model.decode_head.type': 'EfficientSegformerHead'}
 HRDA = {
@@ -144,6 +160,8 @@ AUXILIARY = dict(
 )  # fmt: skip
 HEAD = {'backbone', 'decode_head'}
 ALIGNED = dict(type='OutputSpaceAlignment', discriminator=dict(type='OutputDiscriminator', base_channels=2))
+FEW = dict.fromkeys(('loss_seg', 'loss_labelled'), HEAD)
+TAUGHT = dict(self_training=dict(threshold=0.3))
 # Two levels: the second one is an auxiliary head.
 LEVELS = dict(decode_head=HEAD, auxiliary_head={'backbone', 'auxiliary_head'})
 
@@ -250,6 +268,24 @@ METHODS = {
         {**HRDA, 'model.backbone.stride': 2},
         exact=False,
     ),
+    'source and labelled': Method(few(), FEW, EFFICIENT),
+    'mean teacher': Method(
+        few(TEACHER, **TAUGHT, mixing=dict(share=0.0, augmentation=dict(jitter=0.25))),
+        {**FEW, 'loss_mixed': HEAD},
+        EFFICIENT,
+    ),
+    'few labels': Method(
+        few(TEACHER, **TAUGHT, contrast=dict(weight=1.0, queries=8, negatives=16, width=4, confident=0.2)),
+        {**FEW, 'loss_mixed': HEAD, 'loss_contrast': {*HEAD, 'contrast'}},
+        EFFICIENT,
+        exact=False,  # queries and negatives are drawn
+    ),
+    'few labels hrda': Method(
+        few(TEACHER, **TAUGHT, contrast=dict(weight=1.0, queries=8, negatives=16, width=4, confident=0.2)),
+        {**FEW, 'loss_mixed': HEAD, 'loss_contrast': {*HEAD, 'contrast'}},
+        {**HRDA, 'model.backbone.stride': 2},
+        exact=False,
+    ),
     'feature regression': Method(
         write_regression_config, {'loss_stage2': {'backbone'}, 'loss_decode_head': {'backbone'}}, EFFICIENT, False
     ),
@@ -266,7 +302,7 @@ DISTINCT = [
     for name in METHODS
     if name not in (
         'source only hrda', 'st_dasegnet decoder_only', 'st_dasegnet single_target', 'minent', 'adaptsegnet', 'dacs',
-        'daformer', 'mic hrda', 'feature regression',
+        'daformer', 'mic hrda', 'mean teacher', 'few labels hrda', 'feature regression',
     )
 ]  # fmt: skip
 #: Those that see a target domain.
@@ -327,10 +363,17 @@ class Trainer:
     def adapts(self) -> bool:
         return 'source' in self.config.train_dataloader.dataset
 
+    @property
+    def streams(self) -> list[str]:
+        """What a batch has."""
+        dataset = self.config.train_dataloader.dataset
+        read = dict(source=True, labelled='labelled' in dataset, target=dataset.get('reads_target', self.adapts))
+        return [name for name, is_read in read.items() if is_read]
+
     def batch(self, seed: int, **kwargs: Any) -> dict:
         """Some images of both domains, or of the source alone, whatever the method takes; see :func:`make_batch`."""
         found = make_batch(seed, **kwargs)
-        return found if self.adapts else found['source']
+        return {name: found[name] for name in self.streams} if self.adapts else found['source']
 
     def losses(self, batch: dict) -> dict[str, Tensor]:
         """What is logged of a batch, without a step."""
@@ -365,6 +408,8 @@ def make_batch(
 ) -> dict:
     """Some images of a batch of both domains: blocks of classes, the target in other colours; each is its own.
 
+    Labelled images of the target show other ground than its unlabelled ones.
+
     Args:
         seed: Of the batch.
         images: Which ones of it. They differ much in how many pixels are labelled.
@@ -374,15 +419,17 @@ def make_batch(
         hidden: What the pixels without data hold; else what they would if they had data.
         target_labels: Whether the target's samples have labels, too.
     """
-    batch: dict = dict(source=dict(inputs=[], data_samples=[]), target=dict(inputs=[], data_samples=[]))
+    batch: dict = {name: dict(inputs=[], data_samples=[]) for name in ('source', 'labelled', 'target')}
     for i in images:
         generator = torch.Generator().manual_seed(1000 * seed + i)
         label = torch.randint(0, CLASSES, (1, 8, 8), generator=generator)
         label = label.repeat_interleave(size // 8, 1).repeat_interleave(size // 8, 2)
         source = 40.0 * label + 20 * torch.randn(3, size, size, generator=generator)
         label[:, : size * i // 7] = IGNORED
-        for domain, image in (('source', source), ('target', source.flip(0) * 0.7 + 30)):
-            sample, own = SegDataSample(), label.clone()
+        target = source.flip(0) * 0.7 + 30
+        shown = dict(source=(source, label), labelled=(target.flip(1), label.flip(1)), target=(target, label))
+        for domain, (image, own) in shown.items():
+            sample, own = SegDataSample(), own.clone()
             if domain == 'target':  # others than the source's, which would pass for them
                 own = torch.where(own == IGNORED, own, (own + 1) % CLASSES)
             if valid == domain or (valid == 'both' and (i + seed) % 2):
@@ -392,7 +439,7 @@ def make_batch(
                 if hidden is not None:
                     image = torch.where(known, image, torch.tensor(hidden))
                 sample.valid_map = PixelData(data=known)
-            if domain == 'source' or target_labels:
+            if domain != 'target' or target_labels:
                 sample.gt_sem_seg = PixelData(data=own)
             batch[domain]['inputs'].append(image)
             batch[domain]['data_samples'].append(sample)
@@ -449,6 +496,8 @@ def run_config(name: str, data: Path, folder: Path, iterations: int = 6, workers
     else:
         labels = dict(type='LoadRasterAnnotations')
         dataset.get('source', dataset).pipeline = [dict(type='LoadRasterImage'), labels, *_COLOURED]
+        if 'labelled' in dataset:
+            dataset.labelled.pipeline = dataset.source.pipeline
         if 'target' in dataset:
             dataset.target.pipeline = [dict(type='LoadRasterImage'), *_COLOURED]
     starts = 'reference_config' in config
@@ -530,6 +579,7 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
         method: (method, {**WEIGHTED, 'model.mixing': dict(share=1.0, augmentation=None)})
         for method in ('dacs', 'daformer')
     },
+    'mean teacher': ('mean teacher', {**WEIGHTED, 'model.mixing.augmentation': None}),
     'feature regression smooth_l1': ('feature regression', {}),
     **{
         f'feature regression {" ".join(loss.values())}': (name, {'model.loss_regression': loss})

@@ -119,17 +119,34 @@ def test_source_labels_are_read_where_they_are_learnt_from(name):
 
 
 @adapting
+def test_labelled_images_of_the_target_are_looked_at_where_they_are_learnt_from(name):
+    trainer = Trainer(name)
+    batch = trainer.batch(0)
+    if 'labelled' not in batch:
+        with pytest.raises(ConfigError, match=f'{type(trainer.model).__name__}.*labelled_images'):
+            trainer.losses({**batch, 'labelled': batch['source']})
+        return
+    expected = trainer.losses(batch)
+    for sample in batch['labelled']['data_samples']:
+        sample.gt_sem_seg.data = (sample.gt_sem_seg.data + 1) % 6
+    assert {'loss_labelled'} <= changes(expected, trainer.losses(batch))
+    del batch['labelled']
+    with pytest.raises(ConfigError, match='labelled_images'):
+        trainer.losses(batch)
+
+
+@adapting
 def test_a_batch_of_one_domain_is_refused(name):
     trainer = Trainer(name)
     with pytest.raises(ConfigError, match='Dataset'):
         trainer.losses(trainer.batch(0)['source'])
 
 
-@pytest.mark.parametrize('domain', ['source', 'target'])
+@pytest.mark.parametrize('domain', ['source', 'labelled', 'target'])
 def test_pixels_without_data_have_no_part(name, domain):
     trainer = Trainer(name)
-    if domain == 'target' and not trainer.adapts:
-        pytest.skip('sees no target')
+    if domain not in trainer.streams:
+        pytest.skip(f'sees no {domain}')
     black, white = (trainer.losses(trainer.batch(0, valid=domain, hidden=value)) for value in (0.0, 250.0))
     assert changes(black, white) == set()
     assert changes(black, trainer.losses(trainer.batch(0))) != set()

@@ -100,7 +100,7 @@ def _counted(config: Config, classes: Sequence[str] | None) -> tuple[str, dict[s
 def _source_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """A data set's configuration with the source in place of two domains, wrappers kept."""
     if 'source' in dataset and 'target' in dataset:
-        return _source_of(dataset['source'])
+        return _source_of(dataset['source'] or dataset.get('labelled') or dataset['target'])
     own = dict(dataset)
     if 'dataset' in own:
         own['dataset'] = _source_of(own['dataset'])

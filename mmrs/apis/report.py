@@ -345,7 +345,7 @@ def _gap(groups: Sequence[Group]) -> Section:
     title = 'Domain gap'
     for group in groups:
         dataset = (group.first.config.get('train_dataloader') or {}).get('dataset')
-        if dataset and 'target' in domain_leaves(dataset):
+        if dataset and domain_leaves(dataset).keys() >= {'source', 'target'}:
             break
     else:
         return Section(title, absent='no run trains on a source and a target.')

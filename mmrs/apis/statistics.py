@@ -57,9 +57,12 @@ def leaves(dataset: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def domain_leaves(dataset: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Single data sets' configurations by domain, `source` and `target`; under an empty name if there is one domain."""
+    """Single data sets' configurations by domain, `source` and `target`; under an empty name if there is one domain.
+
+    There may be no source where the target has labelled images, which are not counted twice.
+    """
     if 'source' in dataset and 'target' in dataset:
-        return {domain: list(leaves(dataset[domain])) for domain in ('source', 'target')}
+        return {domain: list(leaves(dataset[domain])) for domain in ('source', 'target') if dataset[domain]}
     found: dict[str, list[dict[str, Any]]] = {}
     inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
     for part in [] if inner is None else inner:

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from mmrs.apis.class_shares import label_shares
 from mmrs.apis.filling import fill_model
+from mmrs.apis.labelled_images import check_labelled
 from mmrs.apis.preflight import check_config
 from mmrs.apis.reference import (
     ReferenceTraining,
@@ -175,6 +176,7 @@ def _prepare(cfg: Config, amp: bool, pretrained: bool, preflight: bool) -> None:
         check_config(cfg)
     with explained_errors(cfg):
         fill_model(cfg)
+        check_labelled(cfg)
         if (cfg.get('val_cfg') or {}).get('expected') == 'auto':  # of a validation without labels
             learns = getattr(look_up(MODELS, cfg.model.get('type')), 'learns_from_labels', True)
             cfg.val_cfg.expected = list(label_shares(cfg).values()) if learns else None

@@ -1,9 +1,10 @@
 """The data set class behind all others."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
@@ -16,7 +17,7 @@ from mmrs.geo.folders import CONVERT, RASTER_SUFFIXES, list_rasters, other_raste
 from mmrs.geo.headers import read_header
 from mmrs.geo.statistics import class_statistics
 from mmrs.registry import DATASETS
-from mmrs.utils.errors import ConfigError, DataError, require, require_file, some
+from mmrs.utils.errors import ConfigError, DataError, require, require_file, require_number, some
 
 #: The lightest of the greys of classes without counterpart.
 _LIGHTEST_GREY = 192
@@ -50,11 +51,17 @@ class RemoteSensingDataset(BaseSegDataset):
         rare_class_sampling: Settings of `RareClassSampling`, for a loader with a `RareClassSampler`.
         img_suffix: Suffix or suffixes of the images. By default everything that GDAL commonly reads.
         seg_map_suffix: The same for the label maps.
+        only: Names of the images that the data set has, with or without suffix; or a folder, for those that have a file
+            of their name in it, which may be the label maps' own.
+        leave_out: Names of images that it does not have, likewise.
+        draw: `dict(number=5, seed=0)`: so many of its images, drawn at random. Those of a smaller number are among
+            those of a larger number.
         **kwargs: As in mmseg's `BaseSegDataset`. Where `data_prefix` has no `seg_map_path`, there are no labels.
 
     Raises:
-        DataError: A folder, `ann_file`, `classes_file`, an image that `ann_file` lists, or the label map of an image is
-            missing; `ann_file` is no text; there are no images, two of one name, or none that holds data.
+        DataError: A folder, `ann_file`, `classes_file`, an image that is named, or the label map of an image is
+            missing; `ann_file` is no text; there are no images, fewer than are drawn, two of one name, or none that
+            holds data.
         ConfigError: `class_map` names a class that the data set lacks, or one twice; or another argument cannot work.
     """
 
@@ -69,6 +76,9 @@ class RemoteSensingDataset(BaseSegDataset):
         rare_class_sampling: Mapping[str, Any] | None = None,
         img_suffix: str | Sequence[str] | None = None,
         seg_map_suffix: str | Sequence[str] | None = None,
+        only: str | Sequence[str] | None = None,
+        leave_out: str | Sequence[str] = (),
+        draw: Mapping[str, Any] | None = None,
         metainfo: dict | None = None,
         data_root: str | None = None,
         reduce_zero_label: bool | None = None,
@@ -81,9 +91,12 @@ class RemoteSensingDataset(BaseSegDataset):
         own, ignored = type(self).__name__, kwargs.get('ignore_index', IGNORE_INDEX)
         expected = f'{IGNORE_INDEX}, which pixels without label have here (leave it out),'
         require(ignored == IGNORE_INDEX, f'{own}: ignore_index', ignored, expected)
-        for name, mapping in dict(metainfo=metainfo, rare_class_sampling=rare_class_sampling).items():
+        for name, names in dict(only=only, leave_out=leave_out or None).items():
+            require_text(self, name, names, several=True)
+        for name, mapping in dict(metainfo=metainfo, rare_class_sampling=rare_class_sampling, draw=draw).items():
             require(mapping is None or isinstance(mapping, Mapping), f'{own}: {name}', mapping, 'dict(...)')
         require_text(self, 'metainfo.classes', (metainfo or {}).get('classes'), several=True)
+        self._only, self._leave_out, self._draw = only, leave_out, draw
         self._index_of_id: dict[int, int] | None = None
         # For masks in colours: an id of each colour's class, None if the class is ignored; and whether masks of one
         # band hold colours.
@@ -201,7 +214,8 @@ class RemoteSensingDataset(BaseSegDataset):
         img_dir, ann_dir = self.data_prefix['img_path'], self.data_prefix.get('seg_map_path')
         images = self._list('images', img_dir, self.img_suffix)
         if self.ann_file:
-            images = self._select(images)
+            images = self._named(images, self._listed(), f'{self.ann_file} lists')
+        images = self._chosen(images)
         if not images:
             others = other_rasters(img_dir, self.img_suffix)
             raise DataError(
@@ -252,20 +266,45 @@ class RemoteSensingDataset(BaseSegDataset):
             )
         return list_rasters(folder, suffixes, advice if set(RASTER_SUFFIXES) <= set(suffixes) else None)
 
-    def _select(self, images: dict[str, str]) -> dict[str, str]:
-        """The images that `ann_file` lists, one name a line, with or without suffix."""
+    def _listed(self) -> list[str]:
+        """The names in `ann_file`, one a line."""
         require_file(self.ann_file, 'a list of image names')
         try:
             with open(self.ann_file, encoding='utf-8-sig') as file:
-                names = [line.strip() for line in file if line.strip()]
+                return [line.strip() for line in file if line.strip()]
         except UnicodeDecodeError as error:
             raise DataError(f'{self.ann_file} is no text: {error}. A list of image names was expected') from error
+
+    def _chosen(self, images: dict[str, str]) -> dict[str, str]:
+        """What `only`, `leave_out` and `draw` leave of the images."""
+        left_out = self._named(images, self._names(self._leave_out), 'leave_out names') if self._leave_out else {}
+        if self._only is not None:
+            images = self._named(images, self._names(self._only), 'only names')
+        images = {stem: path for stem, path in images.items() if stem not in left_out}
+        if self._draw is None:
+            return images
+        number, seed = self._draw.get('number', 0), self._draw.get('seed')
+        require_number('draw.number', number, at_least=1, unit='images', whole=True)
+        require_number('draw.seed (randomness.seed of a run)', seed, at_least=0, whole=True)
+        if number > len(images):
+            raise DataError(f'{number} images were to be drawn of the {len(images)} in {self.data_prefix["img_path"]}')
+        stems = np.random.default_rng(seed).permutation(list(images))[:number]
+        drawn = sorted(stems.tolist())
+        print_log(f'{type(self).__name__} {self.data_root or ""}: drawn by seed {seed}: {some(drawn, 20)}', 'current')
+        return {stem: images[stem] for stem in drawn}
+
+    def _names(self, given: str | Sequence[str]) -> Iterable[str]:
+        if not isinstance(given, str):
+            return given
+        return list_rasters(given, sorted({*self.img_suffix, *self.seg_map_suffix}, key=len, reverse=True))
+
+    def _named(self, images: dict[str, str], names: Iterable[str], who: str) -> dict[str, str]:
+        """The images of these names, with or without suffix."""
         stem_of = {**{path: stem for stem, path in images.items()}, **{stem: stem for stem in images}}
         missing = [name for name in names if name not in stem_of]
         if missing:
             raise DataError(
-                f'{self.ann_file} lists {len(missing)} images that are not in {self.data_prefix["img_path"]}: '
-                f'{some(missing)}'
+                f'{who} {len(missing)} images that are not in {self.data_prefix["img_path"]}: {some(missing)}'
             )
         return {stem: images[stem] for stem in (stem_of[name] for name in names)}
 

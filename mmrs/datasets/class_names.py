@@ -85,8 +85,8 @@ def match_classes(dataset: Any, classes: Sequence[str], where: str, whose: str) 
 
 
 def _inner(dataset: Any) -> Iterator[Any]:
-    for name in ('source', 'target', 'dataset'):
-        if hasattr(dataset, name):
+    for name in ('source', 'labelled', 'target', 'dataset'):
+        if getattr(dataset, name, None) is not None:
             yield getattr(dataset, name)
     yield from getattr(dataset, 'datasets', ())
 

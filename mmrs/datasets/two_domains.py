@@ -1,11 +1,12 @@
 """What data sets of a source and a target have in common."""
 
 import copy
+from typing import Any
 
 from mmengine.dataset import BaseDataset
 from torch.utils.data import Dataset
 
-from mmrs.datasets.class_names import class_names, difference, same_names
+from mmrs.datasets.class_names import class_names, difference, match_classes, same_names
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, DataError, UserError
 
@@ -14,27 +15,35 @@ class TwoDomainDataset(Dataset):
     """A source and a target data set.
 
     Args:
-        source: A data set, or its configuration.
+        source: A data set, or its configuration. A data set that can do without has None.
         target: The same.
+        labelled: The same, of labelled images of the target.
 
     Raises:
         DataError: A file or folder is missing or cannot be read, or one of them has no images.
         ConfigError: One of them cannot be built, or both name classes and the names differ.
     """
 
-    def __init__(self, source: dict | BaseDataset, target: dict | BaseDataset) -> None:
-        self.source = _build(source, 'source')
-        self.target = _build(target, 'target')
+    def __init__(self, source: Any, target: Any, labelled: Any = None) -> None:
+        self.source: Any = _build(source, 'source')
+        self.labelled: Any = _build(labelled, 'labelled')
+        self.target: Any = _build(target, 'target')
         self._fully_initialized = False
         self._check_classes()
-        if all(getattr(part, '_fully_initialized', True) for part in (self.source, self.target)):
+        if all(getattr(part, '_fully_initialized', True) for part in self.parts.values()):
             self.full_init()
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Those that there are, by their names."""
+        found = dict(source=self.source, labelled=self.labelled, target=self.target)
+        return {name: part for name, part in found.items() if part is not None}
 
     def full_init(self) -> None:
         """Lists the files of both data sets and checks them."""
         if self._fully_initialized:
             return
-        for name, part in (('source', self.source), ('target', self.target)):
+        for name, part in self.parts.items():
             try:
                 part.full_init()
             except (OSError, ValueError) as error:
@@ -48,7 +57,7 @@ class TwoDomainDataset(Dataset):
         """What a data set has to say about the files that were listed."""
 
     def _check_classes(self) -> None:
-        # In any order: no label of a target is read.
+        # In any order: no label of an unlabelled target is read.
         source, target = class_names(self.source), class_names(self.target)
         if source and target and not same_names(source, target):
             raise ConfigError(
@@ -56,11 +65,14 @@ class TwoDomainDataset(Dataset):
                 f'({difference(source, target)}). Adaptation needs the same classes; adapt the metainfo or the '
                 'classes_file of one, or map them with class_map.'
             )
+        if self.labelled is not None:
+            whose = 'the source' if self.source is not None else 'the target'
+            match_classes(self.labelled, source or target, 'train_dataloader.dataset.labelled', whose)
 
     @property
     def metainfo(self) -> dict:
-        """The source's meta information."""
-        return copy.deepcopy(self.source.metainfo)
+        """The source's meta information, or where there is none that of the labelled images of the target."""
+        return copy.deepcopy((self.labelled if self.source is None else self.source).metainfo)
 
 
 def without_labels(dataset: dict | BaseDataset) -> dict | BaseDataset:
@@ -78,7 +90,7 @@ def without_labels(dataset: dict | BaseDataset) -> dict | BaseDataset:
     return config
 
 
-def _build(dataset: dict | BaseDataset, name: str) -> BaseDataset:
+def _build(dataset: Any, name: str) -> Any:
     if not isinstance(dataset, dict):
         return dataset
     try:

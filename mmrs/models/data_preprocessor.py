@@ -24,8 +24,9 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
 
     A two-domain batch, ``dict(source=dict(inputs, data_samples), target=...)``, becomes
     ``dict(inputs=dict(source, target), data_samples=dict(source, target))``, which is what an adaptor's ``forward``
-    takes. A plain batch, ``dict(inputs, data_samples)`` (validation, test, prediction, training on one domain), stays
-    plain. Bands keep the order of the file.
+    takes. What else it has, ``labelled`` images of the target, is normalised as the target is. A plain batch,
+    ``dict(inputs, data_samples)`` (validation, test, prediction, training on one domain), stays plain. Bands keep the
+    order of the file.
 
     In training the images of a batch are padded to one size, those of both domains together: a source image that was
     scaled to less than a crop would else be too small for the layers that look at patches.
@@ -107,7 +108,10 @@ class DomainAdaptationDataPreprocessor(BaseDataPreprocessor):
         if 'inputs' in data:
             return self._prepare(data, 'target', training, data['inputs'])
         images = [image for batch in data.values() for image in batch['inputs']]
-        domains = {domain: self._prepare(batch, domain, training, images) for domain, batch in data.items()}
+        domains = {
+            name: self._prepare(batch, 'source' if name == 'source' else 'target', training, images)
+            for name, batch in data.items()
+        }
         return {key: {d: batch[key] for d, batch in domains.items()} for key in ('inputs', 'data_samples')}
 
     def _prepare(self, data: dict, domain: str, training: bool, together: Sequence[Tensor]) -> dict:

@@ -7,11 +7,14 @@ Each axis is a file, and has keys of its own, which nothing but :func:`fold` rea
   training on one domain's labels changes in the loaders, where the training data set does not have them.
 - network (`_base_/networks/NAME.py`): `network`, a model without a method in it, and its `default_schedule`.
 - method (`METHOD/method.py`): `adaptor`, what the method makes of a network (None: nothing); `optim_parts`, its parts
-  with an optimizer of their own; `trains_on`, the domain of whose labels alone it learns; `reference_method`.
+  with an optimizer of their own; `trains_on`, the domain of whose labels alone it learns; `streams`, what a batch has,
+  of `source`, `labelled` (images of the target) and `target`, where that is not source and target;
+  `reference_method`.
 - schedule (`_base_/schedules/NAME.py`): `optim_wrapper` of the whole, and `part_lr`, the rate of such parts.
 
 What a leaf says of `model` and `optim_wrapper` stands, whatever the four say. Any configuration may have `class_prior`,
-`label_free_validation` and `rare_class_sampling`, which :func:`fold_class_prior` and its like read last.
+`labelled_images`, `label_free_validation` and `rare_class_sampling`, which :func:`fold_class_prior` and its like read
+last.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import copy
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ __all__ = [
     'fold',
     'fold_class_prior',
     'fold_label_free_validation',
+    'fold_labelled_images',
     'fold_rare_classes',
     'is_method',
     'is_prior_neutral',
@@ -49,12 +53,16 @@ FOLDED = {
     'optim_parts': 'optim_wrapper',
     'part_lr': 'optim_wrapper.PART.optimizer.lr',
     'reference_method': 'reference_config',
+    'streams': 'train_dataloader.dataset',
     'task': 'model and the data loaders',
     'trains_on': 'the data loaders',
 }
 
 #: Keys that may stand once, beside the parts of a joint optimizer, for all of them.
 SHARED = ('type', 'accumulative_counts', 'dtype', 'loss_scale')
+
+#: Names of folders of images, and of those of their label maps, in the layouts of the data sets here.
+_LABELS_OF = {'img_dir': 'ann_dir', 'images': 'labels', 'images_png': 'masks_png'}
 
 _AXES = {'task': 'tasks', 'network': 'networks', 'schedule': 'schedules'}
 
@@ -132,14 +140,17 @@ def fold(config: Config) -> None:
         return
     if is_method(config):
         raise ConfigError(f'config {config.filename} is a method alone: it needs a task and a network')
-    _require_spelt(config, config.keys(), FOLDED.keys() | {'class_prior', 'rare_class_sampling'})
+    _require_spelt(config, config.keys(), FOLDED.keys() | {'class_prior', 'labelled_images', 'rare_class_sampling'})
     given = {key: config.pop(key, None) for key in FOLDED}
     task = given['task'] or {}
     asked = {'num_classes', 'data_preprocessor', 'source_labels', 'target_labels'}
     asked |= set(re.findall(r"'task\.(\w+)'", f'{given["network"]} {given["adaptor"]} {config.get("model")}'))
     _require_spelt(config, task, asked, 'task.')
+    if given['streams'] is not None:
+        _choose_streams(config, given['streams'], task)
+        given['trains_on'] = None if 'source' in given['streams'] else 'target'  # whose statistics there are
     _fold_model(config, given, task)
-    if given['trains_on'] is not None:
+    if given['streams'] is None and given['trains_on'] is not None:
         _use_labels(config, given['trains_on'], task)
     if given['optim_parts']:
         _fold_optimizers(config, given['optim_parts'], given['part_lr'])
@@ -178,7 +189,7 @@ def fold_rare_classes(config: Config) -> None:
     require(isinstance(settings, Mapping), name, settings, 'dict(temperature=..., min_pixels=...)')
     loader = config.get('train_dataloader') or {}
     dataset = loader.get('dataset') or {}
-    source = dataset.get('source', dataset)
+    source = dataset.get('source', dataset) or {}
     kind = source.get('type')
     if not hasattr(DATASETS.get(kind) if isinstance(kind, str) else kind, 'rare_classes'):
         raise ConfigError(
@@ -192,6 +203,85 @@ def fold_rare_classes(config: Config) -> None:
         {**step, 'type': 'RareClassCrop', 'min_pixels': pixels} if step.get('type') == 'RandomCrop' else step
         for step in source.get('pipeline') or ()
     ]
+
+
+def fold_labelled_images(config: Config) -> None:
+    """Let training have labelled images of the target by the key `labelled_images`, if any, in place.
+
+    They are images of the target's training data set, and go through its pipeline. The value is
+
+    - a list of names, or a text file with a name in each line: their label maps lie where the layout of the data has
+      them;
+    - a folder of label maps: images of these names;
+    - another file, a layer of polygons or a raster: the labels of all images; outside of it nothing is labelled;
+    - a dict with `names` and `labels`, for both; with `number`, of which so many are drawn by `randomness.seed`; and
+      with keys of the data set, such as `label_attribute`. With a `type` it is a data set of its own.
+
+    Raises:
+        ConfigError: The method learns from no such labels, or the value cannot work.
+    """
+    if (given := config.pop('labelled_images', None)) is None:
+        return
+    name = f'config {config.filename}: labelled_images'
+    dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
+    if 'labelled' not in dataset or 'target' not in dataset:
+        raise ConfigError(
+            f'{name} is set, but the method learns from no labelled images of the target: take that of '
+            'configs/few_labels, or leave it out'
+        )
+    if isinstance(given, str):
+        given = {'names' if given.endswith('.txt') else 'labels': given}
+    elif isinstance(given, (list, tuple)):
+        given = dict(names=list(given))
+    expected = 'a list of names, a file, a folder, or dict(names=..., labels=..., number=...)'
+    require(isinstance(given, Mapping) and bool(given), name, given, expected)
+    if 'type' in given:
+        dataset['labelled'] = dict(given)
+        return
+    own = dict(given)
+    names, labels, number = (own.pop(key, None) for key in ('names', 'labels', 'number'))
+    labelled = _merge(_with_labels(dataset['target'], name), own)
+    if isinstance(names, str):
+        labelled['ann_file'] = _existing(f'{name}: names', names)
+    elif names is not None:
+        labelled['only'] = list(names)
+    if labels is not None:
+        path = _existing(f'{name}: labels', labels)
+        labelled['data_prefix']['seg_map_path'] = path
+        if names is None and Path(path).is_dir():
+            labelled['only'] = path
+        elif Path(path).is_file() and labelled['type'] == 'RemoteSensingDataset':
+            labelled['type'] = 'RasterDataset'  # which reads labels by where they lie
+    if number is not None:
+        labelled['draw'] = dict(number=number, seed=(config.get('randomness') or {}).get('seed'))
+    if 'seg_map_path' not in labelled['data_prefix']:
+        raise ConfigError(
+            f'{name}: where are the label maps of {labelled["data_prefix"]["img_path"]}? Set labelled_images=dict('
+            'labels=FOLDER)'
+        )
+    dataset['labelled'] = labelled
+
+
+def _existing(what: str, path: str) -> str:
+    if not Path(path).expanduser().exists():
+        raise ConfigError(f'{what}: there is no file or folder {path}; names of images are given as a list, [{path}]')
+    return str(Path(path).expanduser().absolute())
+
+
+def _with_labels(target: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The configuration of an unlabelled data set, with labels as the layouts here have them."""
+    if 'pipeline' not in target or 'img_path' not in (target.get('data_prefix') or {}):
+        raise ConfigError(
+            f'{name}: the target of train_dataloader, {target.get("type")}, is no data set of images in one folder: '
+            'give a whole data set, dict(type=..., pipeline=..., ...)'
+        )
+    labelled = copy.deepcopy(dict(target))
+    parts = str(target['data_prefix']['img_path']).split('/')
+    if _LABELS_OF.keys() & set(parts):
+        labelled['data_prefix']['seg_map_path'] = '/'.join(_LABELS_OF.get(part, part) for part in parts)
+    place = next((i for i, step in enumerate(labelled['pipeline'], 1) if _loads_images(step)), 0)
+    labelled['pipeline'].insert(place, dict(type='LoadRasterAnnotations'))
+    return labelled
 
 
 def fold_label_free_validation(config: Config) -> None:
@@ -209,7 +299,9 @@ def fold_label_free_validation(config: Config) -> None:
     require(isinstance(settings, Mapping), name, settings, "dict(criteria=['consistency'], number=40)")
     dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
     if config.get('val_dataloader') is None:
-        require('target' in dataset, name, dict(settings), 'val_dataloader, or a target in train_dataloader,')
+        require(
+            dataset.get('target') is not None, name, dict(settings), 'val_dataloader, or a target in train_dataloader,'
+        )
         config.val_dataloader = dict(
             batch_size=1,
             num_workers=0,
@@ -224,10 +316,14 @@ def fold_label_free_validation(config: Config) -> None:
 def _images_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a data set, with whole images and without labels."""
     images = dict(copy.deepcopy(dataset), test_mode=True)
-    load = [step for step in images.get('pipeline') or () if re.search(r'Load(?!\w*Annotation)', str(step.get('type')))]
+    load = [step for step in images.get('pipeline') or () if _loads_images(step)]
     images['pipeline'] = [*load, dict(type='PackRasterInputs')]
     images['data_prefix'] = {k: v for k, v in (images.get('data_prefix') or {}).items() if k != 'seg_map_path'}
     return images
+
+
+def _loads_images(step: Mapping[str, Any]) -> bool:
+    return re.search(r'Load(?!\w*Annotation)', str(step.get('type'))) is not None
 
 
 def is_prior_neutral(loss: Mapping[str, Any]) -> bool:
@@ -347,6 +443,44 @@ def _use_labels(config: Config, domain: str, task: Mapping[str, Any]) -> None:
                     f'of data sets: set {key}.dataset.{domain}.{lost[0]}, or give a whole data set with _delete_=True'
                 )
         config[key] = {**config[key], **value}
+
+
+def _choose_streams(config: Config, streams: Sequence[str], task: Mapping[str, Any]) -> None:
+    """Let a batch have what a method takes."""
+    for stream in streams:
+        require_one_of('streams', stream, ('source', 'labelled', 'target'))
+    dataset = (config.get('train_dataloader') or {}).get('dataset')
+    if dataset is None or 'source' not in dataset or 'target' not in dataset:
+        raise ConfigError(f'config {config.filename}: the task has no source and target in train_dataloader.dataset')
+    if 'seg_map_path' not in (dataset['source'].get('data_prefix') or {'seg_map_path': ''}):
+        config.train_dataloader['dataset'] = _unpaired(config, dataset, task)
+        dataset = config.train_dataloader['dataset']
+    if 'source' not in streams:
+        dataset['source'] = None
+    if 'labelled' in streams:
+        dataset['labelled'] = None  # until labelled_images says which
+    if 'target' not in streams:
+        dataset['reads_target'] = False
+
+
+def _unpaired(config: Config, pair: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
+    """Source and target of a task of unlabelled pairs, each on its own, the source with the labels that it has."""
+    known = (task.get('source_labels') or {}).get('train_dataloader') or {}
+    if 'dataset' not in known:
+        raise ConfigError(
+            f'config {config.filename}: the task has no labels of the source: set task.source_labels=dict('
+            'train_dataloader=dict(dataset=...)) in its file'
+        )
+    source = known['dataset']
+    steps = [
+        {key: value for key, value in step.items() if key != 'cat_max_ratio'}
+        for step in source['pipeline']
+        if _loads_images(step) or 'Load' not in str(step['type'])
+    ]
+    for key in ('dataloader', 'evaluator'):  # no longer that of pairs
+        config[f'val_{key}'] = copy.deepcopy(config.get(f'test_{key}'))
+    target = {**source, **pair['target'], 'pipeline': steps}
+    return dict(type='DomainAdaptationDataset', source=source, target=target)
 
 
 def _require_unchanged(config: Config, changes: Mapping[str, Any], where: str) -> None:

@@ -28,6 +28,7 @@ from mmrs.utils.composition import (
     fold,
     fold_class_prior,
     fold_label_free_validation,
+    fold_labelled_images,
     fold_rare_classes,
     is_method,
 )
@@ -122,8 +123,13 @@ def load_config(
     return config
 
 
+#: Keys that any configuration may have, and that are folded last.
+_LAST = ('class_prior', 'labelled_images', 'label_free_validation', 'rare_class_sampling')
+
+
 def _fold_last(config: Config) -> None:
     fold_class_prior(config)
+    fold_labelled_images(config)
     fold_label_free_validation(config)  # of the source's images as they are
     fold_rare_classes(config)
 
@@ -177,7 +183,7 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
             raise ConfigError(f'--cfg-options {key}: {{{{ is for configuration files, where it stands for other text')
         for name in (name for _, node in walk(value) for name in node if repr(name) != f"'{name}'"):
             raise ConfigError(f'--cfg-options {key}: the key {name!r} was found; text without quotes was expected')
-    top_level = {*inspect.signature(Runner.__init__).parameters, 'class_prior', 'rare_class_sampling'} - {'self', 'cfg'}
+    top_level = {*inspect.signature(Runner.__init__).parameters, *_LAST} - {'self', 'cfg'}
     for key in options:
         node: Any = config
         parts = key.split('.')
@@ -296,7 +302,7 @@ TYPE_KEYS = ('type', 'constructor', 'runner_type')
 #: Registries that a `type` must be in, by its place in a configuration; the first match counts.
 _PLACES = {
     r'model(\.(backbone|neck|decode_head|auxiliary_head|data_preprocessor))?': 'model',
-    r'\w+_dataloader\.dataset(\.(source|target|dataset|datasets\.\d+))*': 'dataset',
+    r'\w+_dataloader\.dataset(\.(source|labelled|target|dataset|datasets\.\d+))*': 'dataset',
     r'\w+_dataloader\.dataset\..*pipeline\.\d+': 'transform',
     r'\w+_dataloader\.sampler': 'data sampler',
     r'optim_wrapper\.(\w+\.)?optimizer': 'optimizer',

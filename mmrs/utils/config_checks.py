@@ -80,8 +80,8 @@ _LISTS = (['custom_hooks'], ['param_scheduler'], ['test_evaluator'], ['val_evalu
 #: Keys that MMEngine or this project reads, further than the arguments of the runner.
 _READ = (
     'activation_checkpointing', 'class_prior', 'compile', 'custom_imports', 'find_unused_parameters',
-    'model_wrapper_cfg', 'rare_class_sampling', 'reference_config', 'runner_type', 'submission_dataloader', 'sync_bn',
-    'tta_model', 'tta_pipeline',
+    'labelled_images', 'model_wrapper_cfg', 'rare_class_sampling', 'reference_config', 'runner_type',
+    'submission_dataloader', 'sync_bn', 'tta_model', 'tta_pipeline',
 )  # fmt: skip
 
 

@@ -1,5 +1,8 @@
+import itertools
 import pickle
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from mmengine.runner import Runner
 from mmseg.structures import SegDataSample
 
 from mmrs.datasets import DomainAdaptationDataset
+from mmrs.datasets.stream import Draw, StreamedDataset
 from mmrs.registry import DATASETS
 from mmrs.utils.errors import ConfigError, DataError
 
@@ -207,3 +211,123 @@ def test_classes_must_agree(config):
     assert DATASETS.build(config).metainfo['classes'] == ('a', 'b', 'c')
     del config['target']['metainfo']
     assert len(DATASETS.build(config)) == 4
+
+
+# Labelled images of the target ---------------------------------------------------------------------------------------
+
+LABELLED = [dict(type='LoadRasterImage'), dict(type='LoadRasterAnnotations'), *SOURCE_PIPELINE[3:]]
+
+
+@pytest.fixture
+def few(config, roots):
+    """The same with three labelled images of the target."""
+    return dict(config, labelled=domain(roots[1], LABELLED, only=['01', '03.png', '04']))
+
+
+def streamed(config, number=60, seed=3, **others):
+    """The samples of a training's stream."""
+    dataset = StreamedDataset(dict(config, **others))
+    return [dataset[Draw(seed, position, position % len(dataset))][0] for position in range(number)]
+
+
+def name_of(part):
+    return Path(part['data_samples'].img_path).stem
+
+
+def test_a_handful_of_labelled_images_serves_every_sample(few):
+    samples = streamed(few)
+    assert [set(sample) for sample in samples] == 60 * [{'source', 'labelled', 'target'}]
+    drawn = [name_of(sample['labelled']) for sample in samples]
+    assert {name: drawn.count(name) > 10 for name in set(drawn)} == dict.fromkeys(('01', '03', '04'), True)
+    assert len(set(itertools.pairwise(drawn))) == 9  # with replacement, one independent of the other
+    assert len({name_of(sample['target']) for sample in samples}) == 7  # the labelled ones are unlabelled images, too
+    assert all('gt_sem_seg' in sample['labelled']['data_samples'] for sample in samples)
+    assert all('gt_sem_seg' not in sample['target']['data_samples'] for sample in samples)
+
+
+def same(samples, others, name):
+    return all(torch.equal(a[name]['inputs'], b[name]['inputs']) for a, b in zip(samples, others))
+
+
+def test_labelled_images_are_drawn_by_a_generator_of_their_own(few):
+    """Whatever else is drawn for a sample; and from the middle of the stream as from its beginning."""
+    samples = streamed(few)
+    less = dict(few, source=dict(few['source'], pipeline=LABELLED))
+    assert same(samples, streamed(less), 'labelled')
+    assert not same(samples, streamed(less), 'source')
+    alone = streamed(few, reads_target=False)
+    assert set(alone[0]) == {'source', 'labelled'}
+    assert same(samples, alone, 'labelled')
+    assert not same(samples, streamed(few, seed=4), 'labelled')
+    dataset = StreamedDataset(few)
+    assert same([dataset[Draw(3, 41, 1)][0]], samples[41:], 'labelled')
+
+
+def test_without_a_source_there_are_as_many_samples_as_target_images(few):
+    dataset = DATASETS.build(dict(few, source=None))
+    assert len(dataset) == 7
+    assert dataset.metainfo['classes'] == CLASSES['classes']
+    sample = dataset[5]
+    assert set(sample) == {'labelled', 'target'}
+    assert name_of(sample['target']) == '05'
+
+
+def test_classes_of_labelled_images_are_taken_in_the_order_of_the_source(few):
+    other = dict(few, labelled=dict(few['labelled'], metainfo=dict(classes=('b', 'c', 'a')), pipeline=LABELLED[:2]))
+    other['labelled']['pipeline'] = few['labelled']['pipeline'] = [*LABELLED[:2], dict(type='PackSegInputs')]
+    for sample, turned in zip(streamed(few, 5), streamed(other, 5)):
+        labels, found = (own['labelled']['data_samples'].gt_sem_seg.data for own in (sample, turned))
+        assert torch.equal(found, (labels + 1) % 3)  # id 0 is b there, class 1
+    with pytest.raises(ConfigError, match=r'dataset\.labelled has the classes b, d, a'):
+        DATASETS.build(dict(few, labelled=dict(few['labelled'], metainfo=dict(classes=('b', 'd', 'a')))))
+
+
+def test_labelled_images_that_cannot_serve(few, roots, write, rng):
+    def build(**changes):
+        return DATASETS.build(dict(few, labelled=dict(few['labelled'], **changes)))
+
+    with pytest.raises(DataError, match=r'labelled data set: only names 1 images .*img_dir/train: 77'):
+        build(only=['01', '77'])
+    with pytest.raises(ConfigError, match=r'no gt_sem_seg.*LoadRasterAnnotations'):
+        build(pipeline=PLAIN)[0]
+    write(roots[1] / 'ann_dir/train/03.png', np.full((40, 48), 255, np.uint8))
+    with pytest.raises(DataError, match=r'1 of 3 .*03\.png'):
+        build()
+    write(roots[1] / 'ann_dir/train/03.png', np.full((40, 48), 7, np.uint8))
+    with pytest.raises(DataError, match=r'03\.png.*7'):
+        build()
+
+
+def test_windows_without_a_labelled_pixel_are_not_drawn(few, roots, write):
+    labels = np.full((40, 48), 255, np.uint8)
+    labels[:10, 40:] = 2
+    write(roots[1] / 'ann_dir/train/03.png', labels)
+    pipeline = [*LABELLED[:2], dict(type='PackRasterInputs')]
+    few['labelled'].update(type='RasterDataset', only=['03'], windows=dict(size=8, jitter=False), pipeline=pipeline)
+    found = [sample['labelled']['data_samples'].gt_sem_seg.data for sample in streamed(few, 30)]
+    assert all((label == 2).any() for label in found)
+    assert len({label.numpy().tobytes() for label in found}) == 2  # rows 0 to 8, and 8 to 16 of which two are labelled
+
+
+def test_which_images_a_data_set_has(roots, tmp_path):
+    def names(**settings):
+        dataset = DATASETS.build(domain(roots[1], PLAIN, **settings))
+        return [name_of(dict(data_samples=SimpleNamespace(**dataset.get_data_info(i)))) for i in range(len(dataset))]
+
+    assert names(only=['04.png', '01']) == ['04', '01']
+    assert names(leave_out=['00', '01', '02', '06']) == ['03', '04', '05']
+    (tmp_path / 'mine').mkdir()
+    for name in ('02', '05'):
+        shutil.copy(roots[1] / f'ann_dir/train/{name}.png', tmp_path / 'mine')
+    assert names(only=str(tmp_path / 'mine')) == ['02', '05']
+    assert names(only=['00', '01', '02'], leave_out=str(tmp_path / 'mine')) == ['00', '01']
+    drawn = [names(draw=dict(number=number, seed=5)) for number in (1, 3, 7)]
+    assert [len(own) for own in drawn] == [1, 3, 7]
+    assert set(drawn[0]) < set(drawn[1]) < set(drawn[2])
+    assert len({tuple(names(draw=dict(number=2, seed=seed))) for seed in range(20)}) > 8
+    with pytest.raises(DataError, match=r'8 images .* of the 7'):
+        names(draw=dict(number=8, seed=0))
+    with pytest.raises(ConfigError, match=r'draw\.seed .*randomness\.seed'):
+        names(draw=dict(number=2, seed=None))
+    with pytest.raises(DataError, match=r'leave_out names 1 images .*: 9'):
+        names(leave_out=['9', '01'])

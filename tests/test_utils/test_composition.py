@@ -309,3 +309,95 @@ def test_rare_classes_of_what_cannot_be_drawn_from(leaf):
         leaf(text, method='daformer')
     with pytest.raises(ConfigError, match='rare_class_sampling is 3'):
         leaf('rare_class_sampling = 3', method='dacs')
+
+
+# Labelled images of the target ---------------------------------------------------------------------------------------
+
+
+def labelled(leaf, value, task='own_data', method='few_labels', text=''):
+    return leaf(text, method, task, labelled_images=value).train_dataloader.dataset.labelled
+
+
+def test_streams_of_a_method(leaf, tmp_path):
+    config = leaf('', 'few_labels', labelled_images=['area1'])
+    dataset = config.train_dataloader.dataset
+    assert dataset.type == 'DomainAdaptationDataset'
+    assert (dataset.labelled.data_root, dataset.labelled.only) == (dataset.target.data_root, ['area1'])
+    assert dataset.labelled.data_prefix == dict(img_path='img_dir/train', seg_map_path='ann_dir/train')
+    # The target's own pipeline, with labels behind the image.
+    steps = [dict(step) for step in dataset.target.pipeline]
+    assert dataset.labelled.pipeline == [steps[0], dict(type='LoadRasterAnnotations'), *steps[1:]]
+    assert 'seg_map_path' not in dataset.target.data_prefix
+    assert 'reads_target' not in dataset
+    bar = leaf('', 'source_and_labelled', labelled_images=['area1']).train_dataloader.dataset
+    assert (bar.reads_target, bar.labelled) == (False, dataset.labelled)
+    # Without a source all statistics are the target's.
+    alone = leaf('', 'semi_supervised', 'landsat2sentinel', labelled_images=['area1'])
+    assert alone.train_dataloader.dataset.source is None
+    both = leaf('', 'few_labels', 'landsat2sentinel', labelled_images=['area1']).model.data_preprocessor
+    assert alone.model.data_preprocessor.mean == both.mean != both.source_mean
+    assert 'source_mean' not in alone.model.data_preprocessor
+    # What a run has written down says the same.
+    config.dump(tmp_path / 'written.py')
+    assert load_config(tmp_path / 'written.py').train_dataloader == config.train_dataloader
+    assert leaf('', 'few_labels').train_dataloader.dataset.labelled is None
+
+
+def test_which_images_are_labelled(leaf, tmp_path):
+    masks, polygons, names = tmp_path / 'masks', tmp_path / 'fields.gpkg', tmp_path / 'names.txt'
+    masks.mkdir()
+    polygons.touch()
+    names.write_text('area1\narea2\n')
+    found = labelled(leaf, str(masks))
+    assert (found.only, found.data_prefix.seg_map_path, found.type) == (str(masks), str(masks), 'RemoteSensingDataset')
+    found = labelled(leaf, str(polygons))
+    assert (found.data_prefix.seg_map_path, found.type) == (str(polygons), 'RasterDataset')
+    assert 'only' not in found
+    found = labelled(leaf, dict(names=['area1'], labels=str(polygons), label_attribute='kind'))
+    assert (found.only, found.label_attribute, found.data_prefix.img_path) == (['area1'], 'kind', 'img_dir/train')
+    found = labelled(leaf, str(names))
+    assert (found.ann_file, found.data_prefix.seg_map_path) == (str(names), 'ann_dir/train')
+    assert labelled(leaf, dict(number=5), text='randomness = dict(seed=7)').draw == dict(number=5, seed=7)
+    own = dict(type='RasterDataset', data_root='mine', data_prefix=dict(img_path='a', seg_map_path='b'), pipeline=[])
+    assert labelled(leaf, own) == own
+    loveda = labelled(leaf, ['4'], 'loveda-rural2urban')
+    assert loveda.data_prefix.seg_map_path == 'Train/Urban/masks_png'
+
+
+def test_pairs_are_taken_apart_for_labels(leaf):
+    """Source and target of pairs are unlabelled images; the source's labels stand elsewhere."""
+    config = leaf('', 'few_labels', 'own_geotiffs', labelled_images=['north'])
+    dataset = config.train_dataloader.dataset
+    assert (dataset.type, dataset.source.data_prefix.seg_map_path) == ('DomainAdaptationDataset', 'ann_dir/train')
+    assert (dataset.target.data_root, dataset.target.windows) == ('data/after', dataset.source.windows)
+    assert [step.type for step in dataset.target.pipeline] == [
+        step.type for step in dataset.source.pipeline if step.type != 'LoadRasterAnnotations'
+    ]
+    assert 'cat_max_ratio' not in str(dataset.target.pipeline)  # which looks at labels
+    assert 'seg_map_path' not in dataset.target.data_prefix
+    assert config.val_dataloader == config.test_dataloader
+    assert config.val_evaluator.type == 'IoUMetric'
+
+
+@pytest.mark.parametrize(
+    ('method', 'value', 'named'),
+    [
+        ('dacs', ['area1'], r'labelled_images.*learns from no labelled'),
+        ('source_only', ['area1'], r'labelled_images.*learns from no labelled'),
+        ('few_labels', 'area1', r'no file or folder area1.*\[area1\]'),
+        ('few_labels', dict(labels='nowhere'), r'labels.*nowhere'),
+        ('few_labels', 3, r'labelled_images is 3; a list of names'),
+        ('few_labels', {}, r'labelled_images is \{\}'),
+    ],
+)
+def test_labelled_images_that_cannot_be(leaf, method, value, named):
+    with pytest.raises(ConfigError, match=named):
+        leaf('', method, labelled_images=value)
+
+
+def test_label_maps_of_no_layout_must_be_named(leaf):
+    images = "train_dataloader = dict(dataset=dict(target=dict(data_prefix=dict(img_path='scenes'))))"
+    with pytest.raises(ConfigError, match=r'label maps of scenes.*labels=FOLDER'):
+        leaf(images, 'few_labels', 'own_data', labelled_images=['area1'])
+    prefix = labelled(leaf, dict(names=['area1'], labels=str(REPOSITORY)), text=images).data_prefix
+    assert prefix == dict(img_path='scenes', seg_map_path=str(REPOSITORY))

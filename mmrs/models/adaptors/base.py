@@ -51,7 +51,8 @@ class Domain(NamedTuple):
     Attributes:
         images: ``(N, C, H, W)``, normalised.
         valid: ``(N, H, W)``, bool, False where an image has no data; None where all have data everywhere.
-        labels: ``(N, H, W)``, class indices. None for the target, and for all where no labels are learnt from.
+        labels: ``(N, H, W)``, class indices. None for the unlabelled target, and for all where no labels are learnt
+            from.
         metas: What is known of each image, such as ``img_path``.
     """
 
@@ -86,11 +87,14 @@ class Adaptor(EncoderDecoder):
     A method writes :meth:`losses`, out of parts of :mod:`mmrs.models.parts`. Prediction is that of the encoder-decoder,
     and its weights are named ``backbone.*``, ``neck.*``, ``decode_head.*``: a network trained on the source alone can
     be the start. A method with a teacher sets ``self.teacher`` in its constructor; the :class:`TeacherEMAHook` moves
-    it. Labels of the target are not read.
+    it. Labels of the target are not read, but for those of a method that says so.
     """
 
     #: Whether the losses of decode heads are used; they are then tried before training.
     learns_from_labels: bool = True
+    #: Whether it learns from labelled images of the target, too, and can do without a source: :meth:`losses` is then
+    #: given ``(source, labelled, target)``.
+    takes_labelled: bool = False
     #: Why a batch without a target is refused.
     without_target: str = 'the model adapts to a target domain, but the batch has none: use a DomainAdaptationDataset'
     #: Names of the classes of the trained network that it started from, where it did and they are known.
@@ -115,11 +119,11 @@ class Adaptor(EncoderDecoder):
     # Training --------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def losses(self, source: Domain, target: Any) -> dict[str, Tensor]:
+    def losses(self, source: Any, target: Any) -> dict[str, Tensor]:
         """All losses of one step, for one backward pass.
 
         Args:
-            source: With labels, if the method learns from them.
+            source: The :class:`Domain`, with labels if the method learns from them.
             target: The :class:`Domain` without labels; None where the model does not adapt.
 
         Returns:
@@ -130,8 +134,8 @@ class Adaptor(EncoderDecoder):
         """All losses of one step.
 
         Args:
-            inputs: ``dict(source, target)`` of ``(N, C, H, W)`` images; or the source's alone, if the model does not
-                adapt.
+            inputs: ``dict(source, target)`` of ``(N, C, H, W)`` images, with ``labelled`` ones if the method takes
+                them; or the source's alone, if the model does not adapt.
             data_samples: ``dict(source, target)`` of samples, or the source's alone. The source's have ``gt_sem_seg``
                 if the method learns from labels; of the target's only ``valid_map`` is looked at, where they have one.
 
@@ -146,16 +150,29 @@ class Adaptor(EncoderDecoder):
             )
         return losses
 
-    def domains(self, inputs: Any, data_samples: Any) -> tuple[Domain, Domain | None]:
-        """Unpack and check a batch; arguments as for :meth:`loss`."""
+    def domains(self, inputs: Any, data_samples: Any) -> Any:
+        """Unpack and check a batch, for :meth:`losses`; arguments as for :meth:`loss`."""
         if isinstance(inputs, Tensor):
-            if self.adapts:
-                raise ConfigError(self.without_target)
             inputs, data_samples = dict(source=inputs), dict(source=data_samples)
-        source = domain_of(inputs['source'], data_samples['source'], self.learns_from_labels)
-        target = domain_of(inputs['target'], data_samples['target'], labelled=False) if self.adapts else None
-        self._require_enough(min(len(domain.images) for domain in (source, target or source)))
-        return source, target
+        if self.adapts and 'target' not in inputs:
+            raise ConfigError(self.without_target)
+        if self.takes_labelled != ('labelled' in inputs):
+            raise ConfigError(
+                f'{type(self).__name__} learns from labelled images of the target, but the batch of the '
+                'DomainAdaptationDataset has none: say which with labelled_images'
+                if self.takes_labelled
+                else f'the batch has labelled images of the target, of which {type(self).__name__} learns nothing: '
+                'leave labelled_images out, or take FewLabels'
+            )
+        wanted = ['source', *(['labelled'] if self.takes_labelled else []), *(['target'] if self.adapts else [])]
+        found = {
+            name: domain_of(inputs[name], data_samples[name], name != 'target' and self.learns_from_labels)
+            for name in wanted
+            if name in inputs or not self.takes_labelled
+        }
+        self._require_enough(min(len(domain.images) for domain in found.values()))
+        names = ('source', 'labelled', 'target') if self.takes_labelled else ('source', 'target')
+        return tuple(found.get(name) for name in names)
 
     def _require_enough(self, number: int) -> None:
         pools = [

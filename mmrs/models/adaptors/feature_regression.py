@@ -172,7 +172,8 @@ class FeatureRegression(Adaptor):
             return super().predict(inputs, data_samples)
         values: dict[str, Tensor] = {}
         common = torch.ones(len(data_samples['source']), dtype=torch.bool)
-        for name, arguments in self._compared(*self.domains(inputs, data_samples), training=False):
+        source, target = self.domains(inputs, data_samples)
+        for name, arguments in self._compared(source, target, training=False):
             total, weight = self.loss_regression.sums(*arguments)
             values[name] = (total / weight).detach()
             common &= weight.cpu() > 0

@@ -47,6 +47,10 @@ class FusedLogits(Tensor):
         """Both divided by a number."""
         return FusedLogits.of(self / number, self.detail / number, self.crop, self.detail_weight)
 
+    def rows(self, images: slice) -> FusedLogits:
+        """Those of some of the images."""
+        return FusedLogits.of(self[images], self.detail[images], self.crop, self.detail_weight)
+
 
 def head_loss(
     head: Any,

@@ -90,7 +90,7 @@ class ClassMixing(nn.Module):
 
     Args:
         weight: Factor on the loss of these images.
-        share: See :func:`draw_classes`.
+        share: See :func:`draw_classes`; with 0 nothing is pasted, and the student sees target images alone.
         augmentation: Options of :class:`StrongAugmentation` of the mixed images; None: they stay as they are.
 
     Raises:
@@ -100,7 +100,7 @@ class ClassMixing(nn.Module):
     def __init__(self, weight: float = 1.0, share: float = 0.5, augmentation: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         require_number('mixing.weight', weight, at_least=0)
-        require_number('mixing.share', share, above=0, at_most=1)
+        require_number('mixing.share', share, at_least=0, at_most=1)
         self.weight, self.share = weight, share
         self.augmentation = None if augmentation is None else StrongAugmentation(**augmentation)
 
