@@ -16,6 +16,7 @@ from rich.console import Console
 
 from mmrs.apis.compare import Entry, Run, compare, duration, plan_runs, probe, seconds_of_step
 from mmrs.apis.comparison import NOTE, Spread, markdown_table
+from mmrs.geo.folders import list_rasters
 from mmrs.geo.statistics import default_workers
 from mmrs.install import install
 from mmrs.models.adaptors.base import DISC_ACCURACY
@@ -23,10 +24,20 @@ from mmrs.preparation.converters.clips import write_raster
 from mmrs.preparation.converters.color_masks import Conversion
 from mmrs.preparation.converters.recipe import Split, load_recipe
 from mmrs.utils.config import load_config
-from mmrs.utils.errors import UserError, describe, require, require_file, require_folder, require_one_of
+from mmrs.utils.errors import (
+    ConfigError,
+    UserError,
+    describe,
+    require,
+    require_file,
+    require_folder,
+    require_number,
+    require_one_of,
+)
 from mmrs.utils.files import write_json, write_text
 from mmrs.utils.processes import run_tool, tail
 from mmrs.utils.shipped import CONFIGS, TOOLS
+from mmrs.visualization.label_curves import plot_label_curves
 
 __all__ = ['PAIRS', 'STARTS', 'Pair', 'Trials']
 
@@ -120,11 +131,13 @@ class _Variant:
     tau: float
     strength: float = 0.0
     part: str = ''  # '_first_half' where another one starts from it
+    labels: int | None = None  # labelled images of the target; None: a trial that is not about them
 
     @property
     def run(self) -> str:
         """Name of its training."""
-        return f'{self.method}_{self.start}_tau{self.tau:g}{self.part}'
+        labels = '' if self.labels is None else f'_k{self.labels}'
+        return f'{self.method}_{self.start}_tau{self.tau:g}{labels}{self.part}'
 
 
 #: Scores by name, of a variant and a seed.
@@ -139,6 +152,11 @@ def _config_of(method: str) -> Path:
     return (own | files)[method]
 
 
+def _takes_labels(config: Path, **axes: str) -> bool:
+    """Whether a method learns from labelled images of the target."""
+    return 'labelled' in load_config(config, None, **axes).train_dataloader.dataset
+
+
 @dataclass
 class Trials:
     """Trains and tests methods on real pairs, and tabulates them.
@@ -151,6 +169,9 @@ class Trials:
         starts: Names of `STARTS`.
         taus: Strengths of prior-neutral training; 0: plain training.
         strengths: Strengths of the correction to equal shares after training; 0: none.
+        labels: Numbers of labelled images of the target for the methods that learn from them. They are drawn by the
+            seed of the run, those of a smaller number among those of a larger one, from half of the target's images.
+            All methods, those that take no labels too, are scored on the other half.
         seeds: Seeds.
         cfg_options: ``KEY=VALUE`` for all trainings.
         overwrite: Train anew what was trained with other settings.
@@ -167,6 +188,7 @@ class Trials:
     starts: Sequence[str] = ('imagenet',)
     taus: Sequence[float] = (0.0,)
     strengths: Sequence[float] = (0.0,)
+    labels: Sequence[int] = ()
     seeds: Sequence[int] = (0, 1, 2)
     cfg_options: Sequence[str] = ()
     overwrite: bool = False
@@ -181,6 +203,8 @@ class Trials:
         for name, numbers in (('tau', self.taus), ('strength', self.strengths)):
             for number in numbers:
                 require(0 <= number <= 1, name, number, 'a number of 0 to 1')
+        for number in self.labels:
+            require_number('labels', number, at_least=1, unit='images', whole=True)
         for method in self.methods:
             _config_of(method)
 
@@ -189,10 +213,17 @@ class Trials:
     def variants(self) -> list[_Variant]:
         """The rows of each table."""
         return [
-            _Variant(method, start, tau, strength)
+            _Variant(method, start, tau, strength, labels=labels)
             for method, start, tau, strength in itertools.product(self.methods, self.starts, self.taus, self.strengths)
             if strength == 0 or tau < 1  # a network that is neutral has nothing to correct
+            for labels in self._labels_of(method)
         ]
+
+    def _labels_of(self, method: str) -> Sequence[int | None]:
+        if not self.labels:
+            return [None]
+        takes = _takes_labels(_config_of(method), task=PAIRS[self.pairs[0]].task, network=NETWORK)
+        return sorted(set(self.labels)) if takes else [0]
 
     def entries(self, pair: str) -> list[Entry]:
         """The trainings of a pair, each behind the one that it starts from."""
@@ -206,6 +237,7 @@ class Trials:
         options = [*STARTS[variant.start], *self.cfg_options]
         if variant.tau:
             options.append(f'class_prior.tau={variant.tau:g}')
+        options += self._label_options(pair, variant.labels)
         entry = Entry(
             _config_of(variant.method), None, tuple(options), PAIRS[pair].task, NETWORK, schedule, variant.run
         )
@@ -216,13 +248,23 @@ class Trials:
             entry = replace(entry, warm_start=f'{before.run}/{Path(first).name}', schedule=_SECOND_HALF)
         yield entry
 
+    def _label_options(self, pair: str, labels: int | None) -> list[str]:
+        """What labelled images a training has, and what it is scored on."""
+        if labels is None:
+            return []
+        pool, scored = ((self.out / pair / f'{kind}.txt').absolute() for kind in ('labelled', 'scored'))
+        options = [f'{role}_dataloader.dataset.ann_file={scored}' for role in ('val', 'test')]
+        return (
+            options if labels == 0 else [*options, f'labelled_images.names={pool}', f'labelled_images.number={labels}']
+        )
+
     # Do --------------------------------------------------------------------------------------------------------------
 
     def run(self) -> list[Path]:
         """Do whatever is not yet done; what is done already is left as it is.
 
         Returns:
-            The tables: Markdown and JSON of each pair.
+            The tables, Markdown and JSON of each pair; with `labels` a picture, too.
 
         Raises:
             UserError: Something failed; all that could be done without it was.
@@ -256,11 +298,28 @@ class Trials:
             DataError: They are not there.
         """
         pair = PAIRS[name]
-        if all((self.data / file).is_file() for file in pair.made):
-            return
-        folder = self.downloads / pair.downloads
-        require_folder(folder, f'the files of {pair.title} as docs/datasets.md describes them (--downloads)')
-        pair.convert(folder, self.data)
+        if not all((self.data / file).is_file() for file in pair.made):
+            folder = self.downloads / pair.downloads
+            require_folder(folder, f'the files of {pair.title} as docs/datasets.md describes them (--downloads)')
+            pair.convert(folder, self.data)
+        if self.labels:
+            self._divide(name)
+
+    def _divide(self, name: str) -> None:
+        """Write which of a target's images labels are drawn from, and which are scored: halves, the same each time."""
+        config = load_config(_config_of(self.methods[0]), None, task=PAIRS[name].task, network=NETWORK)
+        dataset = config.test_dataloader.dataset
+        images = list(list_rasters(Path(dataset.data_root) / dataset.data_prefix.img_path))
+        order = np.random.default_rng(0).permutation(images)
+        halves = dict(labelled=sorted(order[: len(images) // 2]), scored=sorted(order[len(images) // 2 :]))
+        if max(self.labels) > len(halves['labelled']):
+            raise ConfigError(
+                f'{max(self.labels)} labelled images of {PAIRS[name].title} were asked for, but there are '
+                f'{len(images)} of its target, and one half of them is scored: ask for fewer with --labels, or leave '
+                'the pair out'
+            )
+        for kind, names in halves.items():
+            write_text(''.join(f'{own}\n' for own in names), self.out / name / f'{kind}.txt', overwrite=True)
 
     def _rows(self, pair: str, finished: Mapping[tuple[str, int], Run], failed: list[str]) -> _Rows:
         """Scores by variant and seed; what fails is added to a list."""
@@ -307,7 +366,9 @@ class Trials:
             return Spread(tuple(float(np.mean(own)) for own in found if own))
 
         def gain(variant: _Variant) -> Spread:
-            plain = rows.get(_Variant(self.methods[0], variant.start, 0.0), {})
+            numbers = self._labels_of(self.methods[0])
+            labels = variant.labels if variant.labels in numbers else numbers[0]
+            plain = rows.get(_Variant(self.methods[0], variant.start, 0.0, labels=labels), {})
             pairs = [(plain[seed], values) for seed, values in rows[variant].items() if seed in plain]
             return Spread(tuple(values['mIoU'] - before['mIoU'] for before, values in pairs))
 
@@ -323,21 +384,16 @@ class Trials:
             'discriminator accuracy': lambda v: spread(v, accuracies),
             'ms of an iteration': lambda v: spread(v, ['ms']),
         }
-        header = ['method', 'start', 'tau in training', 'strength afterwards', 'seeds', *columns]
+        about_labels = ['labelled images'] if self.labels else []
+        header = ['method', *about_labels, 'start', 'tau in training', 'strength afterwards', 'seeds', *columns]
         lines, record = [], []
         for variant, runs in rows.items():
             values = {title: column(variant) for title, column in columns.items()}
-            about = [
-                variant.method,
-                variant.start,
-                f'{variant.tau:g}',
-                f'{variant.strength:g}',
-                ' '.join(map(str, runs)),
-            ]
-            lines.append([*about, *map(_short, values.values())])
+            labels = [variant.labels] if self.labels else []
+            about = [variant.method, *labels, variant.start, variant.tau, variant.strength]
+            lines.append([*map(_cell, about), ' '.join(map(str, runs)), *map(_short, values.values())])
             record.append(
-                dict(zip(header, [variant.method, variant.start, variant.tau, variant.strength, list(runs)]))
-                | {title: value.as_dict() for title, value in values.items()}
+                dict(zip(header, [*about, list(runs)])) | {title: value.as_dict() for title, value in values.items()}
             )
         iterations = {run.entry.name: run.iterations for run in plan_runs(self.entries(name), [0], self.out / name)}
         note = (
@@ -346,10 +402,30 @@ class Trials:
             + ', '.join(f'{own} {number}' for own, number in iterations.items())
             + '.'
         )
-        markdown, table = self.out / f'{name}.md', self.out / f'{name}.json'
+        if self.labels:
+            note += (
+                ' Labelled images of the target are drawn from one half of them, by the seed; all methods are scored '
+                'on the other half.'
+            )
+        stem = f'{name}_labels' if self.labels else name
+        markdown, table = self.out / f'{stem}.md', self.out / f'{stem}.json'
         write_text(f'{note}\n\n{markdown_table(header, lines)}', markdown, overwrite=True)
         write_json(dict(note=note, rows=record), table, overwrite=True)
-        return [markdown, table]
+        return [markdown, table, *self._picture(name, rows)]
+
+    def _picture(self, name: str, rows: _Rows) -> list[Path]:
+        """Draw the mIoU by the number of labelled images, of plain training from the first start."""
+        curves: dict[str, dict[int, list[float]]] = {}
+        for variant, runs in rows.items():
+            plain = _Variant(variant.method, self.starts[0], self.taus[0], self.strengths[0], labels=variant.labels)
+            if variant.labels is not None and variant == plain and runs:
+                scores = [values['mIoU'] for values in runs.values()]
+                curves.setdefault(variant.method, {})[variant.labels] = scores
+        if not curves:
+            return []
+        picture = self.out / f'{name}_labels.svg'
+        plot_label_curves(curves, picture, PAIRS[name].title)
+        return [picture]
 
     # Estimate --------------------------------------------------------------------------------------------------------
 
@@ -390,6 +466,10 @@ class Trials:
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
+
+
+def _cell(value: object) -> str:
+    return f'{value:g}' if isinstance(value, (int, float)) else str(value)
 
 
 def _short(value: Spread) -> str:

@@ -35,7 +35,7 @@ class Tools:
         options = dict(text.split('=', 1) for text in arguments[arguments.index('--cfg-options') + 1 :])
         iterations = int(options.get('train_cfg.max_iters', 300 if '--schedule' in after else 600))
         score = SOURCE_ONLY[int(options.get('randomness.seed', 0))] + 8 * float(options.get('class_prior.tau', 0))
-        score += 3 * ('st_dasegnet' in folder.parent.name)
+        score += 3 * ('st_dasegnet' in folder.parent.name) + 2 * int(options.get('labelled_images.number', 0))
         records = [
             dict(step=i, loss=1.0, time=0.2 + 0.05 * (i > 1), confident_share=0.5, disc_accuracy_source=0.6)
             for i in range(1, 5)
@@ -104,6 +104,45 @@ def test_rows_gains_and_starts(tools):
     assert [row['seeds'] for row in json.loads(table.read_text())['rows']] == 6 * [[0, 1]]
 
 
+def test_curves_over_labelled_images(tools, tmp_path):
+    images = [f'image{i}' for i in range(9)]
+    folder = tmp_path / 'data/gid5_clips/img_dir/val'
+    folder.mkdir(parents=True)
+    for name in images:
+        (folder / f'{name}.png').touch()
+    methods = ['source_only', 'source_and_labelled', 'few_labels']
+    markdown, table, picture = build(methods=methods, labels=[2, 1]).run()
+    assert (markdown.name, table.name, picture.name) == ('gid5_labels.md', 'gid5_labels.json', 'gid5_labels.svg')
+    assert all(f'<!-- {text}' in picture.read_text() for text in (*methods, 'labelled images of the target'))
+    rows = {(row['method'], row['labelled images']): row for row in json.loads(table.read_text())['rows']}
+    expected = [('source_only', 0), *((method, k) for method in methods[1:] for k in (1, 2))]
+    assert list(rows) == expected
+    assert rows['few_labels', 2]['mIoU']['values'] == [44.0, 48.0]
+    assert rows['few_labels', 2]['gain']['values'] == [4.0, 4.0]
+    # Labels are drawn from one half of the target, and nobody is scored on it.
+    pool, scored = (Path(f'out/gid5/{kind}.txt').read_text().split() for kind in ('labelled', 'scored'))
+    assert sorted(pool + scored) == images
+    assert (len(pool), len(scored)) == (4, 5)
+    for _, call in tools.calls:
+        options = dict(text.split('=', 1) for text in call[call.index('--cfg-options') + 1 :])
+        name = Path(call[call.index('--work-dir') + 1]).parent.name
+        scores = {options[f'{role}_dataloader.dataset.ann_file'] for role in ('val', 'test')}
+        assert scores == {str(Path('out/gid5/scored.txt').absolute())}
+        given = {key: value for key, value in options.items() if key.startswith('labelled_images')}
+        if name.startswith('source_only'):
+            assert (name, given) == ('source_only_imagenet_tau0_k0', {})
+        else:
+            assert given.pop('labelled_images.names') == str(Path('out/gid5/labelled.txt').absolute())
+            assert name.endswith(f'_imagenet_tau0_k{given["labelled_images.number"]}')
+    # It is another matter than a trial without: neither runs nor tables are in each other's way.
+    _, plain = build(methods=['source_only']).run()
+    assert plain.name == 'gid5.json'
+    assert (Path('out/gid5/source_only_imagenet_tau0')).is_dir()
+    assert [row['mIoU']['values'] for row in json.loads(plain.read_text())['rows']] == [[40.0, 44.0]]
+    with pytest.raises(ConfigError, match=r'5 labelled images .* there are 9'):
+        build(methods=methods, labels=[5]).run()
+
+
 def test_a_method_that_another_starts_from_has_a_row_of_its_own(tools):
     _, table = build(methods=['source_only', 'st_dasegnet', 'two_branch'], seeds=[0]).run()
     trained = {Path(call[call.index('--work-dir') + 1]).parent.name: call for _, call in tools.calls}
@@ -164,6 +203,7 @@ def test_conversion_of_scenes(tmp_path, monkeypatch):
         (dict(starts=['warm']), 'warm'),
         (dict(methods=['none']), 'none'),
         (dict(taus=[2]), '2'),
+        (dict(labels=[0]), 'labels is 0'),
     ],
 )
 def test_arguments_that_cannot_work(options, named):

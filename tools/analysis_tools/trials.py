@@ -21,6 +21,10 @@ examples:
   # what the classes' shares do: in training, and after it
   python tools/analysis_tools/trials.py --pairs dubai gid5 --starts imagenet random --taus 0 0.5 1 --strengths 0 0.5 1
 
+  # what labels of a few target images bring: 1 to 10 of them, drawn by the seed; tables, and a picture of the curves
+  python tools/analysis_tools/trials.py --pairs dubai gid5 --labels 1 2 5 10 \
+      --methods source_only dacs source_and_labelled mean_teacher few_labels
+
   # a method of your own (configs/NAME/method.py) against source-only training
   python tools/analysis_tools/trials.py --methods source_only NAME --pairs gid5 --seeds 0
 
@@ -49,6 +53,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--strengths', type=float, nargs='+', default=[0.0], metavar='X',
         help='strengths of the correction to equal shares after training, 0 to 1 (default: 0)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--labels', type=int, nargs='+', default=[], metavar='K',
+        help="numbers of labelled target images, for methods that learn from them; drawn from half of the target's "
+        'images, and all methods are scored on the other half (default: a trial without)',
     )  # fmt: skip
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='K', help='seeds (default: 0 1 2)')
     parser.add_argument(
