@@ -45,19 +45,27 @@ PAIRED = [task for task in TASKS if 'Paired' in (CONFIGS / f'_base_/tasks/{task}
 LABELLED_TARGETS = [t for t in TASKS if 'target_labels' in (CONFIGS / f'_base_/tasks/{t}.py').read_text()]
 
 
-def compose(method: str, task: str, network: str):
-    return load_config(CONFIGS / method / 'method.py', task=task, network=network)
+def compose(method: str, task: str, network: str, **options):
+    return load_config(CONFIGS / method / 'method.py', options or None, task=task, network=network)
 
 
 def possible(method: str) -> list[str]:
     """The tasks that a method can have: those without pairs, but for some methods."""
+    unpaired = [task for task in TASKS if task not in PAIRED]
     others = dict(feature_regression=PAIRED, source_only=TASKS, target_supervised=LABELLED_TARGETS)
-    return others.get(method) or [task for task in TASKS if task not in PAIRED]
+    # Pairs are taken apart where the source has labels elsewhere.
+    return others.get(method) or [*unpaired, *(['own_geotiffs'] if method == 'few_labels' else [])]
 
 
 #: Methods that are settings of one adaptor.
 ALIKE = {
-    method: group for group in (('minent', 'advent', 'adaptsegnet'), ('dacs', 'daformer', 'mic')) for method in group
+    method: group
+    for group in (
+        ('minent', 'advent', 'adaptsegnet'),
+        ('dacs', 'daformer', 'mic'),
+        ('source_and_labelled', 'mean_teacher', 'few_labels', 'semi_supervised'),
+    )
+    for method in group
 }
 
 
@@ -340,6 +348,19 @@ def local_data(cfg, folder: Path) -> dict:
     return options
 
 
+def labels(cfg) -> dict:
+    """Options that label an image of the target where a method learns from it, and score it nowhere."""
+    dataset = cfg.train_dataloader.dataset
+    if 'labelled' not in dataset:
+        return {}
+    options: dict = {'labelled_images': ['image0']}
+    for split in ('val', 'test'):
+        own = cfg[f'{split}_dataloader'].dataset
+        if own.data_prefix.img_path == dataset.target.data_prefix.img_path:
+            options[f'{split}_dataloader.dataset.leave_out'] = ['image0']
+    return options
+
+
 def write_reference(cfg, file: Path) -> list[str]:
     """The option that names a random reference of the width of the student; nothing where there is no use for one."""
     if 'reference_config' not in cfg:
@@ -355,8 +376,10 @@ def write_reference(cfg, file: Path) -> list[str]:
 
 @pytest.mark.parametrize(('method', 'task', 'network'), SAMPLE)
 def test_trains_two_iterations_and_tests(method, task, network, tmp_path):
-    cfg = compose(method, task, network)
+    labelled = labels(compose(method, task, network))
+    cfg = compose(method, task, network, **labelled)
     options = {
+        **labelled,
         **local_data(cfg, tmp_path / 'data'),
         **narrow(cfg),
         **smaller(cfg),
