@@ -135,15 +135,15 @@ BREAKAGES: list[Breakage] = [
         (
             'mask-of-the-source',
             'target pixels without data are looked for where the source has none',
-            "domain_of(inputs['target'], data_samples['target']",
-            "domain_of(inputs['target'], data_samples['source']",
+            'domain_of(inputs[name], data_samples[name]',
+            "domain_of(inputs[name], data_samples['source']",
         ),
         (
             'target-labels-leak',
             'where the target happens to have labels, they are learnt from: scores that no user gets',
-            "source = domain_of(inputs['source'], data_samples['source']",
-            "own = 'target' if 'gt_sem_seg' in data_samples.get('target', [{}])[0] else 'source'; "
-            "source = domain_of(inputs['source'], data_samples[own]",
+            'inputs[name], data_samples[name], name',
+            'inputs[name], data_samples['
+            "'target' if name == 'source' and 'gt_sem_seg' in data_samples.get('target', [{}])[0] else name], name",
         ),
     ),
     *_in_file(
@@ -615,6 +615,71 @@ BREAKAGES: list[Breakage] = [
             'of six classes the rarest is drawn 96 times out of 100',
             'temperature = 0.1 if len(classes) < _FEW else 0.01',
             'temperature = 0.01',
+        ),
+    ),
+    # Few labels
+    *_in_file(
+        f'{MODELS}/parts/pixel_contrast.py',
+        (f'{MODEL_TESTS}/test_parts/test_pixel_contrast.py',),
+        (
+            'sure-pixels-contrasted',
+            'pixels that the network is sure of are moved, and hard ones stay',
+            'flat.masked_fill(own >= self.sure, number)',
+            'flat.masked_fill(own < self.sure, number)',
+        ),
+        (
+            'prototypes-of-the-batch-alone',
+            'a rare class has the prototype of the few pixels that a batch shows',
+            'torch.where(self.seen & shown, self.momentum,',
+            'torch.where(self.seen & shown, 0.0,',
+        ),
+        (
+            'negatives-of-the-own-class',
+            'pixels of a class are pushed away from each other',
+            'torch.eye(len(count), dtype=torch.bool, device=count.device) | (count == 0)',
+            '(count == 0).expand(len(count), -1)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/adaptors/few_labels.py',
+        (f'{MODEL_TESTS}/test_adaptors/test_few_labels.py',),
+        (
+            'unsure-pixels-contrasted',
+            'classes are defined by what the teacher guesses',
+            'mixed.label.masked_fill(~(sure | mixed.from_source), 255)',
+            'mixed.label',
+        ),
+        (
+            'labels-of-the-target-by-number',
+            'the labels of a sparsely labelled target count less than those of the source',
+            'loss / len(known)',
+            "loss / (1 if name == 'source' else 2 * len(known))",
+        ),
+    ),
+    *_in_file(
+        'mmrs/datasets/domain_adaptation.py',
+        ('tests/test_datasets/test_domain_adaptation.py',),
+        (
+            'labelled-drawn-with-the-rest',
+            'which labelled image comes depends on how the others are augmented',
+            'with seeded(seed):',
+            'if seed >= 0:',
+        ),
+        (
+            'void-windows-drawn',
+            'a step learns from windows of a raster that nobody labelled',
+            'return np.flatnonzero(labelled)',
+            'return np.arange(len(labelled))',
+        ),
+    ),
+    *_in_file(
+        'mmrs/apis/labelled_images.py',
+        ('tests/test_apis/test_labelled_images.py',),
+        (
+            'learnt-images-are-scored',
+            'the images whose labels are learnt are those of the test',
+            'if common := sorted(images[path] for path in learnt.keys() & images.keys()):',
+            'if common := sorted(images[path] for path in ()):',
         ),
     ),
     # Self-training on mixed images
