@@ -71,8 +71,8 @@ class TwoDomainDataset(Dataset):
 
     @property
     def metainfo(self) -> dict:
-        """The source's meta information, or where there is none that of the labelled images of the target."""
-        return copy.deepcopy((self.labelled if self.source is None else self.source).metainfo)
+        """The source's meta information, or without a source that of the labelled images of the target."""
+        return copy.deepcopy(next(iter(self.parts.values())).metainfo)
 
 
 def without_labels(dataset: dict | BaseDataset) -> dict | BaseDataset:

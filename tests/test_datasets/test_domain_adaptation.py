@@ -269,6 +269,9 @@ def test_without_a_source_there_are_as_many_samples_as_target_images(few):
     assert dataset.metainfo['classes'] == CLASSES['classes']
     sample = dataset[5]
     assert set(sample) == {'labelled', 'target'}
+    unlabelled = DATASETS.build(dict(few, source=None, labelled=None))  # which a model will refuse
+    assert unlabelled.metainfo['classes'] == CLASSES['classes']
+    assert set(unlabelled[5]) == {'target'}
     assert name_of(sample['target']) == '05'
 
 

@@ -433,6 +433,33 @@ def test_workers_draw_different_windows(root):
     assert first == places()
 
 
+def test_labelled_windows_of_a_target_are_those_that_polygons_meet(root):
+    """Of the 35 windows of the image that is one for each polygon."""
+    write_polygons(root / 'polygons' / 'fields.gpkg', ['even', 'odd'])
+    target = dict(type='RasterDataset', data_root=str(root), metainfo=dict(classes=('even', 'odd')))
+    dataset = DomainAdaptationDataset(
+        source=None,
+        target=dict(target, data_prefix=dict(img_path='images'), pipeline=[LOAD[0], LOAD[2]]),
+        labelled=dict(
+            target,
+            data_prefix=dict(img_path='images', seg_map_path='polygons/fields.gpkg'),
+            only=['a'],
+            windows=dict(size=10, stride=10, jitter=False),
+            pipeline=LOAD,
+            **KIND,
+        ),
+    )
+    seen = {}
+    expected = burnt(0, 1, 255)
+    for _ in range(60):
+        labels = dataset[0]['labelled']['data_samples']
+        x0, y0, x1, y1 = window = labels.metainfo['window']
+        np.testing.assert_array_equal(labels.gt_sem_seg.data[0], expected[y0:y1, x0:x1])
+        seen[window] = (expected[y0:y1, x0:x1] != 255).any()
+    assert sorted(seen) == [(0, 0, 10, 10), (20, 0, 30, 10)]
+    assert all(seen.values())
+
+
 def test_source_and_target(root):
     np.random.seed(0)  # noqa: NPY002 (the narrow raster has smaller windows; this draws the other one)
     source = make(root, windows=dict(size=16))
