@@ -85,9 +85,8 @@ class FewLabels(Adaptor):
             names = dict(loss_seg='loss_labelled', loss_aux='loss_aux_labelled') if name == 'labelled' else {}
             found.update({names.get(key, key): loss / len(known) for key, loss in losses.items()})
         if target is not None:
-            (terms,) = self.pseudo_terms
-            learnt = mixed.label, mixed.weight, terms
-            loss = head_loss(self.decode_head, rows[-1], *learnt, from_source=mixed.from_source)
+            (terms,), head = self.pseudo_terms, self.decode_head
+            loss = head_loss(head, rows[-1], mixed.label, mixed.weight, terms, from_source=mixed.from_source)
             found['loss_mixed'] = self.mixing.weight * loss
         if self.contrast is not None:
             label, size = torch.cat(labels)[:, None], features.shape[-2:]
