@@ -428,6 +428,32 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
+        f'{MODELS}/parts/views.py',
+        (f'{MODEL_TESTS}/test_parts/test_views.py',),
+        (
+            'mirrored-in-the-wrong-place',
+            'other ground counts as the same wherever a view is flipped',
+            'x + width * flip_x',
+            'x',
+        ),
+        (
+            'views-of-different-ground',
+            'two views of a window may show nothing in common, and are to be alike',
+            '(common.clamp(min=0).prod(-1) / smaller / self.min_overlap)',
+            '(0 * common.prod(-1) / smaller / self.min_overlap)',
+        ),
+    ),
+    *_in_file(
+        'mmrs/datasets/transforms/ground_crop.py',
+        ('tests/test_datasets/test_ground_crop.py',),
+        (
+            'crops-all-in-one-place',
+            'windows of a raster count as the same ground, however far apart they are',
+            'x0 + right * left',
+            'x0',
+        ),
+    ),
+    *_in_file(
         f'{MODELS}/tta.py',
         (f'{MODEL_TESTS}/test_tta.py',),
         (

@@ -2,6 +2,7 @@
 
 from mmrs.datasets.transforms.camera import CameraChange
 from mmrs.datasets.transforms.colour import ChannelPermutation, ColourMatrix, Contrast, GainGamma, HueRotation
+from mmrs.datasets.transforms.ground_crop import GroundCrop
 from mmrs.datasets.transforms.image_quality import GaussianBlur, GroundSamplingDistance, JPEGCompression, SensorNoise
 from mmrs.datasets.transforms.loading import LoadRasterAnnotations, LoadRasterImage
 from mmrs.datasets.transforms.misalignment import Misalignment
@@ -14,6 +15,7 @@ __all__ = [
     'Contrast',
     'GainGamma',
     'GaussianBlur',
+    'GroundCrop',
     'GroundSamplingDistance',
     'HueRotation',
     'JPEGCompression',

@@ -13,6 +13,7 @@ from .patch_mask import PatchMask
 from .pixel_contrast import PixelContrast
 from .self_training import PUBLISHED, PseudoLabel, SelfTraining, confidence_regularisers, make_pseudo_label
 from .strong_augmentation import StrongAugmentation
+from .views import RandomViews
 
 __all__ = [
     'PUBLISHED',
@@ -30,6 +31,7 @@ __all__ = [
     'PatchMask',
     'PixelContrast',
     'PseudoLabel',
+    'RandomViews',
     'SelfTraining',
     'StrongAugmentation',
     'class_mix',
