@@ -444,6 +444,32 @@ BREAKAGES: list[Breakage] = [
         ),
     ),
     *_in_file(
+        f'{MODELS}/losses/contrast.py',
+        (f'{MODEL_TESTS}/test_losses/test_contrast.py',),
+        (
+            'neighbours-as-negatives',
+            'a forest is to differ from the forest beside it',
+            'own if excluded is None else excluded | own',
+            'own',
+        ),
+        (
+            'negatives-of-one-view',
+            'a cell need not differ from other ground in the other view, which it is compared with',
+            'torch.cat([own @ own.mT, own @ other.mT], -1)',
+            'torch.cat([own @ own.mT, own @ own.mT], -1)',
+        ),
+    ),
+    *_in_file(
+        f'{MODELS}/pretraining/contrast.py',
+        (f'{MODEL_TESTS}/test_pretraining/test_contrast_method.py',),
+        (
+            'cells-read-as-they-lie',
+            'cells are to be alike that show different ground',
+            'there = move(to_second, here)',
+            'there = here',
+        ),
+    ),
+    *_in_file(
         'mmrs/datasets/transforms/ground_crop.py',
         ('tests/test_datasets/test_ground_crop.py',),
         (

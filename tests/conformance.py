@@ -289,6 +289,14 @@ METHODS = {
     'feature regression': Method(
         write_regression_config, {'loss_stage2': {'backbone'}, 'loss_decode_head': {'backbone'}}, EFFICIENT, False
     ),
+    # The whole of each window: what a test puts into a corner of it shall be seen.
+    'contrast': Method(
+        plain(type='Contrast', views=dict(area=(1.0, 1.0), aspect=1.0), global_loss=dict(), local_loss=dict()),
+        {'loss_global': {'backbone', 'pretext.backbone'}, 'loss_local': {*HEAD, 'pretext.decode_head'}},
+        EFFICIENT,
+        labels=False,
+        exact=False,  # views and cells are drawn
+    ),
     'feature regression with head': Method(
         write_regression_config,
         {'loss_stage2': {'backbone'}, 'loss_decode_head': {'backbone', 'decode_head'}},
@@ -580,6 +588,15 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
         for method in ('dacs', 'daformer')
     },
     'mean teacher': ('mean teacher', {**WEIGHTED, 'model.mixing.augmentation': None}),
+    # All cells, in views that are not drawn. (Some windows have hardly any data in the process that has them.)
+    **{
+        f'contrast {loss["loss"]}': (
+            'contrast',
+            {'model.views': dict(area=(1.0, 1.0), aspect=1.0, turns=False, colours=None),
+             'model.global_loss': loss, 'model.local_loss': dict(points=10000)},
+        )
+        for loss in (dict(loss='nt_xent'), dict(loss='uniformity', sigma=1.0), dict(loss='unified'))
+    },
     'feature regression smooth_l1': ('feature regression', {}),
     **{
         f'feature regression {" ".join(loss.values())}': (name, {'model.loss_regression': loss})

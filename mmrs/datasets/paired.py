@@ -54,7 +54,7 @@ class PairedDataset(TwoDomainDataset):
     `valid_map` (see `PackRasterInputs`). The meta information of a source image has `image_key` where its pixels are
     the same each time that key comes up, so that what is computed from them can be kept: a string that stands for the
     file as it is now, the window, the transforms, and how the image was flipped. Where another transform may draw,
-    there is none.
+    there is none. `paired` is in that of both images, and True.
 
     Args:
         source: A `RemoteSensingDataset`, or its configuration. Its pipeline begins with `LoadRasterImage`, may change
@@ -261,6 +261,7 @@ class PairedDataset(TwoDomainDataset):
         valid = results['valid_map']
         if valid.shape == results['img'].shape[:2] and (valid == 1).all():
             del results['valid_map']
+        results['paired'] = True
         return self._pack(results)
 
     def _image_key(self, info: Mapping, flips: Sequence[str | None]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from mmrs.utils.errors import ConfigError
 _META_KEYS = (
     'img_path', 'seg_map_path', 'ori_shape', 'img_shape', 'pad_shape', 'scale_factor', 'flip', 'flip_direction',
     'reduce_zero_label', 'window', 'grid_shape', 'to_ground', 'ground',
+    'paired',
 )  # fmt: skip
 
 

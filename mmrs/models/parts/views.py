@@ -262,16 +262,21 @@ class RandomViews:
         """The first and the second view of each window: of the source's and behind them the target's, or of the pairs.
 
         Args:
-            source: The :class:`Domain`.
-            target: Likewise; None: there is none.
+            source: The :class:`Domain`; None: there is none.
+            target: Likewise.
             preprocessor: The :class:`DomainAdaptationDataPreprocessor`.
 
         Raises:
-            ConfigError: Images of pairs are not of one size.
+            ConfigError: Views are to be of pairs, and the images are none.
         """
+        if 'other' in self.kinds and not (source is not None and all(meta.get('paired') for meta in source.metas)):
+            raise ConfigError(
+                "model.views.kinds has 'other', which needs pairs of images of the same place: take a task with a "
+                'PairedDataset or a GeographicPairedDataset'
+            )
         kind = self._draw_kind()
         near = self.near_area if kind == 'near' else self.area
-        with torch.autocast(source.images.device.type, enabled=False):  # half precision is too coarse for places
+        with torch.autocast(target.images.device.type, enabled=False):  # half precision is too coarse for places
             if kind != 'other':
                 domains = dict(source=source, target=target)
                 pairs = [
@@ -281,11 +286,6 @@ class RandomViews:
                 ]
                 first, second = (_together(views) for views in zip(*pairs))
                 return first, second
-            if target is None or source.images.shape != target.images.shape:
-                raise ConfigError(
-                    "model.views.kinds has 'other', which needs pairs of images of one size: use a PairedDataset or a "
-                    'GeographicPairedDataset'
-                )
             return self._pair((source, target), ('source', 'target'), near, preprocessor)
 
     def _draw_kind(self) -> str:

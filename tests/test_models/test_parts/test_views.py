@@ -23,7 +23,7 @@ def coordinates(height: int, width: int) -> torch.Tensor:
 
 
 def domain(images: torch.Tensor, valid: torch.Tensor | None = None, ground: str = 'EPSG:32632') -> Domain:
-    return Domain(images, valid, None, [dict(to_ground=a, ground=ground) for a in AFFINE[: len(images)]])
+    return Domain(images, valid, None, [dict(to_ground=a, ground=ground, paired=True) for a in AFFINE[: len(images)]])
 
 
 def numbers_of(view: View) -> torch.Tensor:
@@ -60,7 +60,7 @@ def test_a_view_knows_the_place_of_each_pixel(kind, size):
 def test_places_of_one_view_are_found_in_the_other():
     images = coordinates(48, 48)
     torch.manual_seed(1)
-    first, second = RandomViews(colours=None)(domain(images), None, None)
+    first, second = RandomViews(colours=None)(None, domain(images), None)
     here = centres(first.size, images)[None].expand(2, -1, -1)
     there = move(first.to(second), here)
     common = ((there > 1) & (there < second.size - 1)).all(-1) & ((here > 1) & (here < first.size - 1)).all(-1)
@@ -77,7 +77,7 @@ def test_areas_aspects_and_overlaps(kind, least, most):
     settings = dict(area=(0.5, 0.9), near_area=(0.2, 0.3), aspect=1.5, min_overlap=0.4)
     torch.manual_seed(0)
     own = Domain(images, None, None, [{}] * 200)
-    first, second = RandomViews({kind: 1.0}, colours=None, turns=False, **settings)(own, None, None)
+    first, second = RandomViews({kind: 1.0}, colours=None, turns=False, **settings)(None, own, None)
     boxes = []
     for view in (first, second):
         affine = view.places.to_ground.numpy()
@@ -102,7 +102,7 @@ def test_parts_without_data_are_drawn_again_and_hidden():
     valid[:, :, :18] = False  # more than half of most parts
     own = domain(images, valid)._replace(metas=[{}] * 64)
     torch.manual_seed(0)
-    views = RandomViews(area=(0.3, 0.3), colours=dict(gain=2.0))(own, None, identity())
+    views = RandomViews(area=(0.3, 0.3), colours=dict(gain=2.0))(None, own, identity())
     shares = torch.cat([view.valid.float().mean((1, 2)) for view in views])
     assert (shares > 0.45).float().mean() > 0.9  # about as the lattice has it
     assert shares.min() < 1
@@ -114,7 +114,8 @@ def test_parts_without_data_are_drawn_again_and_hidden():
 def test_turns_and_flips_all_come():
     torch.manual_seed(0)
     images = torch.zeros(300, 1, 8, 8)
-    view, _ = RandomViews(area=(1.0, 1.0), aspect=1.0, colours=None)(Domain(images, None, None, [{}] * 300), None, None)
+    own = Domain(images, None, None, [{}] * 300)
+    view, _ = RandomViews(area=(1.0, 1.0), aspect=1.0, colours=None)(None, own, None)
     ways = {tuple(np.rint(affine[:, :2].flatten().numpy()).astype(int)) for affine in view.places.to_ground}
     assert ways == {
         *((x, 0, 0, y) for x in (1, -1) for y in (1, -1)),
@@ -195,9 +196,9 @@ def test_shares_are_of_the_domain():
         torch.testing.assert_close(out, out[..., :1, :1].expand_as(out), rtol=1e-4, atol=1e-4)
 
 
-def test_pairs_of_other_sizes_and_settings_that_make_no_sense_are_refused():
+def test_other_views_of_what_is_no_pair_and_settings_that_make_no_sense_are_refused():
     with pytest.raises(ConfigError, match='PairedDataset'):
-        RandomViews(dict(other=1.0))(domain(torch.zeros(2, 1, 8, 8)), domain(torch.zeros(2, 1, 8, 9)), None)
+        RandomViews(dict(same=1.0, other=1e-9))(*[Domain(torch.zeros(2, 1, 8, 8), None, None, [{}] * 2)] * 2, None)
     for settings, named in (
         (dict(kinds=dict(elsewhere=1.0)), 'elsewhere'),
         (dict(kinds=dict(same=0.0)), 'same'),
