@@ -35,7 +35,7 @@ CONFIGS = REPOSITORY / 'configs'
 LEAVES = sorted(
     p.relative_to(CONFIGS).as_posix()
     for p in CONFIGS.rglob('*.py')
-    if not {'_base_', 'trials'} & set(p.parts) and p.name != 'method.py'
+    if not {'_base_', 'pretraining', 'trials'} & set(p.parts) and p.name != 'method.py'
 )
 METHODS = sorted(p.parent.name for p in CONFIGS.glob('*/method.py'))
 TASKS = sorted(p.stem for p in CONFIGS.glob('_base_/tasks/*.py'))

@@ -3,6 +3,7 @@ from .label_free import LabelFreeValLoop
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 from .optimizers import JointOptimWrapper, JointOptimWrapperConstructor
 from .runner import AdaptationRunner
+from .view_validation import ViewValLoop
 
 __all__ = [
     'AdaptationRunner',
@@ -13,4 +14,5 @@ __all__ = [
     'LabelFreeValLoop',
     'TeacherEMAHook',
     'ValLoop',
+    'ViewValLoop',
 ]

@@ -42,7 +42,7 @@ from mmrs.utils.errors import CheckpointError, ConfigError, UserError, some
 from mmrs.utils.files import atomic_path
 from mmrs.utils.process_group import init_cpu_group, launcher_environment, on_cpu
 from mmrs.utils.wrappers import unwrapped
-from mmrs.weights import dataset_meta_of, load_checkpoint, load_matching, state_dict_of
+from mmrs.weights import dataset_meta_of, is_pretrained, load_checkpoint, load_matching, state_dict_of
 
 __all__ = ['AdaptationRunner', 'check_num_classes']
 
@@ -274,7 +274,8 @@ class AdaptationRunner(Runner):
             meta = checkpoint['meta']
             meta.pop('config', None)  # MMEngine would run it as a program
             self._saved_states = meta.get('random_states')
-        self._match_checkpoint(checkpoint, filename)
+        if self._resume or not is_pretrained(state_dict_of(checkpoint, filename)):  # which has no classes
+            self._match_checkpoint(checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_matching(self.model, state_dict_of(checkpoint, filename), filename, strict=strict or self._resume)
         self._has_loaded = True

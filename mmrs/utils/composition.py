@@ -9,7 +9,8 @@ Each axis is a file, and has keys of its own, which nothing but :func:`fold` rea
 - method (`METHOD/method.py`): `adaptor`, what the method makes of a network (None: nothing); `optim_parts`, its parts
   with an optimizer of their own; `trains_on`, the domain of whose labels alone it learns; `streams`, what a batch has,
   of `source`, `labelled` (images of the target) and `target`, where that is not source and target;
-  `reference_method`.
+  `without_labels`, that it takes windows of the images of both, and how many (`batch_size`); `reference_method`; and a
+  `default_schedule` that goes before the network's.
 - schedule (`_base_/schedules/NAME.py`): `optim_wrapper` of the whole, and `part_lr`, the rate of such parts.
 
 What a leaf says of `model` and `optim_wrapper` stands, whatever the four say. Any configuration may have `class_prior`,
@@ -56,6 +57,7 @@ FOLDED = {
     'streams': 'train_dataloader.dataset',
     'task': 'model and the data loaders',
     'trains_on': 'the data loaders',
+    'without_labels': 'the data loaders',
 }
 
 #: Keys that may stand once, beside the parts of a joint optimizer, for all of them.
@@ -96,12 +98,12 @@ def compose(own: Config, **names: str | None) -> Config:
     parts: dict[str, Config] = {}
     for axis, name in names.items():
         if name is None and axis == 'schedule':
-            name = parts['network'].get('default_schedule')
+            name = own.get('default_schedule') or parts['network'].get('default_schedule')
         parts[axis] = Config.fromfile(_find(axis, name, method, base))
     merged: dict[str, Any] = {}
     for part in (*parts.values(), own):
         for key, value in part.items():
-            if key in merged:
+            if key in merged and key != 'default_schedule':
                 raise ConfigError(f'{part.filename}: the key {key} is in another one of {", ".join(names)} and method')
             merged[key] = value
     folder = method.absolute().parent.name if method.stem == 'method' else method.stem
@@ -152,6 +154,8 @@ def fold(config: Config) -> None:
     _fold_model(config, given, task)
     if given['streams'] is None and given['trains_on'] is not None:
         _use_labels(config, given['trains_on'], task)
+    if given['without_labels'] is not None:
+        _use_images(config, given['without_labels'])
     if given['optim_parts']:
         _fold_optimizers(config, given['optim_parts'], given['part_lr'])
 
@@ -481,6 +485,61 @@ def _unpaired(config: Config, pair: Mapping[str, Any], task: Mapping[str, Any]) 
         config[f'val_{key}'] = copy.deepcopy(config.get(f'test_{key}'))
     target = {**source, **pair['target'], 'pipeline': steps}
     return dict(type='DomainAdaptationDataset', source=source, target=target)
+
+
+#: What a pipeline for windows of images leaves out: labels, colours, and what draws an image's place.
+_DRAWN = re.compile(r'.*(Annotations|Crop|Flip|Rotate|PhotoMetricDistortion|PackSegInputs|PackRasterInputs)')
+
+
+def _use_images(config: Config, settings: Mapping[str, Any]) -> None:
+    """Train on windows of the images of both domains, and validate on windows of the others, all without labels."""
+    require(isinstance(settings, Mapping), f'config {config.filename}: without_labels', settings, 'dict(batch_size=8)')
+    loader: Any = config.get('train_dataloader') or {}
+    if not {'source', 'target'} <= set(loader.get('dataset') or {}):
+        raise ConfigError(
+            f'config {config.filename}: images of both domains are trained on, but train_dataloader.dataset has no '
+            'source and target'
+        )
+    loader.update(settings)
+    size = _only_images(loader.dataset)
+    if config.get('val_dataloader') is not None:
+        _only_images(config.val_dataloader.dataset, size)
+        config.val_cfg, config.val_evaluator = dict(type='ViewValLoop'), []
+
+
+def _only_images(dataset: Any, size: Any = None) -> Any:
+    """Make a data set, or those inside any wrappers, one of windows of images, in place; and the size of them.
+
+    Windows are of the given size, or as large as the crops were.
+    """
+    kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+    if {'source', 'target'} <= dataset.keys():
+        if 'pipeline' in inspect.signature(kind).parameters:  # of pairs, which have the same windows
+            dataset.pipeline = _windowed(dataset.get('pipeline') or (), size)
+            return dataset.pipeline[-1]['crop_size']
+        inner = [dataset.source, dataset.target]
+    else:
+        inner = [dataset.dataset] if 'dataset' in dataset else dataset.get('datasets')
+    if inner is not None:
+        return [_only_images(part, size) for part in inner][-1]
+    prefix = dataset.get('data_prefix') or {'img_path': ''}
+    dataset.data_prefix = {key: value for key, value in prefix.items() if key != 'seg_map_path'}
+    dataset.pop('rare_class_sampling', None)
+    dataset.pipeline = [*_windowed(dataset.get('pipeline') or (), size), dict(type='PackRasterInputs')]
+    return dataset.pipeline[-2]['crop_size']
+
+
+def _windowed(pipeline: Iterable[Mapping[str, Any]], size: Any) -> list[dict[str, Any]]:
+    """A pipeline that reads images as the given one does, and then cuts windows."""
+    steps, crop = [], None
+    for step in pipeline:
+        kind = str(step['type']).split('.')[-1]
+        crop = step['crop_size'] if kind.endswith('Crop') and 'crop_size' in step else crop
+        if kind == 'RandomResize':  # views have scales of their own
+            steps.append(dict(type='Resize', scale=step['scale'], keep_ratio=step.get('keep_ratio', True)))
+        elif not _DRAWN.fullmatch(kind):
+            steps.append(dict(step))
+    return [*steps, dict(type='GroundCrop', crop_size=crop if size is None else size)]
 
 
 def _require_unchanged(config: Config, changes: Mapping[str, Any], where: str) -> None:

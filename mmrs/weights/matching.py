@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,16 @@ from mmrs.utils.wrappers import unwrapped
 from mmrs.weights.reading import state_dict_of
 from mmrs.weights.remote import load_checkpoint
 
-__all__ = ['Match', 'expand_bands', 'load_matching']
+__all__ = ['Match', 'expand_bands', 'is_pretrained', 'load_matching']
+
+#: What only a pre-training has. ``pretext.PART.*`` is what has trained the network up to that part.
+PRETEXT = 'pretext.'
+#: The layer of decode heads that labels alone can train.
+_CLASSIFIER = 'conv_seg.'
+_OF_BACKBONE = (
+    ". Pre-train the network that is to start from it; or take its backbone alone: model.backbone.init_cfg=dict(type='"
+    "Pretrained', checkpoint='{}', prefix='backbone.')"
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,10 @@ def load_matching(
 ) -> Match:
     """Load what fits by name and shape, and say what did not.
 
+    A pre-training gives the parts that it has trained, the decode head's without its classifier, and each of them has
+    to fit completely; what else the model has starts anew. A model that has such parts elsewhere, or takes some of them
+    alone, says so as `pretrained_places`: names of its own modules by those of the parts.
+
     Args:
         model: A module, or a wrapper of one (data-parallel, test-time augmentation).
         weights: Tensors by name.
@@ -66,10 +79,14 @@ def load_matching(
             keys that the model lacks are no reason for a warning.
 
     Raises:
-        CheckpointError: Nothing matched, or, with `strict`, not everything.
+        CheckpointError: Nothing matched; or, with `strict` or from a pre-training, not everything.
     """
     model = unwrapped(model)
     own = model.state_dict()
+    pretrained = is_pretrained(weights) and not is_pretrained(own)
+    trained: tuple[str, ...] = ()
+    if pretrained:
+        weights, trained = _placed(_trained_parts(weights), getattr(model, 'pretrained_places', None))
     misshapen = [k for k, v in weights.items() if k in own and own[k].shape != v.shape]
     fitting = {k: v for k, v in weights.items() if k not in misshapen}
     missing, unexpected = model.load_state_dict(fitting, strict=False)
@@ -87,18 +104,49 @@ def load_matching(
             f'{source} does not fit the model: none of its {len(weights)} weights matches by name and shape. '
             f'The file has {some(list(weights), 3)}; the model has {some(list(own), 3)}. '
             'Is it a checkpoint of this configuration? Weights of other code need converting first '
-            '(tools/model_converters)'
+            '(tools/model_converters)' + (_OF_BACKBONE.format(source) if pretrained else '')
         )
-    if strict and not match.complete:
+    anew = [k for k in missing if pretrained and not strict and (not k.startswith(trained) or _CLASSIFIER in k)]
+    fits = not (len(missing) > len(anew) or unexpected or misshapen)
+    if (strict or pretrained) and not fits:
         examples = [f'{k}: file {tuple(weights[k].shape)}, model {tuple(own[k].shape)}' for k in misshapen[:3]]
         raise CheckpointError(
-            f'{source} does not fit the model: {match}' + (f' [{"; ".join(examples)}]' if examples else '')
+            f'{source} does not fit the model: {match}'
+            + (f' [{"; ".join(examples)}]' if examples else '')
+            + (_OF_BACKBONE.format(source) if pretrained else '')
         )
-    if missing or misshapen or (unexpected and not partial_source):
+    if pretrained:
+        print_log(f'{source} is of a pre-training; what it has not trained starts anew: {match}', logger='current')
+    elif missing or misshapen or (unexpected and not partial_source):
         print_log(f'{source} fits the model in part: {match}', logger='current', level=logging.WARNING)
     else:
         print_log(f'{source}: {match}', logger='current')
     return match
+
+
+def is_pretrained(weights: Mapping[str, Any]) -> bool:
+    """Whether these are of a pre-training."""
+    return any(key.startswith(PRETEXT) for key in weights)
+
+
+def _trained_parts(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a pre-training has trained of a network, by the names of the network."""
+    whole = any(key.startswith(f'{PRETEXT}decode_head.') for key in weights)
+    parts = ('backbone.', 'neck.', 'decode_head.') if whole else ('backbone.',)
+    return {key: value for key, value in weights.items() if key.startswith(parts) and _CLASSIFIER not in key}
+
+
+def _placed(
+    weights: Mapping[str, Tensor], places: Mapping[str, Sequence[str]] | None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The same under a model's own names, and how these begin; places as of :func:`load_matching`."""
+    if places is None:
+        return dict(weights), tuple({f'{key.split(".")[0]}.' for key in weights})
+    own = {}
+    for key, weight in weights.items():
+        part, _, rest = key.partition('.')
+        own.update({f'{place}.{rest}': weight for place in places.get(part, ())})
+    return own, tuple(f'{place}.' for named in places.values() for place in named)
 
 
 def expand_bands(weight: Tensor, bands: int) -> Tensor:
@@ -131,6 +179,9 @@ class CheckedPretrainedInit(PretrainedInit):
 
     def __call__(self, module: nn.Module) -> None:
         weights = state_dict_of(load_checkpoint(self.checkpoint, self.map_location), self.checkpoint)
+        pretrained = is_pretrained(weights)
+        if pretrained:
+            weights = _trained_parts(weights)
         if self.prefix is not None:
             prefix = self.prefix.rstrip('.') + '.'
             inner = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
@@ -146,6 +197,6 @@ class CheckedPretrainedInit(PretrainedInit):
             if bands != 3 and weight.shape == (own[key].shape[0], 3, *own[key].shape[2:]):
                 weights[key] = expand_bands(weight, bands)
                 print_log(f'{self.checkpoint}: {key} expanded from 3 to {bands} bands', logger='current')
-        load_matching(module, weights, self.checkpoint, partial_source=True)
+        load_matching(module, weights, self.checkpoint, strict=pretrained, partial_source=True)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=self._get_init_info())

@@ -11,7 +11,7 @@ from tests.tiny_runs import REPOSITORY, write_config
 CONFIGS = sorted(
     path
     for path in (REPOSITORY / 'configs').rglob('*.py')
-    if not {'_base_', 'trials'} & set(path.parts) and path.stem != 'method'
+    if not {'_base_', 'pretraining', 'trials'} & set(path.parts) and path.stem != 'method'
 )
 
 

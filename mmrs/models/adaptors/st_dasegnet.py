@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmseg.models.segmentors import BaseSegmentor
@@ -67,6 +67,11 @@ class STDASegNet(Adaptor):
     without_target = f'{Adaptor.without_target}, or set model.discriminator and model.self_training to None'
     #: They stand on each student's own backbone.
     auxiliary_heads_read_neck = False
+
+    #: Where a pre-training's backbone goes; its decode head reads other maps.
+    pretrained_places: ClassVar[Mapping[str, Sequence[str]]] = {
+        'backbone': ('segmentor.backbone.source', 'segmentor.backbone.target')
+    }
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from mmrs.models.parts.views import Places, View
 from mmrs.models.pretraining.contrast import GlobalContrast, LocalContrast
 from mmrs.registry import MODELS
 from mmrs.utils import ConfigError
+from mmrs.weights import load_matching
 from tests.conformance import HRDA, Trainer
 
 # Views that show a window as it is.
@@ -181,6 +182,25 @@ def test_settings_that_make_no_sense(changes, named):
 def test_a_network_of_two_resolutions_is_refused():
     with pytest.raises(ConfigError, match='MultiResolution'):
         Trainer('contrast', {**HRDA, 'model.views': {}})
+
+
+STUDENTS = {f'segmentor.backbone.{domain}.': 'backbone.' for domain in ('source', 'target')}
+FLAT = {'backbone.': 'backbone.', 'decode_head.': 'decode_head.'}
+
+
+@pytest.mark.parametrize(
+    ('method', 'places'),
+    [(name, FLAT) for name in ('source only', 'advent two levels', 'dacs', 'fada')]
+    + [('st_dasegnet decoder_only', STUDENTS)],
+)
+def test_a_method_starts_from_its_weights(method, places):
+    weights, model = Trainer('contrast').model.state_dict(), Trainer(method).model
+    load_matching(model, weights, 'contrast.pth')
+    own = model.state_dict()
+    for place, part in places.items():
+        keys = [key for key in weights if key.startswith(part) and 'conv_seg' not in key]
+        assert len(keys) > 10
+        assert all(torch.equal(own[place + key.removeprefix(part)], weights[key]) for key in keys)
 
 
 @pytest.mark.slow
