@@ -37,7 +37,7 @@ from mmrs.utils.files import write_json
 from mmrs.version import __version__
 from mmrs.visualization.reliability import plot_reliability
 
-__all__ = ['SPLITS', 'calibrate', 'labelled_pixels']
+__all__ = ['SPLITS', 'calibrate', 'labelled_leaves', 'labelled_pixels']
 
 SPLITS = ('train', 'val', 'test')
 
@@ -115,7 +115,7 @@ def calibrate(
             level=logging.WARNING,
         )
     options = dict(number=number, pixels=pixels, seed=seed)
-    logits, label, image = labelled_pixels(model, _leaves(model.cfg, data, 'source'), 'source', **options)
+    logits, label, image = labelled_pixels(model, labelled_leaves(model.cfg, data, 'source'), 'source', **options)
     half = np.random.default_rng(seed).permutation(int(image.max()) + 1) % 2 == 1
     second = torch.from_numpy(half)[image]
     if not second.any() or second.all():
@@ -126,7 +126,7 @@ def calibrate(
     scaling = fit_scaling(logits, label, method, classes)
     shown = dict(source=_compared(logits, crossed, label))
     if target is not None:
-        logits, label, _ = labelled_pixels(model, _leaves(model.cfg, target, 'target'), 'target', **options)
+        logits, label, _ = labelled_pixels(model, labelled_leaves(model.cfg, target, 'target'), 'target', **options)
         shown['target'] = _compared(logits, scaling(logits), label)
     found: dict[str, Any] = dict(
         method=method,
@@ -196,7 +196,7 @@ def labelled_pixels(
     return logits, label, torch.repeat_interleave(torch.tensor([len(own) for _, own in found]))
 
 
-def _leaves(config: Config, split: str, domain: str) -> list[dict[str, Any]]:
+def labelled_leaves(config: Config, split: str, domain: str) -> list[dict[str, Any]]:
     """Configurations of labelled data sets, with the pipeline that their labels are read by."""
     dataset = (config.get(f'{split}_dataloader') or {}).get('dataset')
     found = domain_leaves(dataset) if dataset else {}
@@ -204,7 +204,7 @@ def _leaves(config: Config, split: str, domain: str) -> list[dict[str, Any]]:
     if not parts:
         raise ConfigError(
             f'config {config.filename}: there is no {split}_dataloader.dataset of the {domain} alone, by whose labels '
-            'probabilities could be calibrated'
+            'something could be measured'
         )
     test = next(leaves(config.test_dataloader.dataset)) if config.get('test_dataloader') else {}
     between = steps_between(test)
