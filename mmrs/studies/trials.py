@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from mmrs.apis.compare import Entry, Run, compare, duration, plan_runs, probe, seconds_of_step
+from mmrs.apis.compare import Entry, Run, compare, duration, parse_options, plan_runs, probe, seconds_of_step
 from mmrs.apis.comparison import NOTE, Spread, markdown_table
 from mmrs.geo.folders import list_rasters
 from mmrs.geo.statistics import default_workers
@@ -46,8 +46,10 @@ NETWORK = 'segformer_efficientnet-lite0'
 _FIRST_HALF, _SECOND_HALF = 'adamw_600_first_half', 'adamw_600_second_half'
 _RECIPES = TOOLS / 'dataset_converters' / 'recipes'
 
-#: What a network starts from, and the options that say so.
-STARTS = dict(imagenet=(), random=('model.backbone.init_cfg=None', 'model.backbone.norm_eval=False'))
+_RANDOM = ('model.backbone.init_cfg=None', 'model.backbone.norm_eval=False')
+#: What a network starts from, and the options that say so. ``pretrained``: a pre-training on the pair's own images,
+#: which starts from random weights.
+STARTS = dict(imagenet=(), random=_RANDOM, pretrained=_RANDOM)
 
 
 # The pairs -----------------------------------------------------------------------------------------------------------
@@ -246,6 +248,11 @@ class Trials:
             before = replace(variant, method=Path(first).parent.name, strength=0.0, part='_first_half')
             yield from self._chain(pair, before, _FIRST_HALF)
             entry = replace(entry, warm_start=f'{before.run}/{Path(first).name}', schedule=_SECOND_HALF)
+        elif variant.start == 'pretrained':
+            own = self._pretraining(pair, variant.start)
+            yield own
+            config = load_config(own.config, parse_options(own.cfg_options), **own.axes)
+            entry = replace(entry, warm_start=f'{own.name}/iter_{config.train_cfg.max_iters}.pth')
         yield entry
 
     def _label_options(self, pair: str, labels: int | None) -> list[str]:
@@ -257,6 +264,10 @@ class Trials:
         return (
             options if labels == 0 else [*options, f'labelled_images.names={pool}', f'labelled_images.number={labels}']
         )
+
+    def _pretraining(self, pair: str, start: str) -> Entry:
+        options = (*STARTS[start], *self.cfg_options)
+        return Entry(_config_of('contrast'), None, options, PAIRS[pair].task, NETWORK, None, 'contrast')
 
     # Do --------------------------------------------------------------------------------------------------------------
 

@@ -143,6 +143,24 @@ def test_curves_over_labelled_images(tools, tmp_path):
         build(methods=methods, labels=[5]).run()
 
 
+def test_a_pretraining_comes_before_all_that_starts_from_it():
+    entries = build(starts=['random', 'pretrained']).entries('gid5')
+    starts = {entry.name: entry.warm_start for entry in entries}
+    assert starts == {
+        'source_only_random_tau0': None,
+        'contrast': None,
+        'source_only_pretrained_tau0': 'contrast/iter_600.pth',
+        'two_branch_random_tau0_first_half': None,
+        'st_dasegnet_random_tau0': 'two_branch_random_tau0_first_half/iter_300.pth',
+        'two_branch_pretrained_tau0_first_half': 'contrast/iter_600.pth',
+        'st_dasegnet_pretrained_tau0': 'two_branch_pretrained_tau0_first_half/iter_300.pth',
+    }
+    runs = {run.entry.name: run for run in plan_runs(entries, [0], Path('out'))}
+    assert runs['contrast'].config.model.type == 'Contrast'
+    assert runs['contrast'].config.model.backbone.init_cfg is None
+    assert runs['source_only_pretrained_tau0'].warm_start == Path('out/contrast/seed_0/iter_600.pth')
+
+
 def test_a_method_that_another_starts_from_has_a_row_of_its_own(tools):
     _, table = build(methods=['source_only', 'st_dasegnet', 'two_branch'], seeds=[0]).run()
     trained = {Path(call[call.index('--work-dir') + 1]).parent.name: call for _, call in tools.calls}
