@@ -33,6 +33,9 @@ examples:
   python tools/train.py configs/feature_regression/potsdam_rgb2irrg.py
   python tools/train.py configs/feature_regression/potsdam_rgb2irrg.py --reference work_dirs/potsdam_rgb/iter_40000.pth
 
+  # a start for any method, without labels: then --cfg-options load_from=CHECKPOINT
+  python tools/train.py configs/pretraining/contrast.py --task landsat2sentinel --network segformer_r18
+
   # two GPUs
   tools/dist_train.sh configs/st_dasegnet/potsdam2vaihingen.py 2
 """
