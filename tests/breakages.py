@@ -584,8 +584,8 @@ BREAKAGES: list[Breakage] = [
         (
             'statistics-swapped',
             "each domain is normalised by the other's mean and deviation",
-            'self._prepare(batch, domain, training, images) for',
-            "self._prepare(batch, {'source': 'target', 'target': 'source'}[domain], training, images) for",
+            "'source' if name == 'source' else 'target', training",
+            "'target' if name == 'source' else 'source', training",
         ),
     ),
     # Feature regression

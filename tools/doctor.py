@@ -10,7 +10,7 @@ from mmrs.checks.installation import look_around
 
 EXAMPLES = """\
 examples:
-  mmrs doctor
+  python tools/doctor.py
 
 exit code: 0 if mmrs can work, 1 if something that it needs is missing
 """

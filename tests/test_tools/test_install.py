@@ -13,7 +13,7 @@ from mmrs.utils.config import find_registered
 from mmrs.weights.remote import load_from_file
 from tests.tiny_runs import REPOSITORY
 from tools import adapt, card, predict, test, train
-from tools.analysis_tools import calibrate, compare_priors, report, select_checkpoint, select_tiles
+from tools.analysis_tools import calibrate, compare_priors, probe, report, select_checkpoint, select_tiles
 from tools.deployment import export_onnx
 from tools.model_converters import stdasegnet2mmrs
 
@@ -35,6 +35,7 @@ CHECKPOINTS = {
     'compare_priors': (compare_priors, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT', '--priors', 'uniform']),
     'card': (card, ['FILE']),
     'calibrate': (calibrate, ['CONFIG', 'FILE', '-o', 'OUT']),
+    'probe': (probe, ['CONFIG', '--checkpoints', 'FILE']),
     'report': (report, ['FILE', '-o', 'OUT']),
     'tiles': (select_tiles, ['CONFIG', 'FILE', 'raster.tif', '-o', 'OUT.gpkg']),
     'select': (select_checkpoint, ['FILE', '-o', 'OUT']),
