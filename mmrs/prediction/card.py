@@ -110,7 +110,7 @@ class Card:
         values = _sample(path, bands, apply_scale)
         if values is None or any(len(own.mean) != values.shape[1] for own in self.domains.values()):
             return found  # said where it is read
-        scale = self._about_scale(path, np.quantile(values, 0.98, axis=0))
+        scale = self._about_scale(path, np.sqrt((values**2).mean(0)))
         return [*found, *scale, *([] if scale else self._about_order(path, values.mean(0)))]
 
     def _about_size(self, path: str) -> list[str]:
@@ -124,13 +124,14 @@ class Card:
         trained = f'{low:.3g}' if low == high else f'{low:.3g} to {high:.3g}'
         return [f'{path} has pixels of {metres:.3g} m, those that were trained on {trained} m: --gsd {low:.3g}?']
 
-    def _about_scale(self, path: str, high: np.ndarray) -> list[str]:
-        with np.errstate(divide='ignore', invalid='ignore'):
-            factors = [float(np.nanmedian(high / np.asarray(own.high))) for own in self.domains.values()]
-        factor = min(factors, key=lambda f: abs(np.log(f)) if f > 0 else np.inf)
-        if not factor > 0 or 1 / _SCALE < factor < _SCALE:
+    def _about_scale(self, path: str, magnitude: np.ndarray) -> list[str]:
+        """By the root mean square of each band, which has no sign: decibels are mostly negative."""
+        known = [np.hypot(own.mean, own.std) for own in self.domains.values()]
+        factors = [f for own in known if np.isfinite(f := np.median(magnitude / np.maximum(own, 1e-12))) and f > 0]
+        factor = min(factors, key=lambda f: abs(np.log(f)), default=1.0)
+        if 1 / _SCALE < factor < _SCALE:
             return []
-        off, kind = min((abs(np.log(own / known)), known) for own in factors if own > 0 for known in _SCALES)
+        off, kind = min((abs(np.log(own / scale)), scale) for own in factors for scale in _SCALES)
         guess = f': {_SCALES[kind]}?' if off < np.log(2) else ''
         return [f'{path} has values about {factor:.3g} times as high as those that were trained on{guess}']
 
