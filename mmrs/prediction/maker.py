@@ -181,7 +181,10 @@ class MapMaker:
         """What each map depends on beside its raster and the settings."""
         before = ''
         for number, path in enumerate(paths):
-            yield self.identity | (dict(rasters_before=f'{number} ({before[:12]})') if self.continual else {})
+            if not self.continual:
+                yield self.identity
+                continue
+            yield self.identity | dict(rasters_before=f'{number} ({before[:12]})')
             before = hashlib.sha256(repr((before, os.path.basename(path), file_state(path)[1:])).encode()).hexdigest()
 
     def _look(self, item: tuple[str, Path], identity: Mapping[str, Any]) -> tuple[MapJob | None, bool, str]:
