@@ -301,6 +301,10 @@ def fold_label_free_validation(config: Config) -> None:
         return
     name = f'config {config.filename}: label_free_validation'
     require(isinstance(settings, Mapping), name, settings, "dict(criteria=['consistency'], number=40)")
+    if (config.get('val_cfg') or {}).get('type') == 'ViewValLoop':
+        raise ConfigError(
+            f'{name}: criteria look at maps of classes, but a pre-training learns no classes: leave it out'
+        )
     dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
     if config.get('val_dataloader') is None:
         require(
