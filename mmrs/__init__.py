@@ -28,8 +28,8 @@ def require_mm_stack() -> None:
         )
 
 
-# The command `mmrs` (-m: `python -m mmrs`) says it itself, without a traceback; `mmrs doctor` works without the stack.
-if os.path.basename((getattr(sys, 'argv', None) or [''])[0]) not in ('mmrs', '-m'):
+# The command `mmrs` (-m: `python -m mmrs`) says it itself, without a traceback; the doctor works without the stack.
+if os.path.basename((getattr(sys, 'argv', None) or [''])[0]) not in ('mmrs', '-m', 'doctor.py'):
     require_mm_stack()
 
 # MMCV built without its compiled operators says so when its transformer layers are imported. mmrs uses none of them.

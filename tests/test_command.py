@@ -81,6 +81,15 @@ def test_doctor_finds_what_is_missing_old_or_broken(capsys, monkeypatch):
     assert found['numpy'].remedy == ''
 
 
+def test_doctor_says_that_mmrs_is_not_installed(capsys, monkeypatch):
+    def requires(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, 'requires', requires)
+    assert main(['doctor']) == 1
+    assert 'make install' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(('command', 'status'), [('train', 2), ('doctor', 1), ('--help', 0)])
 def test_without_the_mm_stack_there_is_a_line_and_no_traceback(command, status):
     code = f'import sys, runpy; sys.modules["mmseg"] = None; sys.argv = ["mmrs", "{command}"]; ' \

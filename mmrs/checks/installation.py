@@ -83,7 +83,12 @@ def _packages() -> Iterator[Finding]:
     except ImportError:
         yield Finding('packaging', 'missing', 'pip install packaging')
         return
-    for text in metadata.requires('mmrs') or []:
+    try:
+        required = metadata.requires('mmrs') or []
+    except metadata.PackageNotFoundError:
+        yield Finding('requirements', 'unknown, for mmrs is on the path without an installation', 'make install')
+        return
+    for text in required:
         requirement = Requirement(text)
         extra = requirement.marker is not None and 'extra' in str(requirement.marker)
         if extra and 'optional' not in str(requirement.marker):
