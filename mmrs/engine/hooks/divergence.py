@@ -1,20 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmrs.models.adaptors.base import DISC_ACCURACY
 from mmrs.registry import HOOKS
 from mmrs.utils.errors import require_number
 
-#: Where MMEngine's message hub keeps the state, in checkpoints too.
-STREAKS = 'discriminator_streaks'
+from .streaks import StreakWatchHook
 
 
 @HOOKS.register_module()
-class DiscriminatorWatchHook(Hook):
+class DiscriminatorWatchHook(StreakWatchHook):
     """Warns when a discriminator has told the two domains apart without fail, or never, for long.
 
     It reads the logged ``disc_accuracy_*`` of the batches and does nothing for a model without them. Each such time
@@ -28,34 +24,15 @@ class DiscriminatorWatchHook(Hook):
         ConfigError: An argument is out of range.
     """
 
+    prefix, state = DISC_ACCURACY, 'discriminator_streaks'
+
     def __init__(self, margin: float = 0.01, iterations: int = 500) -> None:
         require_number('margin', margin, at_least=0, below=0.5)
-        require_number('iterations', iterations, at_least=1)
-        self.margin, self.iterations = margin, iterations
+        super().__init__(iterations)
+        self.margin = margin
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | Sequence[dict] | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        """Look at the accuracies of an iteration."""
-        hub = runner.message_hub
-        names = [name for name in outputs or () if name.startswith(DISC_ACCURACY)]
-        if not names:
-            return
-        before = hub.get_info(STREAKS, {})
-        streaks = {}  # iterations in a row at 1, or, negative, at 0
-        for name in names:
-            # MMEngine's RuntimeInfoHook, which runs before, has read it from the device.
-            accuracy = hub.get_scalar(f'train/{name}').current()
-            side = int(accuracy >= 1 - self.margin) - int(accuracy <= self.margin)
-            streak = before.get(name, 0)
-            streaks[name] = side * (abs(streak) + 1 if streak * side > 0 else 1)
-            if abs(streaks[name]) == self.iterations:
-                self._warn(runner, name.removeprefix(DISC_ACCURACY), side)
-        hub.update_info(STREAKS, streaks)
+    def _side(self, value: float) -> int:
+        return int(value >= 1 - self.margin) - int(value <= self.margin)
 
     def _warn(self, runner: Runner, name: str, side: int) -> None:
         if side > 0:
