@@ -4,39 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.evaluator import Evaluator
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmrs.models.adaptors.base import domain_of
 from mmrs.models.losses.contrast import spread
 from mmrs.registry import LOOPS
-from mmrs.utils.errors import require_number
 from mmrs.utils.random_states import seeded
 from mmrs.utils.wrappers import unwrapped
 
-from .loops import ValLoop
+from .unlabelled import UnlabelledValLoop
 
 __all__ = ['ViewValLoop', 'effective_rank', 'view_recall']
 
 
-class _Evaluator(Evaluator):
-    """Has no metrics: scores are the loop's."""
-
-    def __init__(self, loop: ViewValLoop) -> None:
-        super().__init__([])
-        self._loop = loop
-
-    def evaluate(self, size: int) -> dict:
-        """Scores; of one image in a trial before training."""
-        return self._loop.view_scores(size)
-
-
 @LOOPS.register_module()
-class ViewValLoop(ValLoop):
+class ViewValLoop(UnlabelledValLoop):
     """A validation of a pre-training, without labels: it looks at two views of each of some images.
 
     The views are the same at each validation. Of the means of the backbone's last map, ``view/recall`` is how often the
@@ -56,28 +41,15 @@ class ViewValLoop(ValLoop):
     """
 
     def __init__(self, runner: Any, dataloader: Any, evaluator: Any = None, number: int = 64, **kwargs: Any) -> None:
-        require_number('val_cfg.number', number, whole=True, at_least=1)
-        super().__init__(runner, dataloader, _Evaluator(self), **kwargs)
-        self.number = number
-
-    def validate(self) -> dict:
-        """The scores."""
-        for point in ('before_val', 'before_val_epoch'):
-            self.runner.call_hook(point)
-        self.runner.model.eval()
-        scores = self.evaluator.evaluate(len(self.dataloader.dataset))
-        self.runner.call_hook('after_val_epoch', metrics=scores)
-        self.runner.call_hook('after_val')
-        return scores
+        super().__init__(runner, dataloader, [], number, **kwargs)
 
     @torch.no_grad()
-    def view_scores(self, size: int) -> dict[str, float]:
+    def unlabelled_scores(self, size: int) -> dict[str, float]:
         """The scores of as many images, or of `number`, if that is less."""
         model: Any = unwrapped(self.runner.model)
         dataset: Any = self.dataloader.dataset
-        chosen = np.random.default_rng(0).permutation(len(dataset))[: min(size, self.number)]
         found = []
-        for i in sorted(chosen.tolist()):
+        for i in self._chosen(size):
             with seeded(0, i):
                 batch = model.data_preprocessor(pseudo_collate([dataset[i]]), False)
                 inputs, samples = batch['inputs'], batch['data_samples']

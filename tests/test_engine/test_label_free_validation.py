@@ -45,7 +45,7 @@ def test_scores_without_labels_stand_beside_those_with(config, tmp_path):
             criterion.update(seen)
         parts = {f'consistency/{name}': value for name, value in criterion.compute(torch.ones(6) / 6).parts.items()}
     assert set(parts) < set(last)
-    assert loop.label_free_scores(99)['consistency'] == pytest.approx(last['consistency'], abs=1e-6)
+    assert loop.unlabelled_scores(99)['consistency'] == pytest.approx(last['consistency'], abs=1e-6)
 
 
 def test_nothing_is_predicted_for_metrics_that_are_not_there(config, tmp_path, monkeypatch):
